@@ -1,0 +1,1 @@
+"""optsteps: time steps of diffusion and flow-matching samplers, searched for your own model."""

@@ -1,0 +1,60 @@
+"""Conditions: None, a batch-leading tensor, or a dict, list or tuple of such."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Cond = Any
+
+
+def take(cond: Cond, index: Tensor | slice) -> Cond:
+    """The entries `index` (integers [n] or a slice) of every tensor's batch dimension."""
+    if cond is None:
+        return None
+    if isinstance(cond, Tensor):
+        return cond[index.to(cond.device) if isinstance(index, Tensor) else index]
+    if isinstance(cond, dict):
+        return {key: take(value, index) for key, value in cond.items()}
+    if isinstance(cond, list | tuple):
+        return type(cond)(take(value, index) for value in cond)
+    raise _unsupported(cond)
+
+
+def concatenate(conds: Sequence[Cond]) -> Cond:
+    """Conditions of the same structure joined along the batch dimension."""
+    first = conds[0]
+    if first is None:
+        return None
+    if isinstance(first, Tensor):
+        return torch.cat(list(conds))
+    if isinstance(first, dict):
+        return {key: concatenate([cond[key] for cond in conds]) for key in first}
+    if isinstance(first, list | tuple):
+        return type(first)(concatenate(values) for values in zip(*conds, strict=True))
+    raise _unsupported(first)
+
+
+def batch_size(cond: Cond) -> int | None:
+    """Common batch size, None for no condition.
+
+    Raises:
+        ValueError: the tensors' batch sizes differ.
+    """
+    if cond is None:
+        return None
+    if isinstance(cond, Tensor):
+        return len(cond)
+    if not isinstance(cond, dict | list | tuple):
+        raise _unsupported(cond)
+    sizes = {batch_size(value) for value in (cond.values() if isinstance(cond, dict) else cond)} - {None}
+    if len(sizes) > 1:
+        raise ValueError(f"the tensors of cond have different batch sizes: {sorted(s for s in sizes if s)}")
+    return sizes.pop() if sizes else None
+
+
+def _unsupported(cond: Cond) -> TypeError:
+    return TypeError(f"cond must be None, a tensor, or a dict, list or tuple of tensors, got {type(cond).__name__}")

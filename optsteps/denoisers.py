@@ -1,0 +1,163 @@
+"""Denoisers D(x, t, cond) -> estimate of x_0, from networks of every parameterisation.
+
+A denoiser is any callable `(x: Tensor[B, ...], t: Tensor[B], cond) -> Tensor[B, ...]`; `cond` is None or a nest of
+batch-leading tensors. Times arrive in float64; a network is handed at least float32 of them, never half precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from optsteps.conditions import Cond, concatenate
+from optsteps.processes import Process
+
+
+class Denoiser(Protocol):
+    """D(x, t, cond): the estimate of x_0 given x_t."""
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor: ...
+
+
+def expand(coefficient: Tensor, x: Tensor) -> Tensor:
+    """A coefficient (scalar or [B]) in the dtype and on the device of x, shaped to multiply x [B, ...]."""
+    coefficient = coefficient.to(device=x.device, dtype=x.dtype)
+    return coefficient.reshape(coefficient.shape + (1,) * (x.ndim - 1)) if coefficient.ndim else coefficient
+
+
+def _network_time(t: Tensor, x: Tensor) -> Tensor:
+    return t.to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+# What a network predicts, as D = c_skip x + c_out output with coefficients of (alpha, sigma).
+_PREDICTIONS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+    "x0": lambda alpha, sigma: (torch.zeros_like(alpha), torch.ones_like(alpha)),
+    # eps = (x - alpha x_0) / sigma (Ho et al., arXiv:2006.11239)
+    "eps": lambda alpha, sigma: (1 / alpha, -sigma / alpha),
+    # v = alpha eps - sigma x_0 (Salimans & Ho, arXiv:2202.00512)
+    "v": lambda alpha, sigma: (alpha / (alpha**2 + sigma**2), -sigma / (alpha**2 + sigma**2)),
+    # u = eps - x_0, the velocity of rectified flow (Liu et al., arXiv:2209.03003)
+    "velocity": lambda alpha, sigma: (1 / (alpha + sigma), -sigma / (alpha + sigma)),
+}
+
+
+@dataclass(frozen=True)
+class NetworkDenoiser:
+    """The denoiser of a network that predicts `prediction`: "x0", "eps", "v" or "velocity".
+
+    Args:
+        network: (x [B, ...], t [B], cond) -> [B, ...].
+        process: the noising process the network was trained on.
+        prediction: what the network's output estimates.
+
+    Raises:
+        ValueError: unknown prediction; at a call, eps-prediction at a time where alpha = 0 (a flow's t = 1).
+    """
+
+    network: Callable[..., Tensor]
+    process: Process
+    prediction: str = "eps"
+
+    def __post_init__(self) -> None:
+        if self.prediction not in _PREDICTIONS:
+            raise ValueError(f"unknown prediction {self.prediction!r}; known: {', '.join(_PREDICTIONS)}")
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        alpha, sigma = self.process.alpha(t), self.process.sigma(t)
+        if self.prediction == "eps" and bool((alpha == 0).any()):
+            raise ValueError(
+                f"an eps-prediction says nothing about x_0 at t = {t[alpha == 0].flatten()[0].item():g}, where alpha "
+                "is 0: start below it"
+            )
+        c_skip, c_out = _PREDICTIONS[self.prediction](alpha, sigma)
+        return expand(c_skip, x) * x + expand(c_out, x) * self.network(x, _network_time(t, x), cond)
+
+
+@dataclass(frozen=True)
+class EDMDenoiser:
+    """The denoiser of an EDM-preconditioned network (Karras et al., arXiv:2206.00364, Table 1), under any process.
+
+    With y = x / alpha and noise level s = sigma / alpha:
+    D = c_skip(s) y + c_out(s) F(c_in(s) y, c_noise(s), cond).
+
+    Args:
+        network: F, (x [B, ...], c_noise [B], cond) -> [B, ...].
+        process: the process to sample under; an EDM network depends on the noise level alone.
+        sigma_data: standard deviation of the training data.
+    """
+
+    network: Callable[..., Tensor]
+    process: Process
+    sigma_data: float = 0.5
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        level = self.process.noise_level(t)
+        total = level**2 + self.sigma_data**2
+        c_skip = self.sigma_data**2 / total
+        c_out = level * self.sigma_data / total.sqrt()
+        c_noise = level.log() / 4
+        y = x / expand(self.process.alpha(t), x)
+        # 1 / sqrt(total) overflows nothing, but alpha = 0 does: EDM networks are defined at finite noise levels
+        output = self.network(y * expand(total.rsqrt(), x), _network_time(c_noise, x), cond)
+        return expand(c_skip, x) * y + expand(c_out, x) * output
+
+
+@dataclass(frozen=True)
+class GuidedDenoiser:
+    """Classifier-free guidance (Ho & Salimans, arXiv:2207.12598): D_null + scale (D_cond - D_null), in one batch.
+
+    Linear in D, so the same whether stated for D, eps, v or velocity. Counts 2 network evaluations.
+
+    Args:
+        denoiser: takes cond or the null cond.
+        scale: guidance scale; 1 is the conditional model (and still costs 2).
+        null_cond: cond of the unconditional model, with batch size 1.
+    """
+
+    denoiser: Denoiser
+    scale: float
+    null_cond: Any
+    nfe: int = 2
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        null = concatenate([self.null_cond] * len(x))
+        both = self.denoiser(torch.cat([x, x]), torch.cat([t, t]), concatenate([cond, null]))
+        conditional, unconditional = both.chunk(2)
+        return unconditional + self.scale * (conditional - unconditional)
+
+
+class CountedDenoiser:
+    """Counts network evaluations per sample and checks what comes back.
+
+    Attributes:
+        evaluations: network evaluations so far, one per sample (two under classifier-free guidance).
+        nfe: network evaluations of one call on one sample.
+
+    Raises:
+        ValueError: at a call, if the denoiser returns another shape, or NaN or inf; the message names the time.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser = denoiser
+        self.nfe: int = getattr(denoiser, "nfe", 1)
+        self.evaluations = 0
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        out = self.denoiser(x, t, cond)
+        self.evaluations += self.nfe * len(x)
+        if out.shape != x.shape:
+            raise ValueError(
+                f"the denoiser returned shape {tuple(out.shape)} for an input of shape {tuple(x.shape)} at time "
+                f"{t.flatten()[0].item():g}; it must return an estimate of x_0 of the input's shape"
+            )
+        if not bool(torch.isfinite(out).all()):
+            first = int((~torch.isfinite(out)).reshape(len(out), -1).any(1).nonzero()[0])
+            raise ValueError(
+                f"the denoiser returned NaN or inf at time {t[first].item():g} (sample {first} of the batch); check "
+                "the model's precision and that this time lies in the range it was trained on"
+            )
+        return out

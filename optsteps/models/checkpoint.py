@@ -1,0 +1,73 @@
+"""Networks as safetensors files that describe themselves: class, constructor arguments, and notes.
+
+Nothing is unpickled: the class must be one of `NETWORKS`, its arguments are JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import nn
+
+from optsteps.files import write_atomically
+from optsteps.models.classifier import Classifier
+from optsteps.models.unet import UNet
+
+NETWORKS: dict[str, type[nn.Module]] = {"UNet": UNet, "Classifier": Classifier}
+SHIPPED = Path(__file__).parent / "weights"
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def save_network(network: UNet | Classifier, path: str | Path, notes: Mapping[str, Any]) -> None:
+    """Write weights, constructor arguments and `notes` (JSON data, e.g. sigma_data); the file appears whole or not."""
+    header = {"class": type(network).__name__, "config": json.dumps(network.config), "notes": json.dumps(dict(notes))}
+    write_atomically(Path(path), save({k: v.detach().contiguous() for k, v in network.state_dict().items()}, header))
+
+
+def load_network(path: str | Path, expected: type[N]) -> tuple[N, dict[str, Any]]:
+    """The network in evaluation mode, on the CPU and without gradients, and the notes saved with it.
+
+    Args:
+        path: a file, or `shipped:NAME` for the weights that come with the package.
+        expected: the class the caller needs.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: truncated, not safetensors, without description, of another class, or not fitting its network.
+    """
+    path = resolve_weights(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"weights file {path} is truncated or not a safetensors file ({error})") from error
+    if "class" not in header:
+        raise ValueError(
+            f"weights file {path} does not say which network it belongs to; write it with optsteps-train or "
+            "optsteps.models.checkpoint.save_network"
+        )
+    if header["class"] != expected.__name__:
+        raise ValueError(f"weights file {path} holds a {header['class']}, but a {expected.__name__} is needed here")
+    network = expected(**json.loads(header["config"]))
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"weights file {path} does not fit the {header['class']} it describes: {error}") from error
+    return network.eval().requires_grad_(False), json.loads(header["notes"])
+
+
+def resolve_weights(path: str | Path) -> Path:
+    """`shipped:NAME` to the package's own file, any other path as it is; raises FileNotFoundError naming it."""
+    text = str(path)
+    resolved = SHIPPED / f"{text.removeprefix('shipped:')}.safetensors" if text.startswith("shipped:") else Path(text)
+    if not resolved.is_file():
+        known = ", ".join(sorted(f"shipped:{file.stem}" for file in SHIPPED.glob("*.safetensors")))
+        raise FileNotFoundError(f"no weights file at {resolved}; give a path, or one of {known}")
+    return resolved

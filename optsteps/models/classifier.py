@@ -1,0 +1,59 @@
+"""A small image classifier: judge of "is it the digit that was asked for" and extractor of features for FID."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Classifier(nn.Module):
+    """Two stages of convolutions, a vector of features, a linear layer.
+
+    Args:
+        image_channels: channels of the image.
+        resolution: height and width of the image, divisible by 4.
+        width: channels of the first stage; the second has twice as many.
+        features: length of the feature vector.
+        num_classes: number of classes.
+    """
+
+    def __init__(
+        self, image_channels: int = 1, resolution: int = 28, width: int = 32, features: int = 64, num_classes: int = 10
+    ) -> None:
+        super().__init__()
+        self.config = {
+            "image_channels": image_channels,
+            "resolution": resolution,
+            "width": width,
+            "features": features,
+            "num_classes": num_classes,
+        }
+        self.body = nn.Sequential(
+            *_stage(image_channels, width),
+            *_stage(width, 2 * width),
+            nn.Flatten(),
+            nn.Linear(2 * width * (resolution // 4) ** 2, features),
+            nn.BatchNorm1d(features),
+            nn.SiLU(),
+        )
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(features, num_classes))
+
+    def features(self, images: Tensor) -> Tensor:
+        """images [B, C, H, W] in [-1, 1] -> features [B, F]."""
+        return self.body(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images [B, C, H, W] in [-1, 1] -> logits [B, num_classes]."""
+        return self.head(self.features(images))
+
+
+def _stage(width_in: int, width_out: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(width_in, width_out, 3, padding=1),
+        nn.BatchNorm2d(width_out),
+        nn.SiLU(),
+        nn.Conv2d(width_out, width_out, 3, padding=1),
+        nn.BatchNorm2d(width_out),
+        nn.SiLU(),
+        nn.MaxPool2d(2),
+        nn.Dropout(0.1),
+    ]

@@ -1,0 +1,180 @@
+"""A small U-Net with residual blocks, for images of a few thousand pixels.
+
+The raw network F of EDM (Karras et al., arXiv:2206.00364): preconditioning is in `optsteps.denoisers.EDMDenoiser`, so
+the same network serves training, sampling and search.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class UNet(nn.Module):
+    """F(x, c_noise, labels) -> image of the shape of x.
+
+    Args:
+        image_channels: channels of the image.
+        widths: channels at each resolution; the image is halved between two entries, so its sides must be divisible by
+            patch * 2 ** (len(widths) - 1).
+        blocks: residual blocks at each resolution on the way down (one more on the way up).
+        embedding: width of the vector that carries noise level and class.
+        num_classes: number of classes; 0 for an unconditional network. Label `num_classes` means "no class".
+        dropout: probability in the residual blocks.
+        patch: side of the pixel blocks that become channels, so that the first resolution is the image's / patch.
+    """
+
+    def __init__(
+        self,
+        image_channels: int = 1,
+        widths: list[int] | tuple[int, ...] = (32, 64, 128),
+        blocks: int = 1,
+        embedding: int = 128,
+        num_classes: int = 10,
+        dropout: float = 0.0,
+        patch: int = 1,
+    ) -> None:
+        super().__init__()
+        self.config = {
+            "image_channels": image_channels,
+            "widths": list(widths),
+            "blocks": blocks,
+            "embedding": embedding,
+            "num_classes": num_classes,
+            "dropout": dropout,
+            "patch": patch,
+        }
+        self.patch = patch
+        self.num_classes = num_classes
+        self.noise_embedding = NoiseEmbedding(embedding)
+        self.class_embedding = nn.Embedding(num_classes + 1, embedding)
+
+        self.stem = nn.Conv2d(image_channels * patch**2, widths[0], 3, padding=1)
+        self.down = nn.ModuleList()
+        skips = [widths[0]]
+        width = widths[0]
+        for level, target in enumerate(widths):
+            if level > 0:
+                self.down.append(Downsample(width))
+                skips.append(width)
+            for _ in range(blocks):
+                self.down.append(ResidualBlock(width, target, embedding, dropout))
+                width = target
+                skips.append(width)
+
+        self.middle = nn.ModuleList(
+            [
+                ResidualBlock(width, width, embedding, dropout),
+                SelfAttention(width),
+                ResidualBlock(width, width, embedding, dropout),
+            ]
+        )
+
+        self.up = nn.ModuleList()
+        for level, target in reversed(list(enumerate(widths))):
+            for _ in range(blocks + 1):
+                self.up.append(ResidualBlock(width + skips.pop(), target, embedding, dropout))
+                width = target
+            if level > 0:
+                self.up.append(Upsample(width))
+        self.head_norm = nn.GroupNorm(_groups(width), width)
+        self.head = nn.Conv2d(width, image_channels * patch**2, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        assert self.head.bias is not None
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """x [B, C, H, W], c_noise [B], labels [B] of integers (None: no class) -> [B, C, H, W]."""
+        if labels is None:
+            labels = torch.full(x.shape[:1], self.num_classes, device=x.device)
+        embedding = F.silu(self.noise_embedding(c_noise) + self.class_embedding(labels))
+        h = self.stem(F.pixel_unshuffle(x, self.patch))
+        skips = [h]
+        for layer in self.down:
+            h = layer(h, embedding)
+            skips.append(h)
+        for layer in self.middle:
+            h = layer(h, embedding)
+        for layer in self.up:
+            if isinstance(layer, ResidualBlock):
+                h = torch.cat([h, skips.pop()], dim=1)
+            h = layer(h, embedding)
+        return F.pixel_shuffle(self.head(F.silu(self.head_norm(h))), self.patch)
+
+
+class NoiseEmbedding(nn.Module):
+    """Sines and cosines of c_noise at geometric frequencies, then two layers."""
+
+    frequencies: Tensor
+
+    def __init__(self, width: int, count: int = 32, lowest: float = 0.125, highest: float = 8.0) -> None:
+        super().__init__()
+        cycles = torch.logspace(math.log10(lowest), math.log10(highest), count)
+        self.register_buffer("frequencies", 2 * math.pi * cycles, persistent=False)
+        self.layers = nn.Sequential(nn.Linear(2 * count, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        angle = c_noise[:, None] * self.frequencies
+        return self.layers(torch.cat([angle.sin(), angle.cos()], dim=1))
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, width_in: int, width_out: int, embedding: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(_groups(width_in), width_in)
+        self.conv1 = nn.Conv2d(width_in, width_out, 3, padding=1)
+        self.modulation = nn.Linear(embedding, 2 * width_out)
+        self.norm2 = nn.GroupNorm(_groups(width_out), width_out)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        self.skip = nn.Conv2d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = F.silu(self.norm2(h) * (1 + scale) + shift)
+        return self.skip(x) + self.conv2(self.dropout(h))
+
+
+class SelfAttention(nn.Module):
+    """Attention over pixels, with heads of 32 channels where the width allows."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = max(1, width // 32)
+        self.norm = nn.GroupNorm(_groups(width), width)
+        self.qkv = nn.Conv2d(width, 3 * width, 1)
+        self.out = nn.Conv2d(width, width, 1)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Tensor, _embedding: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        q, k, v = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w).transpose(-1, -2).unbind(1)
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(attended.transpose(-1, -2).reshape(b, c, h, w))
+
+
+class Downsample(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor, _embedding: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor, _embedding: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def _groups(width: int) -> int:
+    return math.gcd(width, 8)

@@ -1,0 +1,268 @@
+"""Noising processes x_t = alpha(t) x_0 + sigma(t) eps, and the inverses of their clocks.
+
+Nothing else in the package knows these formulas. A time is the model's own clock; every function takes a float or a
+tensor of any shape, computes in float64, is differentiable and returns a tensor of the same shape on the same device.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+Times = float | Sequence[float] | Tensor
+
+
+def as_times(t: Times) -> Tensor:
+    """`t` as a float64 tensor; gradients pass through."""
+    return torch.as_tensor(t, dtype=torch.float64)
+
+
+class Process(ABC):
+    """A noising path. Times run from `t_clean` (noise level 0) up to `t_limit` (inclusive where finite)."""
+
+    name: ClassVar[str]
+    t_clean: float
+    t_limit: float
+
+    @abstractmethod
+    def alpha(self, t: Times) -> Tensor:
+        """Factor of the clean sample."""
+
+    @abstractmethod
+    def sigma(self, t: Times) -> Tensor:
+        """Factor of the unit Gaussian noise."""
+
+    @abstractmethod
+    def noise_level(self, t: Times) -> Tensor:
+        """sigma / alpha, Karras' sigma: 0 at `t_clean`, infinite where alpha is 0."""
+
+    @abstractmethod
+    def time_of_noise_level(self, noise_level: Times) -> Tensor:
+        """Inverse of `noise_level`.
+
+        Raises:
+            ValueError: a level is negative, NaN or beyond the process's range.
+        """
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Everything `process_from_dict` needs to rebuild the process exactly, as JSON data."""
+
+    def log_snr(self, t: Times) -> Tensor:
+        """lambda = log(alpha / sigma): +inf at `t_clean`, -inf where alpha is 0."""
+        return -torch.log(self.noise_level(t))
+
+    def time_of_log_snr(self, log_snr: Times) -> Tensor:
+        """Inverse of `log_snr`."""
+        return self.time_of_noise_level(torch.exp(-as_times(log_snr)))
+
+    def prior_std(self, t: Times) -> Tensor:
+        """What unit noise is scaled by to start sampling at t."""
+        return self.sigma(t)
+
+    def contains(self, t: Times) -> Tensor:
+        """Boolean, of the shape of t: is this a time of the process (`t_clean` included)?"""
+        t = as_times(t)
+        return torch.isfinite(t) & (t >= self.t_clean) & (t <= self.t_limit)
+
+
+def _check_levels(noise_level: Tensor, low: float, high: float) -> None:
+    bad = ~((noise_level >= low) & (noise_level <= high))
+    if bool(bad.any()):
+        raise ValueError(
+            f"noise level {noise_level[bad].flatten()[0].item():g} is outside this process's range "
+            f"[{low:g}, {high:g}]; choose a level inside it"
+        )
+
+
+@dataclass(frozen=True)
+class EDM(Process):
+    """alpha = 1, sigma = t (Karras et al., arXiv:2206.00364): a time *is* a noise level."""
+
+    name: ClassVar[str] = "edm"
+    t_clean: ClassVar[float] = 0.0
+    t_limit: ClassVar[float] = float("inf")
+
+    def alpha(self, t: Times) -> Tensor:
+        return torch.ones_like(as_times(t))
+
+    def sigma(self, t: Times) -> Tensor:
+        return as_times(t)
+
+    def noise_level(self, t: Times) -> Tensor:
+        return as_times(t)
+
+    def time_of_noise_level(self, noise_level: Times) -> Tensor:
+        level = as_times(noise_level)
+        _check_levels(level, 0.0, torch.finfo(torch.float64).max)
+        return level
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+
+@dataclass(frozen=True)
+class Flow(Process):
+    """alpha = 1 - t, sigma = t, t in [0, 1] (rectified flow). At t = 1 the noise level is infinite."""
+
+    name: ClassVar[str] = "flow"
+    t_clean: ClassVar[float] = 0.0
+    t_limit: ClassVar[float] = 1.0
+
+    def alpha(self, t: Times) -> Tensor:
+        return 1 - as_times(t)
+
+    def sigma(self, t: Times) -> Tensor:
+        return as_times(t)
+
+    def noise_level(self, t: Times) -> Tensor:
+        t = as_times(t)
+        return t / (1 - t)
+
+    def time_of_noise_level(self, noise_level: Times) -> Tensor:
+        level = as_times(noise_level)
+        _check_levels(level, 0.0, float("inf"))
+        return 1 / (1 + 1 / level)
+
+    def log_snr(self, t: Times) -> Tensor:
+        t = as_times(t)
+        return torch.log1p(-t) - torch.log(t)
+
+    def time_of_log_snr(self, log_snr: Times) -> Tensor:
+        return torch.sigmoid(-as_times(log_snr))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+
+class VP(Process):
+    """The variance-preserving process of a discrete DDPM, alpha^2 + sigma^2 = 1.
+
+    A time is the model's timestep 0 ... T-1 (Ho et al., arXiv:2006.11239), made continuous by interpolating the log
+    noise level linearly between timesteps, the convention of diffusers' schedulers. Time -1 stands for noise level 0: it is allowed
+    as a schedule's last time, and nothing lies between -1 and 0.
+    """
+
+    name: ClassVar[str] = "vp"
+    t_clean: float = -1.0
+
+    def __init__(self, log_noise_levels: Times) -> None:
+        """Use `VP.from_betas`. `log_noise_levels`: [T], log(sigma / alpha) at the integer timesteps, increasing.
+
+        Raises:
+            ValueError: fewer than two levels, or not finite and strictly increasing.
+        """
+        levels = as_times(log_noise_levels).detach().cpu().clone()
+        if levels.ndim != 1 or len(levels) < 2:
+            raise ValueError(f"a VP process needs a list of at least 2 noise levels, got shape {tuple(levels.shape)}")
+        if not bool(torch.isfinite(levels).all()) or not bool((levels.diff() > 0).all()):
+            raise ValueError(
+                "the noise levels of a VP process must be finite and strictly increasing; betas must lie strictly "
+                "between 0 and 1 (a terminal beta of 1, zero terminal SNR, has no finite noise level)"
+            )
+        self._log_levels = levels
+        self.t_limit = float(len(levels) - 1)
+
+    @classmethod
+    def from_betas(cls, betas: Times) -> VP:
+        """From the [T] noise variances beta_t of a DDPM, each strictly between 0 and 1."""
+        betas = as_times(betas).detach().cpu()
+        bad = ~((betas > 0) & (betas < 1))
+        if bool(bad.any()):
+            step = int(bad.flatten().nonzero()[0])
+            raise ValueError(f"beta {betas.flatten()[step].item():g} at timestep {step} is not strictly between 0 and 1")
+        # log alpha_bar as a sum of log1p keeps full precision at the clean end, where alpha_bar is nearly 1
+        log_alpha_bar = torch.log1p(-betas).cumsum(0)
+        return cls(0.5 * (torch.log(-torch.expm1(log_alpha_bar)) - log_alpha_bar))
+
+    @classmethod
+    def scaled_linear(cls, beta_start: float = 0.00085, beta_end: float = 0.012, timesteps: int = 1000) -> VP:
+        """The betas of Stable Diffusion: linear in sqrt(beta)."""
+        return cls.from_betas(torch.linspace(beta_start**0.5, beta_end**0.5, timesteps, dtype=torch.float64) ** 2)
+
+    @classmethod
+    def linear(cls, beta_start: float = 1e-4, beta_end: float = 0.02, timesteps: int = 1000) -> VP:
+        """The betas of DDPM (Ho et al. 2020)."""
+        return cls.from_betas(torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64))
+
+    def _log_level(self, t: Tensor) -> Tensor:
+        """log noise level at times >= 0; what lies below 0 is clamped and must be masked by the caller."""
+        table = self._log_levels.to(t.device)
+        below = t.detach().floor().clamp(0, len(table) - 2).long()
+        return torch.lerp(table[below], table[below + 1], t.clamp(min=0) - below)
+
+    def _or_clean(self, t: Tensor, noisy: Tensor, clean: float) -> Tensor:
+        return torch.where(t < 0, torch.full_like(noisy, clean), noisy)
+
+    def alpha(self, t: Times) -> Tensor:
+        t = as_times(t)
+        return self._or_clean(t, torch.sigmoid(-2 * self._log_level(t)).sqrt(), 1.0)
+
+    def sigma(self, t: Times) -> Tensor:
+        t = as_times(t)
+        return self._or_clean(t, torch.sigmoid(2 * self._log_level(t)).sqrt(), 0.0)
+
+    def noise_level(self, t: Times) -> Tensor:
+        t = as_times(t)
+        return self._or_clean(t, self._log_level(t).exp(), 0.0)
+
+    def log_snr(self, t: Times) -> Tensor:
+        t = as_times(t)
+        return self._or_clean(t, -self._log_level(t), float("inf"))
+
+    def time_of_log_snr(self, log_snr: Times) -> Tensor:
+        wanted = -as_times(log_snr)
+        table = self._log_levels.to(wanted.device)
+        clean = wanted == -torch.inf
+        # one part in 10^12 of slack: a level computed from t_limit must come back
+        slack = 1e-12
+        inside = (wanted >= table[0] - slack) & (wanted <= table[-1] + slack)
+        if not bool((inside | clean).all()):
+            _check_levels(wanted.exp(), *table[[0, -1]].exp().tolist())
+        below = torch.searchsorted(table, wanted.detach(), right=True).sub(1).clamp(0, len(table) - 2)
+        t = below + (wanted - table[below]) / (table[below + 1] - table[below])
+        return torch.where(clean, torch.full_like(wanted, self.t_clean), t.clamp(0, self.t_limit))
+
+    def time_of_noise_level(self, noise_level: Times) -> Tensor:
+        return self.time_of_log_snr(-torch.log(as_times(noise_level)))
+
+    def prior_std(self, t: Times) -> Tensor:
+        """1: a VP sample has unit variance at every time, so its noise is not scaled."""
+        return torch.ones_like(as_times(t))
+
+    def contains(self, t: Times) -> Tensor:
+        t = as_times(t)
+        return (t == self.t_clean) | ((t >= 0) & (t <= self.t_limit))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "log_noise_levels": self._log_levels.tolist()}
+
+    def __repr__(self) -> str:
+        low, high = self._log_levels[[0, -1]].exp().tolist()
+        return f"VP({len(self._log_levels)} timesteps, noise levels {low:g} to {high:g})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, VP) and torch.equal(self._log_levels, other._log_levels)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._log_levels[:: max(1, len(self._log_levels) // 8)].tolist()))
+
+
+def process_from_dict(data: Mapping[str, Any]) -> Process:
+    """Inverse of `Process.to_dict`.
+
+    Raises:
+        ValueError: the process's name is unknown.
+    """
+    if data["name"] == EDM.name:
+        return EDM()
+    if data["name"] == Flow.name:
+        return Flow()
+    if data["name"] == VP.name:
+        return VP(data["log_noise_levels"])
+    raise ValueError(f"unknown process {data['name']!r}; known: edm, flow, vp")

@@ -1,0 +1,210 @@
+"""Training of the shipped networks, and of a user's own, with Lightning's Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from optsteps.datasets import ImageSet, to_unit_range
+from optsteps.denoisers import EDMDenoiser, expand
+from optsteps.models.classifier import Classifier
+from optsteps.models.unet import UNet
+from optsteps.processes import EDM
+
+
+class _Task(L.LightningModule):
+    """What the two trainings share: AdamW, a linear warm-up and a cosine to zero."""
+
+    def __init__(self, network: UNet | Classifier, learning_rate: float, weight_decay: float, warmup_steps: int) -> None:
+        super().__init__()
+        self.network = network
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_steps = warmup_steps
+
+    def notes(self) -> dict[str, Any]:
+        """What must travel with the weights besides the network's own arguments."""
+        return {}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.network.parameters(), self.learning_rate, weight_decay=self.weight_decay)
+        total = int(self.trainer.estimated_stepping_batches)
+        warmup = min(self.warmup_steps, max(1, total // 10))
+        schedule = torch.optim.lr_scheduler.SequentialLR(
+            optimizer,
+            [
+                torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, 1.0, warmup),
+                torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, total - warmup)),
+            ],
+            milestones=[warmup],
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class DenoiserTraining(_Task):
+    """EDM's denoising objective (Karras et al., arXiv:2206.00364, Eq. 2 and Table 1): log-normal noise levels,
+    weight 1 / c_out^2.
+
+    Args:
+        network: the raw network F.
+        sigma_data: standard deviation of the data.
+        p_mean, p_std: mean and standard deviation of the log noise level.
+        label_dropout: probability that a sample is trained without its class, for classifier-free guidance.
+    """
+
+    def __init__(
+        self,
+        network: UNet,
+        sigma_data: float,
+        p_mean: float,
+        p_std: float,
+        label_dropout: float,
+        learning_rate: float,
+        weight_decay: float,
+        warmup_steps: int,
+    ) -> None:
+        super().__init__(network, learning_rate, weight_decay, warmup_steps)
+        self.sigma_data = sigma_data
+        self.p_mean, self.p_std = p_mean, p_std
+        self.label_dropout = label_dropout
+        self.denoiser = EDMDenoiser(network, EDM(), sigma_data)
+
+    def notes(self) -> dict[str, Any]:
+        return {"sigma_data": self.sigma_data}
+
+    def _loss(self, images: Tensor, labels: Tensor, quantiles: Tensor, eps: Tensor) -> Tensor:
+        clean = to_unit_range(images)
+        level = torch.exp(self.p_mean + self.p_std * torch.special.ndtri(quantiles))
+        weight = (level**2 + self.sigma_data**2) / (level * self.sigma_data) ** 2
+        denoised = self.denoiser(clean + expand(level, clean) * eps, level, labels)
+        return (expand(weight, clean) * (denoised.float() - clean) ** 2).mean()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
+        images, labels = batch
+        # one noise level per stratum of the distribution: the same expectation with less variance
+        strata = torch.randperm(len(images), device=self.device)
+        quantiles = (strata + torch.rand(len(images), device=self.device, dtype=torch.float64)) / len(images)
+        dropped = torch.rand(len(images), device=self.device) < self.label_dropout
+        labels = labels.masked_fill(dropped, self.network.num_classes)
+        eps = torch.randn(images.shape, device=self.device)
+        loss = self._loss(images, labels, quantiles.clamp(1e-6, 1 - 1e-6), eps)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        images, labels = batch
+        # the same noise at every validation, so that two losses can be compared
+        generator = torch.Generator().manual_seed(index)
+        eps = torch.randn(images.shape, generator=generator).to(self.device)
+        quantiles = (torch.arange(len(images), device=self.device, dtype=torch.float64) + 0.5) / len(images)
+        self.log("val/loss", self._loss(images, labels, quantiles, eps), prog_bar=True, batch_size=len(images))
+
+
+class ClassifierTraining(_Task):
+    """Cross-entropy with label smoothing, on images shifted, turned and scaled a little."""
+
+    def __init__(
+        self,
+        network: Classifier,
+        max_shift: float,
+        max_degrees: float,
+        max_scale: float,
+        label_smoothing: float,
+        learning_rate: float,
+        weight_decay: float,
+        warmup_steps: int,
+    ) -> None:
+        super().__init__(network, learning_rate, weight_decay, warmup_steps)
+        self.max_shift, self.max_degrees, self.max_scale = max_shift, max_degrees, max_scale
+        self.label_smoothing = label_smoothing
+
+    def _augment(self, images: Tensor) -> Tensor:
+        """A random small affine map per image; what comes from outside the frame is the darkest level, -1."""
+        uniform = torch.rand(4, len(images), device=images.device) * 2 - 1
+        angle = uniform[0] * self.max_degrees * torch.pi / 180
+        scale = 1 + uniform[1] * self.max_scale
+        cos, sin = angle.cos() * scale, angle.sin() * scale
+        shift = uniform[2:] * self.max_shift * 2
+        matrix = torch.stack([torch.stack([cos, -sin, shift[0]], -1), torch.stack([sin, cos, shift[1]], -1)], -2)
+        grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+        return F.grid_sample(images + 1, grid, align_corners=False) - 1
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
+        images, labels = batch
+        logits = self.network(self._augment(to_unit_range(images)))
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], _index: int) -> None:
+        images, labels = batch
+        logits = self.network(to_unit_range(images))
+        self.log("val/loss", F.cross_entropy(logits, labels), batch_size=len(images))
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        self.log("val/accuracy", accuracy, prog_bar=True, batch_size=len(images))
+
+
+class ImageData(L.LightningDataModule):
+    """Shuffled training batches and ordered test batches of bytes."""
+
+    def __init__(self, train: ImageSet, test: ImageSet, batch_size: int, workers: int) -> None:
+        super().__init__()
+        self.train, self.test, self.batch_size, self.workers = train, test, batch_size, workers
+
+    def _loader(self, data: ImageSet, shuffle: bool) -> DataLoader[Any]:
+        return DataLoader(
+            TensorDataset(data.images, data.labels),
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            drop_last=shuffle and len(data) > self.batch_size,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+        )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.train, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.test, shuffle=False)
+
+
+class LossHistory(Callback):
+    """Keeps the training loss (mean over `every` steps) and validation figures, through interruptions too.
+
+    Attributes:
+        rows: one dict per record: "step" and figures by name.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.rows: list[dict[str, float]] = []
+        self._sum, self._count = 0.0, 0
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        self._sum += float(outputs["loss"])
+        self._count += 1
+        if trainer.global_step % self.every == 0:
+            self.rows.append({"step": trainer.global_step, "train/loss": self._sum / self._count})
+            self._sum, self._count = 0.0, 0
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            figures = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+            self.rows.append({"step": trainer.global_step, **figures})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows = list(state["rows"])
+
+    def curve(self, figure: str) -> Iterator[tuple[float, float]]:
+        """(step, value) of one figure."""
+        return ((row["step"], row[figure]) for row in self.rows if figure in row)
