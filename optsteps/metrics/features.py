@@ -1,0 +1,165 @@
+"""FID, KID, precision and recall of features, computed by torch-fidelity, and how sure they are.
+
+- FID: Heusel et al. 2017, arXiv:1706.08500. Biased by an amount that depends on the number of samples: compare only
+  values from equal numbers, and expect little of fewer samples than features.
+- KID: Binkowski et al. 2018, arXiv:1801.01401. Unbiased, hence at times slightly negative.
+- Precision and recall: Kynkaanniemi et al. 2019, arXiv:1904.06991. Shares in [0, 1].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch_fidelity.metric_fid import (  # type: ignore[import-untyped, unused-ignore]
+    KEY_METRIC_FID,
+    fid_features_to_statistics,
+    fid_statistics_to_metric,
+)
+from torch_fidelity.metric_kid import (  # type: ignore[import-untyped, unused-ignore]
+    KEY_METRIC_KID_MEAN,
+    kid_features_to_metric,
+)
+from torch_fidelity.metric_prc import (  # type: ignore[import-untyped, unused-ignore]
+    KEY_METRIC_PRECISION,
+    KEY_METRIC_RECALL,
+    prc_features_to_metric,
+)
+
+from optsteps.metrics.statistics import Interval, spread
+
+HIGHER_IS_BETTER = {"fid": False, "kid": False, "precision": True, "recall": True}
+
+
+@dataclass(frozen=True)
+class FidelitySettings:
+    """torch-fidelity's settings, at its defaults.
+
+    Attributes:
+        kid_subsets: KID is the mean over this many random subsets of samples and reference.
+        kid_subset_size: samples in a subset; all of them where there are fewer.
+        neighbours: precision and recall draw the ball of a feature out to this nearest neighbour.
+        seed: of the subsets and of the disjoint sets behind the intervals.
+    """
+
+    kid_subsets: int = 100
+    kid_subset_size: int = 1000
+    neighbours: int = 3
+    seed: int = 2020
+
+
+DEFAULT_SETTINGS = FidelitySettings()
+
+
+def fidelity_values(
+    samples: Tensor, reference: Tensor, settings: FidelitySettings = DEFAULT_SETTINGS
+) -> dict[str, float]:
+    """FID, KID, precision and recall of generated features against real ones.
+
+    Args:
+        samples: features of generated images [N, F].
+        reference: features of real images [M, F].
+        settings: see `FidelitySettings`.
+
+    Returns:
+        "fid", "kid", "precision", "recall", as `torch_fidelity.calculate_metrics` gives them for float64 features.
+
+    Raises:
+        ValueError: features that are not finite or of different length, or no more of them than `neighbours`.
+    """
+    samples = checked_features(samples, "sample", settings)
+    reference = checked_features(reference, "reference", settings)
+    if samples.shape[1] != reference.shape[1]:
+        raise ValueError(
+            f"samples have {samples.shape[1]} features but the reference has {reference.shape[1]}; "
+            "both must come from the same extractor"
+        )
+    fid = fid_statistics_to_metric(fid_features_to_statistics(samples), fid_features_to_statistics(reference), False)
+    kid = kid_features_to_metric(
+        samples,
+        reference,
+        kid_subsets=settings.kid_subsets,
+        kid_subset_size=min(settings.kid_subset_size, len(samples), len(reference)),
+        rng_seed=settings.seed,
+        verbose=False,
+    )
+    # in batches: the whole table of distances takes gigabytes
+    prc = prc_features_to_metric(
+        samples, reference, prc_neighborhood=settings.neighbours, prc_batch_size=1000, save_cpu_ram=True, verbose=False
+    )
+    return {
+        "fid": fid[KEY_METRIC_FID],
+        "kid": kid[KEY_METRIC_KID_MEAN],
+        "precision": prc[KEY_METRIC_PRECISION],
+        "recall": prc[KEY_METRIC_RECALL],
+    }
+
+
+def fidelity_intervals(
+    samples: Tensor, reference: Tensor, sets: int = 10, settings: FidelitySettings = DEFAULT_SETTINGS
+) -> dict[str, Interval]:
+    """`fidelity_values` of all samples, each value with a 95 % interval for the noise of drawing these samples.
+
+    A bootstrap would shift FID, KID and recall (a copied sample is its own nearest neighbour), and torch-fidelity's
+    standard deviation of KID is over overlapping subsets of the same samples. So the samples are split at random into
+    disjoint sets of equal size, and the width comes from how the sets differ (see `spread`). It says nothing of what
+    another reference would change, nor of FID's bias.
+
+    Args:
+        samples, reference, settings: as in `fidelity_values`. The KID of a set is the mean over `kid_subsets / sets`
+            subsets.
+        sets: number of disjoint sets, at least 2.
+
+    Raises:
+        ValueError: too few samples for that many sets, or as in `fidelity_values`.
+    """
+    per_set = _fidelity_per_set(samples, reference, sets, settings)
+    values = fidelity_values(samples, reference, settings)
+    return {name: spread(per_set[name], center=value) for name, value in values.items()}
+
+
+def fidelity_differences(
+    a: Tensor, b: Tensor, reference: Tensor, sets: int = 10, settings: FidelitySettings = DEFAULT_SETTINGS
+) -> dict[str, Interval]:
+    """`fidelity_values` of a minus that of b, with a 95 % interval that uses their pairing; give it to `verdict`.
+
+    Args:
+        a, b: features [N, F] of the candidate's and the rival's images; row k of both was made from the same noise.
+            Both are split into the same disjoint sets, so noise that the two share cancels.
+        reference, sets, settings: as in `fidelity_intervals`.
+
+    Raises:
+        ValueError: a and b differ in shape, or as in `fidelity_intervals`.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"paired features must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+    value_a, value_b = fidelity_values(a, reference, settings), fidelity_values(b, reference, settings)
+    sets_a, sets_b = (_fidelity_per_set(x, reference, sets, settings) for x in (a, b))
+    return {name: spread(sets_a[name] - sets_b[name], center=value_a[name] - value_b[name]) for name in value_a}
+
+
+def _fidelity_per_set(samples: Tensor, reference: Tensor, sets: int, settings: FidelitySettings) -> dict[str, Tensor]:
+    """`fidelity_values` of disjoint sets of equal size -> [sets] each; the remainder of the division is left out."""
+    if sets < 2:
+        raise ValueError(f"an interval needs at least 2 disjoint sets, got {sets}")
+    size = len(samples) // sets
+    if size <= settings.neighbours:
+        raise ValueError(f"{len(samples)} samples make {sets} sets of {size}, too few; ask for fewer sets")
+    # at random, because samples often come sorted or cycled by class
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(settings.seed)).to(samples.device)
+    per_set = replace(settings, kid_subsets=max(1, settings.kid_subsets // sets))
+    values = [fidelity_values(samples[part], reference, per_set) for part in order[: sets * size].split(size)]
+    return {name: torch.tensor([value[name] for value in values], dtype=torch.float64) for name in values[0]}
+
+
+def checked_features(features: Tensor, what: str, settings: FidelitySettings) -> Tensor:
+    """Features as torch-fidelity's functions want them: on the CPU, and float64 for exact sums."""
+    if features.ndim != 2 or len(features) <= settings.neighbours or features.shape[1] < 2:
+        raise ValueError(
+            f"expected {what} features [N, F] with N above {settings.neighbours} (the neighbours of precision and "
+            f"recall) and F above 1, got shape {tuple(features.shape)}"
+        )
+    if not features.isfinite().all():
+        raise ValueError(f"{what} features contain values that are not finite")
+    return features.detach().to("cpu", torch.float64)

@@ -1,0 +1,97 @@
+"""Metrics for low-dimensional samples of a distribution whose density is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from optsteps.metrics.statistics import Interval, spread
+
+
+class Distribution(Protocol):
+    """What can be drawn from and has a density, such as `GaussianMixture`."""
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n samples [n, d]."""
+        ...
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density of x [B, d] -> [B], nats."""
+        ...
+
+
+def negative_log_likelihood(samples: Tensor, log_prob: Callable[[Tensor], Tensor]) -> Tensor:
+    """-log p of each sample under the true distribution.
+
+    Its mean is the cross-entropy of samples and distribution: at best the distribution's `entropy` for perfect samples,
+    but lower still for samples that crowd its modes, so compare with the entropy rather than seek the least.
+
+    Args:
+        samples: [B, d].
+        log_prob: log-density [B, d] -> [B], nats.
+
+    Returns:
+        float64 [B], nats.
+
+    Raises:
+        ValueError: log_prob did not return one number per sample.
+    """
+    log_density = log_prob(samples)
+    if log_density.shape != samples.shape[:1]:
+        raise ValueError(f"log_prob returned {tuple(log_density.shape)} for {len(samples)} samples; expected one each")
+    return -log_density.to(torch.float64)
+
+
+def entropy(distribution: Distribution, n: int, generator: torch.Generator | None = None) -> Interval:
+    """Differential entropy in nats by Monte Carlo over n samples, with its 95 % interval.
+
+    Raises:
+        ValueError: n is below 2.
+    """
+    return spread(negative_log_likelihood(distribution.sample(n, generator), distribution.log_prob))
+
+
+def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 256, seed: int = 0, p: float = 2) -> float:
+    """Sliced Wasserstein distance of order p: (mean over directions of W_p^p)^(1/p) of the projected samples.
+
+    Each one-dimensional distance is exact, the directions are random (Bonneel et al. 2015, "Sliced and Radon
+    Wasserstein Barycenters of Measures").
+
+    Args:
+        a, b: samples [n, d] and [m, d]; n and m may differ.
+        projections: number of directions, uniform on the sphere. In one dimension the result is W_p itself.
+        seed: of the directions; the same seed compares two methods along the same directions.
+        p: order, at least 1.
+
+    Returns:
+        The distance, in the unit of the samples.
+
+    Raises:
+        ValueError: the shapes do not fit, a sample is not finite, p is below 1, or there is nothing to average.
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or a.numel() == 0 or b.numel() == 0:
+        raise ValueError(f"expected samples [n, d] and [m, d], got {tuple(a.shape)} and {tuple(b.shape)}")
+    if p < 1 or projections < 1:
+        raise ValueError(f"p and projections must be at least 1, got p={p} and projections={projections}")
+    a, b = a.detach().to("cpu", torch.float64), b.detach().to("cpu", torch.float64)
+    if not (a.isfinite().all() and b.isfinite().all()):
+        raise ValueError("samples contain values that are not finite; the sampler that made them diverged")
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(a.shape[1], projections, generator=generator, dtype=torch.float64)
+    directions /= directions.norm(dim=0)
+    power: float = _wasserstein_power(a @ directions, b @ directions, p).mean().item()
+    return float(power ** (1 / p))
+
+
+def _wasserstein_power(a: Tensor, b: Tensor, p: float) -> Tensor:
+    """W_p^p between the columns of a [n, k] and b [m, k] -> [k]: the integral of |F_a^-1 - F_b^-1|^p over (0, 1]."""
+    n, m = len(a), len(b)
+    # Both quantile functions are constant between neighbouring multiples of 1/n and 1/m. Counted in units of 1/(n m)
+    # these are integers, so that equal levels are equal without rounding.
+    levels = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).unique()
+    widths = levels.diff(prepend=levels.new_zeros(1)).to(torch.float64) / (n * m)
+    gaps = a.sort(0).values[(levels - 1) // m] - b.sort(0).values[(levels - 1) // n]
+    return widths @ gaps.abs() ** p

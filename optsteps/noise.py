@@ -1,0 +1,26 @@
+"""Noise whose sample number k depends on (seed, k) alone: not on batch size, device count or order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def sample_generator(seed: int, index: int) -> torch.Generator:
+    """A CPU generator for sample `index` under `seed`; streams of different samples are independent."""
+    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state))
+
+
+def unit_noise(seed: int, index: Sequence[int] | range | Tensor, shape: Sequence[int]) -> Tensor:
+    """Unit Gaussian noise [len(index), *shape], float32 on the CPU.
+
+    Args:
+        seed: non-negative; one seed is one experiment.
+        index: numbers of the samples, non-negative.
+        shape: shape of one sample.
+    """
+    return torch.stack([torch.randn(tuple(shape), generator=sample_generator(seed, int(k))) for k in index])

@@ -1,0 +1,79 @@
+"""The one loop that walks a schedule with a solver."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from optsteps.conditions import Cond, batch_size
+from optsteps.denoisers import CountedDenoiser, Denoiser, expand
+from optsteps.schedules import Schedule
+from optsteps.solvers.base import Denoise, Solver
+
+
+def check_batch(noise: Tensor, cond: Cond) -> None:
+    """Raises ValueError unless noise and cond have the same batch size."""
+    size = batch_size(cond)
+    if size is not None and size != len(noise):
+        raise ValueError(f"noise holds {len(noise)} samples but cond holds {size}; they go together one by one")
+
+
+def sample(
+    denoiser: Denoiser,
+    schedule: Schedule,
+    solver: Solver,
+    noise: Tensor,
+    cond: Cond = None,
+    seed: int = 0,
+    index: Tensor | None = None,
+    return_trajectory: bool = False,
+) -> Tensor:
+    """Walk `schedule` from noise to data.
+
+    Args:
+        denoiser: D(x [B, ...], t [B], cond) -> [B, ...].
+        schedule: the times, and the process they belong to.
+        solver: the rule for one step.
+        noise: unit Gaussian [B, ...]; scaled here by the schedule's initial scale.
+        cond: condition of the batch, or None.
+        seed, index: for stochastic solvers: the randomness of sample k depends on (seed, index[k]) alone; index [B]
+            is 0 ... B-1 by default. The deterministic solvers of this version draw nothing.
+        return_trajectory: return the state at every time instead of the last.
+
+    Returns:
+        [B, ...], or [n+1, B, ...] with `return_trajectory`. Carries a graph only if the schedule's times require grad.
+
+    Raises:
+        ValueError: noise and cond of different batch sizes; the denoiser returned another shape, NaN or inf (the
+            message names the time); an amplitude that does not fit the noise's channels.
+    """
+    check_batch(noise, cond)
+    _check_channels(schedule, noise)
+    denoise = Denoise(
+        denoiser if isinstance(denoiser, CountedDenoiser) else CountedDenoiser(denoiser), schedule.process, cond
+    )
+    with torch.set_grad_enabled(schedule.times.requires_grad):
+        x = noise * expand(schedule.scale, noise)
+        state = solver.init(x)
+        path = [x]
+        for i, (t, t_next) in enumerate(zip(schedule.times[:-1], schedule.times[1:], strict=True)):
+            x, state = solver.step(state, x, t, t_next, denoise)
+            x = calibrated(schedule, i, x)
+            if return_trajectory:
+                path.append(x)
+        return torch.stack(path) if return_trajectory else x
+
+
+def calibrated(schedule: Schedule, step: int, x: Tensor) -> Tensor:
+    """x [B, C, ...] after `step` steps counted from 0, with the schedule's amplitude (OSS, eq. 13) applied, if any."""
+    if schedule.amplitude is None:
+        return x
+    gain, offset = schedule.amplitude[step].to(x).reshape(1, -1, 2, *(1,) * (x.ndim - 2)).unbind(2)
+    return gain * x + offset
+
+
+def _check_channels(schedule: Schedule, noise: Tensor) -> None:
+    if schedule.amplitude is not None and schedule.amplitude.shape[1] != noise.shape[1]:
+        raise ValueError(
+            f"the schedule's amplitude is for {schedule.amplitude.shape[1]} channels, the noise has {noise.shape[1]}"
+        )

@@ -1,0 +1,86 @@
+"""The one-step protocol that every solver follows.
+
+A solver owns no loop. `init(x)` gives a state, `step(state, x, t, t_next, denoise)` gives the next `(x, state)`. `t` and
+`t_next` are scalars or one per sample, so that a search can advance nodes of different times in one batch; a state is
+batch-leading tensors only, so that a search can gather and scatter it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from optsteps.conditions import Cond
+from optsteps.denoisers import Denoiser, expand
+from optsteps.processes import Process
+from optsteps.schedules import Schedule
+
+State = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Denoise:
+    """A denoiser with its process and condition: what a solver calls within a step.
+
+    Args:
+        denoiser: D(x, t, cond).
+        process: its noising process.
+        cond: condition of the batch, or None.
+    """
+
+    denoiser: Denoiser
+    process: Process
+    cond: Cond = None
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """x [B, ...], t scalar or [B] -> [B, ...]."""
+        return self.denoiser(x, t.expand(len(x)), self.cond)
+
+
+class Solver(ABC):
+    """The rule for one step from t to t_next < t."""
+
+    name: ClassVar[str]
+    order: int
+
+    def init(self, x: Tensor) -> State:
+        """The state before the first step from x [B, ...]."""
+        return ()
+
+    @abstractmethod
+    def step(self, state: State, x: Tensor, t: Tensor, t_next: Tensor, denoise: Denoise) -> tuple[Tensor, State]:
+        """x [B, ...] at t (scalar or [B]) -> x at t_next, and the state there."""
+
+    def nfe(self, schedule: Schedule) -> int:
+        """Denoiser calls per sample of a walk down `schedule`; guidance doubles what each costs."""
+        return schedule.steps
+
+
+class LinearSolver(Solver):
+    """A solver of one evaluation per step whose step is x_next = a x + b D(x, t), with coefficients of the times."""
+
+    @abstractmethod
+    def coefficients(self, process: Process, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
+        """(a, b) in float64, of the shape t and t_next broadcast to."""
+
+    def step(self, state: State, x: Tensor, t: Tensor, t_next: Tensor, denoise: Denoise) -> tuple[Tensor, State]:
+        a, b = self.coefficients(denoise.process, t, t_next)
+        return expand(a, x) * x + expand(b, x) * denoise(x, t), state
+
+
+def first_order(process: Process, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
+    """Coefficients (a, b) of the step that holds D and eps constant: x_next = alpha' D + sigma' (x - alpha D) / sigma.
+
+    The last step to noise level 0 returns D; the first step from a flow's t = 1 (alpha = 0) is finite and exact.
+    """
+    a = process.sigma(t_next) / process.sigma(t)
+    return a, process.alpha(t_next) - a * process.alpha(t)
+
+
+def is_clean(process: Process, t: Tensor) -> Tensor:
+    """Is t the time of noise level 0, where a denoiser is never evaluated?"""
+    return torch.as_tensor(t) == process.t_clean
