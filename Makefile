@@ -1,0 +1,33 @@
+# Two commands: `make run` and `make test`. Both create .venv and install what they need.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test slow lint clean
+
+run: .venv/installed
+	$(BIN)/optsteps $(ARGS)
+
+test: .venv/installed-dev lint
+	$(BIN)/python -m pytest $(ARGS)
+
+slow: .venv/installed-dev
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/installed-dev: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@ .venv/installed
+
+clean:
+	rm -rf .venv outputs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

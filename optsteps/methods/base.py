@@ -1,0 +1,145 @@
+"""What a schedule search is asked, what it answers, and how it is divided over samples."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optsteps.conditions import Cond, take
+from optsteps.denoisers import Denoiser
+from optsteps.processes import Process
+from optsteps.sampling import check_batch
+from optsteps.schedules import Schedule
+from optsteps.solvers.base import Solver
+
+
+@dataclass(frozen=True)
+class SearchProblem:
+    """A model, a solver and the samples to search with, stated once.
+
+    Args:
+        denoiser: D(x [B, ...], t [B], cond) -> [B, ...].
+        process: its noising process.
+        solver: the student's solver; the teacher's too.
+        noise: unit Gaussian [B, ...].
+        cond: condition of the noise's samples, or None.
+        data, data_cond: clean samples [S, ...] and their condition, for methods that need data.
+        teacher: the many-step schedule; methods on a grid choose among its times.
+
+    Raises:
+        ValueError: batch sizes of noise and cond (data and data_cond) differ, no samples, or a teacher of another
+            process.
+    """
+
+    denoiser: Denoiser
+    process: Process
+    solver: Solver
+    noise: Tensor
+    teacher: Schedule
+    cond: Cond = None
+    data: Tensor | None = None
+    data_cond: Cond = None
+
+    def __post_init__(self) -> None:
+        if len(self.noise) == 0:
+            raise ValueError("the problem's noise holds no samples")
+        check_batch(self.noise, self.cond)
+        if self.data is not None:
+            check_batch(self.data, self.data_cond)
+        if self.teacher.process != self.process:
+            raise ValueError(
+                f"the teacher's schedule is for {self.teacher.process!r}, the problem is stated for {self.process!r}"
+            )
+
+    def samples(self, index: Tensor) -> tuple[Tensor, Cond]:
+        """Noise and cond of the samples `index` [b]."""
+        return self.noise[index.to(self.noise.device)], take(self.cond, index)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        schedules: the model-wide schedule for every step count asked.
+        nfe: network evaluations per sample of the problem, counted; the teacher's included.
+        seconds: wall time.
+        per_sample: for methods that choose per sample, for every step count the indices [B, n+1] into the teacher's
+            times, 0 being the noisy end; None otherwise.
+        evidence: what the choice rests on, for plots; see the method.
+    """
+
+    schedules: Mapping[int, Schedule]
+    nfe: float = 0.0
+    seconds: float = 0.0
+    per_sample: Mapping[int, Tensor] | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Method(ABC):
+    """Anything that maps a problem and a list of step counts to schedules."""
+
+    @abstractmethod
+    def search(self, problem: SearchProblem, steps: Sequence[int]) -> SearchResult:
+        """One schedule for every step count.
+
+        Raises:
+            ValueError: no step count, one below 1, or the problem does not suit the method.
+        """
+
+
+class ShardedMethod(Method):
+    """A search that is map and combine over shards of samples, in one round or several.
+
+    In every round each shard's `partial` is computed, from what the same shard returned in the round before and from
+    the decision that was combined then; `combine` makes of them the next decision, or the result. Shards have a fixed
+    size, so that the numbers do not depend on who computes them.
+
+    Attributes:
+        shard_size: samples in a shard; bounds the memory of `partial`.
+    """
+
+    shard_size: int = 64
+
+    @abstractmethod
+    def partial(
+        self, problem: SearchProblem, steps: Sequence[int], index: Tensor, previous: Any = None, decision: Any = None
+    ) -> Any:
+        """This round's contribution of the samples `index` [b]."""
+
+    @abstractmethod
+    def combine(self, problem: SearchProblem, steps: Sequence[int], partials: Sequence[Any], decision: Any = None) -> Any:
+        """A `SearchResult` when the search is done, otherwise the decision that the next round needs.
+
+        Args:
+            partials: of all shards, in sample order.
+            decision: what this returned in the round before, None in the first.
+        """
+
+    def search(self, problem: SearchProblem, steps: Sequence[int]) -> SearchResult:
+        start = time.perf_counter()
+        steps = checked_steps(steps)
+        shards = torch.arange(len(problem.noise)).split(self.shard_size)
+        partials: list[Any] = [None] * len(shards)
+        decision: Any = None
+        while not isinstance(decision, SearchResult):
+            for number, index in enumerate(shards):
+                partials[number] = self.partial(problem, steps, index, partials[number], decision)
+            decision = self.combine(problem, steps, partials, decision)
+        return SearchResult(
+            decision.schedules, decision.nfe, time.perf_counter() - start, decision.per_sample, decision.evidence
+        )
+
+
+def checked_steps(steps: Sequence[int]) -> list[int]:
+    """Step counts, ascending and without repetition; ValueError names what is wrong."""
+    counts = sorted({int(n) for n in steps})
+    if not counts or counts[0] < 1 or any(int(n) != n for n in steps):
+        raise ValueError(f"step counts must be a list of integers of at least 1, got {list(steps)}")
+    return counts

@@ -1,0 +1,286 @@
+"""Optimal Stepsize Distillation (Pei et al., arXiv:2503.21774), Algorithm 1: dynamic programming on the teacher's times.
+
+Indices into the teacher's times count from the noisy end, 0 ... N; the paper counts from the clean end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from optsteps.methods.amplitude import calibrate_amplitude
+from optsteps.methods.base import SearchProblem, SearchResult, ShardedMethod
+from optsteps.methods.grid import Grid, flow_scale
+from optsteps.schedules import Schedule
+
+Start = Literal["teacher", "free"]
+Average = Literal["mean", "median", "pooled"]
+
+
+class OSS(ShardedMethod):
+    """Choose the n of the teacher's steps whose end point comes nearest the teacher's, for every n from one search.
+
+    Level k holds, at every node j that exactly k steps can reach, the state nearest the teacher's there:
+    cost[i -> j] = mean squared difference of (the step from level k-1's state at i to t_j) and the teacher's x_j;
+    r[k][j] = the i of least cost. Reading r back from the clean end gives the indices, so the schedule returned is the
+    path whose cost was minimised. The paper states this in flow coordinates; a first-order step is the same map under
+    every process and a node's cost differs by one factor, so the choice is the same (and is made in the model's own
+    coordinates here). It is optimal under the paper's assumption that a state nearer the teacher's stays nearer, not
+    over all subsets.
+
+    Costs to all later times are inner products, a row of candidates at once. To lose no precision to cancellation, the
+    multiple sigma(t) of the initial noise, which teacher and student share and which is all but all of a noisy state,
+    is taken off first; what is left is of the size of x_0, and its products are formed in float64. States stay in the
+    model's dtype.
+
+    Args:
+        start: "teacher": the first step leaves from the teacher's first time. "free": any node may be first; the
+            initial noise is put there unscaled in flow coordinates, and the schedule keeps that scale.
+        average: how the samples' choices become one schedule: "mean" or "median" of their index vectors, rounded half
+            up (increments of at least 1 survive both), or "pooled": one programme on costs averaged over samples.
+        published: reproduce the released code: a level starts from the one before ("at most k steps"), the read-back
+            mixes levels and may repeat index 0, and "median" averages the entries len//2 and len//2 - 1, truncated
+            towards the clean end. A repeated index is a step of no length and is left out of the `Schedule`.
+        amplitude: calibrate the schedules' amplitude (eq. 13) on the problem's samples.
+        max_batch: most samples in one call of the denoiser.
+        shard_size: samples searched together; memory grows with it, not with the number of samples ("pooled" keeps
+            every sample's states).
+
+    `SearchResult.evidence`: "final_mse", for every n the samples' costs at the clean end [B]; for "pooled" also
+    "costs", every level's mean costs from the nodes left to those reached [I, J] (inf where the target is not later).
+
+    Raises:
+        ValueError: unknown `start` or `average`; in `search`, more steps than the teacher has, or a solver whose step is
+            not linear in one evaluation.
+    """
+
+    def __init__(
+        self,
+        start: Start = "teacher",
+        average: Average = "mean",
+        published: bool = False,
+        amplitude: bool = False,
+        max_batch: int = 512,
+        shard_size: int = 64,
+    ) -> None:
+        if start not in ("teacher", "free"):
+            raise ValueError(f"start must be 'teacher' or 'free', got {start!r}")
+        if average not in ("mean", "median", "pooled"):
+            raise ValueError(f"average must be 'mean', 'median' or 'pooled', got {average!r}")
+        if published and average == "pooled":
+            raise ValueError("the released code has no pooled average; use average='mean' or 'median'")
+        if max_batch < 1 or shard_size < 1:
+            raise ValueError(f"max_batch and shard_size must be at least 1, got {max_batch} and {shard_size}")
+        self.start, self.average, self.published, self.amplitude = start, average, published, amplitude
+        self.max_batch, self.shard_size = max_batch, shard_size
+
+    def partial(
+        self, problem: SearchProblem, steps: Sequence[int], index: Tensor, previous: Any = None, decision: Any = None
+    ) -> _Paths | _PooledLevel:
+        """Per sample: the whole search of these samples. Pooled: one level of it, after the decision on the last."""
+        _check(problem, steps)
+        if self.average == "pooled":
+            return self._pooled_level(problem, steps, index, previous, decision)
+        grid = self._started(problem, index)
+        least = torch.full((len(grid), grid.last + 1), torch.inf, dtype=torch.float64)
+        origin = torch.zeros_like(least, dtype=torch.long)
+        origins, finals = [], {}
+        for k, (sources, targets) in enumerate(self._levels(grid.last, steps), start=1):
+            if not self.published:
+                least.fill_(torch.inf)  # exactly k steps: nothing is kept from the level before
+            grid.evaluate(sources)
+            costs, choice = _best(grid, sources, targets)
+            better = costs < least[:, targets]
+            grid.put(targets, grid.step(sources[choice], targets), better)
+            least[:, targets] = torch.where(better, costs, least[:, targets])
+            origin[:, targets] = torch.where(better, sources[choice], origin[:, targets])
+            origins.append(origin.clone())
+            if k in steps:
+                finals[k] = grid.final_mse()
+        return _Paths({n: _read_back(origins[:n]) for n in steps}, finals, grid.denoiser.evaluations)
+
+    def combine(
+        self, problem: SearchProblem, steps: Sequence[int], partials: Sequence[Any], decision: Any = None
+    ) -> SearchResult | list[_PooledDecision]:
+        """Average the samples' paths, or decide the level that the shards' mean costs are for."""
+        if self.average == "pooled":
+            return self._pooled_decision(problem, steps, partials, decision or [])
+        paths = {n: torch.cat([part.paths[n] for part in partials]) for n in steps}
+        finals = {n: torch.cat([part.finals[n] for part in partials]) for n in steps}
+        nfe = sum(part.evaluations for part in partials) / len(problem.noise)
+        schedules = {n: self.path_schedule(problem, self._average(paths[n], problem.teacher.steps)) for n in steps}
+        return self._result(problem, schedules, nfe, paths, {"final_mse": finals})
+
+    def path_schedule(self, problem: SearchProblem, path: Tensor) -> Schedule:
+        """The schedule of a path [n+1] of indices into the teacher's times, such as a row of `per_sample`."""
+        path = path.unique_consecutive()  # the released code may repeat index 0
+        times = problem.teacher.times
+        scale = None
+        if self.start == "free" and path[0] > 0:
+            scale = float(problem.teacher.scale * flow_scale(problem.process, times, int(path[0])))
+        else:
+            scale = problem.teacher.initial_scale
+        described = {
+            "method": "oss",
+            "start": self.start,
+            "average": self.average,
+            "published": self.published,
+            "solver": problem.solver.name,
+            "samples": len(problem.noise),
+            "teacher_steps": problem.teacher.steps,
+            "indices": path.tolist(),
+        }
+        return Schedule(times[path], problem.process, initial_scale=scale, metadata=described)
+
+    def _started(self, problem: SearchProblem, index: Tensor) -> Grid:
+        grid = Grid(problem, index, self.max_batch)
+        for node in range(grid.last) if self.start == "free" else [0]:
+            grid.put_start(node)
+        return grid
+
+    def _levels(self, last: int, steps: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """For k = 1 ... max(steps): the nodes that k - 1 steps can reach and leave, and those that k steps can reach
+        and from which some wanted step count can still be completed exactly."""
+        sources = list(range(last)) if self.start == "free" else [0]
+        for k in range(1, steps[-1] + 1):
+            if self.published:
+                targets = list(range(1, last + 1))
+            else:
+                # the nearest step count still ahead leaves the most nodes usable
+                ahead = next((n - k for n in steps if n > k), None)
+                targets = [] if ahead is None else list(range(k, last - ahead + 1))
+                targets += [last] if k in steps else []
+            yield torch.tensor(sources), torch.tensor(targets)
+            sources = [0] * self.published + [node for node in targets if node < last]
+
+    def _average(self, paths: Tensor, last: int) -> Tensor:
+        """One path [n+1] for paths [B, n+1]."""
+        count = len(paths)
+        if self.average == "mean":
+            return (2 * paths.sum(0) + count) // (2 * count)
+        ordered = paths.sort(0).values
+        if self.published:
+            # the released code counts from the clean end, where its truncation is towards 0
+            from_clean = last - ordered
+            return last - (from_clean[count // 2] + from_clean[count // 2 - 1]) // 2
+        return (ordered[(count - 1) // 2] + ordered[count // 2] + 1) // 2
+
+    def _result(
+        self,
+        problem: SearchProblem,
+        schedules: dict[int, Schedule],
+        nfe: float,
+        paths: dict[int, Tensor] | None,
+        evidence: dict[str, Any],
+    ) -> SearchResult:
+        if self.amplitude:
+            for n, schedule in schedules.items():
+                schedules[n], cost = calibrate_amplitude(problem, schedule, self.max_batch)
+                nfe += cost
+        return SearchResult(schedules, nfe, per_sample=paths, evidence=evidence)
+
+    def _pooled_level(
+        self,
+        problem: SearchProblem,
+        steps: Sequence[int],
+        index: Tensor,
+        previous: _PooledLevel | None,
+        decision: list[_PooledDecision] | None,
+    ) -> _PooledLevel:
+        levels = list(self._levels(problem.teacher.steps, steps))
+        if previous is None or decision is None:
+            grid, finals = self._started(problem, index), {}
+        else:
+            grid, finals = previous.grid, previous.finals
+            done = len(decision)
+            targets, origin = levels[done - 1][1], decision[-1].origin
+            reached = grid.step(origin.expand(len(grid), -1), targets)
+            grid.put(targets, reached, torch.ones(reached.shape[:2], dtype=torch.bool))
+            if done in steps:
+                finals = {**finals, done: grid.final_mse()}
+            if done == len(levels):
+                return _PooledLevel(grid, finals, torch.empty(0))
+        sources, targets = levels[len(decision or [])]
+        grid.evaluate(sources)
+        total = torch.zeros(len(sources), len(targets), dtype=torch.float64)
+        for sample in range(len(grid)):
+            total += grid.costs(sample, sources, targets)
+        return _PooledLevel(grid, finals, total)
+
+    def _pooled_decision(
+        self,
+        problem: SearchProblem,
+        steps: Sequence[int],
+        partials: Sequence[_PooledLevel],
+        decided: list[_PooledDecision],
+    ) -> SearchResult | list[_PooledDecision]:
+        levels = list(self._levels(problem.teacher.steps, steps))
+        if len(decided) < len(levels):
+            sources, targets = levels[len(decided)]
+            costs = torch.stack([part.costs for part in partials]).sum(0) / len(problem.noise)
+            return [*decided, _PooledDecision(costs, sources[costs.min(0).indices])]
+        origins = []
+        for (_, targets), level in zip(levels, decided, strict=True):
+            origins.append(torch.zeros(1, problem.teacher.steps + 1, dtype=torch.long))
+            origins[-1][0, targets] = level.origin
+        schedules = {n: self.path_schedule(problem, _read_back(origins[:n])[0]) for n in steps}
+        nfe = sum(part.grid.denoiser.evaluations for part in partials) / len(problem.noise)
+        finals = {n: torch.cat([part.finals[n] for part in partials]) for n in steps}
+        evidence = {"final_mse": finals, "costs": [level.costs for level in decided]}
+        return self._result(problem, schedules, nfe, None, evidence)
+
+
+@dataclass(frozen=True)
+class _Paths:
+    """What a shard of samples chose: for every n paths [b, n+1] and final costs [b]; and what it cost."""
+
+    paths: dict[int, Tensor]
+    finals: dict[int, Tensor]
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class _PooledLevel:
+    """A shard in the pooled programme: its nodes, final costs [b] of the step counts done, and the sum over samples of
+    this level's costs [I, J]."""
+
+    grid: Grid
+    finals: dict[int, Tensor]
+    costs: Tensor
+
+
+@dataclass(frozen=True)
+class _PooledDecision:
+    """One level decided for all samples: mean costs [I, J] and the node of least cost for every target [J]."""
+
+    costs: Tensor
+    origin: Tensor
+
+
+def _check(problem: SearchProblem, steps: Sequence[int]) -> None:
+    if steps[-1] > problem.teacher.steps:
+        raise ValueError(
+            f"{steps[-1]} student steps were asked for, but the teacher has only {problem.teacher.steps}; a student's "
+            "times are a subset of the teacher's"
+        )
+
+
+def _best(grid: Grid, sources: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Least cost [B, J] over the sources and its position among them [B, J]; of equals the noisiest source."""
+    # sample by sample: the table of one sample is all that lies in memory
+    least = [grid.costs(sample, sources, targets).min(0) for sample in range(len(grid))]
+    return torch.stack([row.values for row in least]), torch.stack([row.indices for row in least])
+
+
+def _read_back(origins: Sequence[Tensor]) -> Tensor:
+    """Paths [B, n+1] from the clean end back through the n levels' origins, each [B, N+1]."""
+    node = torch.full((len(origins[0]), 1), origins[0].shape[1] - 1)
+    path = [node]
+    for origin in reversed(origins):
+        node = origin.gather(1, node)
+        path.append(node)
+    return torch.cat(path[::-1], 1)
