@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -26,8 +26,16 @@ class Process(ABC):
     """A noising path. Times run from `t_clean` (noise level 0) up to `t_limit` (inclusive where finite)."""
 
     name: ClassVar[str]
-    t_clean: float
-    t_limit: float
+
+    @property
+    @abstractmethod
+    def t_clean(self) -> float:
+        """The time of noise level 0: allowed as a schedule's last time, never evaluated."""
+
+    @property
+    @abstractmethod
+    def t_limit(self) -> float:
+        """The largest time; infinite where the process has none."""
 
     @abstractmethod
     def alpha(self, t: Times) -> Tensor:
@@ -85,8 +93,8 @@ class EDM(Process):
     """alpha = 1, sigma = t (Karras et al., arXiv:2206.00364): a time *is* a noise level."""
 
     name: ClassVar[str] = "edm"
-    t_clean: ClassVar[float] = 0.0
-    t_limit: ClassVar[float] = float("inf")
+    t_clean: float = field(default=0.0, init=False, repr=False)
+    t_limit: float = field(default=float("inf"), init=False, repr=False)
 
     def alpha(self, t: Times) -> Tensor:
         return torch.ones_like(as_times(t))
@@ -111,8 +119,8 @@ class Flow(Process):
     """alpha = 1 - t, sigma = t, t in [0, 1] (rectified flow). At t = 1 the noise level is infinite."""
 
     name: ClassVar[str] = "flow"
-    t_clean: ClassVar[float] = 0.0
-    t_limit: ClassVar[float] = 1.0
+    t_clean: float = field(default=0.0, init=False, repr=False)
+    t_limit: float = field(default=1.0, init=False, repr=False)
 
     def alpha(self, t: Times) -> Tensor:
         return 1 - as_times(t)
@@ -144,8 +152,8 @@ class VP(Process):
     """The variance-preserving process of a discrete DDPM, alpha^2 + sigma^2 = 1.
 
     A time is the model's timestep 0 ... T-1 (Ho et al., arXiv:2006.11239), made continuous by interpolating the log
-    noise level linearly between timesteps, the convention of diffusers' schedulers. Time -1 stands for noise level 0: it is allowed
-    as a schedule's last time, and nothing lies between -1 and 0.
+    noise level linearly between timesteps, the convention of diffusers' schedulers. Time -1 stands for noise level 0:
+    it is allowed as a schedule's last time, and nothing lies between -1 and 0.
     """
 
     name: ClassVar[str] = "vp"
@@ -166,7 +174,11 @@ class VP(Process):
                 "between 0 and 1 (a terminal beta of 1, zero terminal SNR, has no finite noise level)"
             )
         self._log_levels = levels
-        self.t_limit = float(len(levels) - 1)
+
+    @property
+    def t_limit(self) -> float:
+        """The last timestep, T - 1."""
+        return float(len(self._log_levels) - 1)
 
     @classmethod
     def from_betas(cls, betas: Times) -> VP:
@@ -175,7 +187,9 @@ class VP(Process):
         bad = ~((betas > 0) & (betas < 1))
         if bool(bad.any()):
             step = int(bad.flatten().nonzero()[0])
-            raise ValueError(f"beta {betas.flatten()[step].item():g} at timestep {step} is not strictly between 0 and 1")
+            raise ValueError(
+                f"beta {betas.flatten()[step].item():g} at timestep {step} is not strictly between 0 and 1"
+            )
         # log alpha_bar as a sum of log1p keeps full precision at the clean end, where alpha_bar is nearly 1
         log_alpha_bar = torch.log1p(-betas).cumsum(0)
         return cls(0.5 * (torch.log(-torch.expm1(log_alpha_bar)) - log_alpha_bar))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -184,11 +185,14 @@ def build_schedule(
         parameters: the family's own, see its docstring.
 
     Raises:
-        ValueError: unknown name or parameter, bad range, or a family that needs finite positive noise levels asked for an end that
-            has none (a flow's t = 1).
+        ValueError: unknown name or parameter, bad range, or a family that needs finite positive noise levels asked for an
+            end that has none (a flow's t = 1).
     """
     if name not in FAMILIES:
         raise ValueError(f"unknown schedule {name!r}; known: {', '.join(FAMILIES)}")
+    known = [p for p in inspect.signature(FAMILIES[name]).parameters if p not in ("process", "ramp", "ends", "steps")]
+    if not set(parameters) <= set(known):
+        raise ValueError(f"schedule {name!r} has the parameters {known}, not {sorted(set(parameters) - set(known))}")
     if final not in ("t_min", "zero"):
         raise ValueError(f"final must be 't_min' or 'zero', got {final!r}")
     intervals = steps - 1 if final == "zero" else steps

@@ -22,7 +22,9 @@ from optsteps.processes import EDM
 class _Task(L.LightningModule):
     """What the two trainings share: AdamW, a linear warm-up and a cosine to zero."""
 
-    def __init__(self, network: UNet | Classifier, learning_rate: float, weight_decay: float, warmup_steps: int) -> None:
+    def __init__(
+        self, network: UNet | Classifier, learning_rate: float, weight_decay: float, warmup_steps: int
+    ) -> None:
         super().__init__()
         self.network = network
         self.learning_rate = learning_rate
@@ -72,6 +74,7 @@ class DenoiserTraining(_Task):
     ) -> None:
         super().__init__(network, learning_rate, weight_decay, warmup_steps)
         self.sigma_data = sigma_data
+        self.null_label = network.num_classes
         self.p_mean, self.p_std = p_mean, p_std
         self.label_dropout = label_dropout
         self.denoiser = EDMDenoiser(network, EDM(), sigma_data)
@@ -92,7 +95,7 @@ class DenoiserTraining(_Task):
         strata = torch.randperm(len(images), device=self.device)
         quantiles = (strata + torch.rand(len(images), device=self.device, dtype=torch.float64)) / len(images)
         dropped = torch.rand(len(images), device=self.device) < self.label_dropout
-        labels = labels.masked_fill(dropped, self.network.num_classes)
+        labels = labels.masked_fill(dropped, self.null_label)
         eps = torch.randn(images.shape, device=self.device)
         loss = self._loss(images, labels, quantiles.clamp(1e-6, 1 - 1e-6), eps)
         self.log("train/loss", loss, prog_bar=True)

@@ -21,8 +21,8 @@ from optsteps.training import ImageData, LossHistory
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
-@readable_errors
-def main(config: DictConfig) -> None:
+def job(config: DictConfig) -> None:
+    """Compose, train, write."""
     L.seed_everything(config.seed)
     folder = Path(HydraConfig.get().runtime.output_dir)
     train, test = (instantiate(config.dataset, train=part) for part in (True, False))
@@ -30,7 +30,11 @@ def main(config: DictConfig) -> None:
     task = instantiate(config.training.task)
     history = LossHistory(every=100)
     checkpoints = ModelCheckpoint(
-        folder / "checkpoints", filename="step", every_n_train_steps=config.checkpoint_every, save_last=True, save_top_k=1
+        folder / "checkpoints",
+        filename="step",
+        every_n_train_steps=config.checkpoint_every,
+        save_last=True,
+        save_top_k=1,
     )
     precision = config.trainer.precision
     if precision == "auto":
@@ -61,6 +65,12 @@ def main(config: DictConfig) -> None:
             "history": history.rows,
         }
         write_atomically(folder / f"{config.training.name}.json", json.dumps(card, indent=1).encode())
+
+
+@readable_errors
+def main() -> None:
+    """Entry point."""
+    job()
 
 
 if __name__ == "__main__":

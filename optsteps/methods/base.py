@@ -114,7 +114,9 @@ class ShardedMethod(Method):
         """This round's contribution of the samples `index` [b]."""
 
     @abstractmethod
-    def combine(self, problem: SearchProblem, steps: Sequence[int], partials: Sequence[Any], decision: Any = None) -> Any:
+    def combine(
+        self, problem: SearchProblem, steps: Sequence[int], partials: Sequence[Any], decision: Any = None
+    ) -> Any:
         """A `SearchResult` when the search is done, otherwise the decision that the next round needs.
 
         Args:

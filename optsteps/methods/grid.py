@@ -72,9 +72,9 @@ class Grid:
         """Mean squared differences [I, J], float64, of the step from every source to every later target and the
         teacher's state there; inf where the target is not later.
 
-        A step that holds pure noise to pure noise (a sigma(t) = sigma(t_next), as every consistent solver's does) lets the
-        common multiple of the initial noise be taken off all states first: inner products of what is left lose nothing
-        to cancellation, where those of states at noise level 80 lose four digits more.
+        A step that takes pure noise to pure noise (a sigma(t) = sigma(t_next), as every consistent solver's does) lets
+        the common multiple of the initial noise be taken off all states first: inner products of what is left lose
+        nothing to cancellation, where those of states at noise level 80 lose four digits more.
         """
         x, z, d = (
             part[sample].flatten(1).double()

@@ -1,4 +1,4 @@
-"""Optimal Stepsize Distillation (Pei et al., arXiv:2503.21774), Algorithm 1: dynamic programming on the teacher's times.
+"""Optimal Stepsize Distillation (Pei et al., arXiv:2503.21774), Algorithm 1: a programme on the teacher's times.
 
 Indices into the teacher's times count from the noisy end, 0 ... N; the paper counts from the clean end.
 """
@@ -54,8 +54,8 @@ class OSS(ShardedMethod):
     "costs", every level's mean costs from the nodes left to those reached [I, J] (inf where the target is not later).
 
     Raises:
-        ValueError: unknown `start` or `average`; in `search`, more steps than the teacher has, or a solver whose step is
-            not linear in one evaluation.
+        ValueError: unknown `start` or `average`; in `search`, more steps than the teacher has, or a solver whose step
+            is not linear in one evaluation.
     """
 
     def __init__(

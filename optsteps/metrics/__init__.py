@@ -17,18 +17,25 @@ from optsteps.metrics.features import (
     fidelity_values,
 )
 from optsteps.metrics.fidelity import Fidelity
+from optsteps.metrics.judges import ClassJudge, DistributionJudge, FidelityJudge, Figure, Judge, TeacherJudge
 from optsteps.metrics.statistics import Interval, Verdict, bootstrap, paired_difference, spread, verdict
 from optsteps.metrics.teacher import mse, psnr
 from optsteps.metrics.toy import Distribution, entropy, negative_log_likelihood, sliced_wasserstein
 
 __all__ = [
     "HIGHER_IS_BETTER",
+    "ClassJudge",
     "Distribution",
+    "DistributionJudge",
     "Extractor",
     "Fidelity",
+    "FidelityJudge",
     "FidelitySettings",
+    "Figure",
     "Interval",
+    "Judge",
     "NetworkExtractor",
+    "TeacherJudge",
     "Verdict",
     "bootstrap",
     "build_extractor",

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -127,8 +128,8 @@ def build_extractor(name: str, weights_path: str | PathLike[str] | None = None) 
         name: a name given to `register_extractor`, or torch-fidelity's own: "inception-v3-compat" for the FID of the
             literature, "vgg16", "dinov2-vit-s-14", ...
         weights_path: the weights of one of torch-fidelity's own extractors (for Inception, the file
-            weights-inception-2015-12-05-6726825d.pth of its releases). It is unpickled: use files you trust. Without
-            it torch-fidelity downloads the weights into the torch hub folder.
+            weights-inception-2015-12-05-6726825d.pth of its releases). A file that holds anything
+            but tensors is refused. Without a path torch-fidelity downloads the weights into the torch hub folder.
 
     Raises:
         ValueError: nothing is registered under that name, or weights are given to a registered network.
@@ -138,11 +139,21 @@ def build_extractor(name: str, weights_path: str | PathLike[str] | None = None) 
         raise ValueError(f'no feature extractor "{name}"; known are {", ".join(sorted(FEATURE_EXTRACTORS_REGISTRY))}')
     if weights_path is not None and not Path(weights_path).is_file():
         raise FileNotFoundError(f'no weights for "{name}" at {weights_path}')
+    if weights_path is not None:
+        _refuse_code(weights_path)
     layer = FEATURE_EXTRACTORS_REGISTRY[name].get_default_feature_layer_for_metric("fid")
     path = None if weights_path is None else str(weights_path)
     return Extractor(
         create_feature_extractor(name, [layer], cuda=False, feature_extractor_weights_path=path, verbose=False)
     )
+
+
+def _refuse_code(path: str | PathLike[str]) -> None:
+    """torch-fidelity unpickles weights without restriction; what loads with `weights_only=True` runs no code there."""
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"weights file {path} is damaged or holds more than tensors ({error})") from error
 
 
 def extract_features(extractor: Callable[[Tensor], Tensor], images: Tensor, batch_size: int = 256) -> Tensor:

@@ -41,12 +41,24 @@ class FidelitySettings:
         kid_subset_size: samples in a subset; all of them where there are fewer.
         neighbours: precision and recall draw the ball of a feature out to this nearest neighbour.
         seed: of the subsets and of the disjoint sets behind the intervals.
+        figures: which of FID, KID, precision and recall to compute; the last two compare every pair of features.
+
+    Raises:
+        ValueError: an unknown figure.
     """
 
     kid_subsets: int = 100
     kid_subset_size: int = 1000
     neighbours: int = 3
     seed: int = 2020
+    figures: tuple[str, ...] = tuple(HIGHER_IS_BETTER)
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.figures if name not in HIGHER_IS_BETTER]
+        if unknown or not self.figures:
+            raise ValueError(
+                f"expected some figures, and known ones; got {list(self.figures)}; known: {', '.join(HIGHER_IS_BETTER)}"
+            )
 
 
 DEFAULT_SETTINGS = FidelitySettings()
@@ -63,7 +75,7 @@ def fidelity_values(
         settings: see `FidelitySettings`.
 
     Returns:
-        "fid", "kid", "precision", "recall", as `torch_fidelity.calculate_metrics` gives them for float64 features.
+        those of `settings.figures` by name, as `torch_fidelity.calculate_metrics` gives them for float64 features.
 
     Raises:
         ValueError: features that are not finite or of different length, or no more of them than `neighbours`.
@@ -75,25 +87,32 @@ def fidelity_values(
             f"samples have {samples.shape[1]} features but the reference has {reference.shape[1]}; "
             "both must come from the same extractor"
         )
-    fid = fid_statistics_to_metric(fid_features_to_statistics(samples), fid_features_to_statistics(reference), False)
-    kid = kid_features_to_metric(
-        samples,
-        reference,
-        kid_subsets=settings.kid_subsets,
-        kid_subset_size=min(settings.kid_subset_size, len(samples), len(reference)),
-        rng_seed=settings.seed,
-        verbose=False,
-    )
-    # in batches: the whole table of distances takes gigabytes
-    prc = prc_features_to_metric(
-        samples, reference, prc_neighborhood=settings.neighbours, prc_batch_size=1000, save_cpu_ram=True, verbose=False
-    )
-    return {
-        "fid": fid[KEY_METRIC_FID],
-        "kid": kid[KEY_METRIC_KID_MEAN],
-        "precision": prc[KEY_METRIC_PRECISION],
-        "recall": prc[KEY_METRIC_RECALL],
-    }
+    values: dict[str, float] = {}
+    if "fid" in settings.figures:
+        statistics = (fid_features_to_statistics(features) for features in (samples, reference))
+        values["fid"] = fid_statistics_to_metric(*statistics, False)[KEY_METRIC_FID]
+    if "kid" in settings.figures:
+        kid = kid_features_to_metric(
+            samples,
+            reference,
+            kid_subsets=settings.kid_subsets,
+            kid_subset_size=min(settings.kid_subset_size, len(samples), len(reference)),
+            rng_seed=settings.seed,
+            verbose=False,
+        )
+        values["kid"] = kid[KEY_METRIC_KID_MEAN]
+    if {"precision", "recall"} & set(settings.figures):
+        # in batches: the whole table of distances takes gigabytes
+        prc = prc_features_to_metric(
+            samples,
+            reference,
+            prc_neighborhood=settings.neighbours,
+            prc_batch_size=1000,
+            save_cpu_ram=True,
+            verbose=False,
+        )
+        values |= {"precision": prc[KEY_METRIC_PRECISION], "recall": prc[KEY_METRIC_RECALL]}
+    return {name: values[name] for name in settings.figures}
 
 
 def fidelity_intervals(

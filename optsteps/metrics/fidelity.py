@@ -70,7 +70,8 @@ class Fidelity(Metric):
         if index.shape != images.shape[:1]:
             raise ValueError(f"expected one index per image, got {tuple(index.shape)} for {len(images)} images")
         features = extract_features(self.extractor, images)
-        assert isinstance(self.features, list) and isinstance(self.index, list)  # tensors only while synchronised
+        assert isinstance(self.features, list)
+        assert isinstance(self.index, list)
         self.features.append(features)
         self.index.append(index.to(features.device))
 

@@ -1,0 +1,20 @@
+"""Models: exact distributions and trained networks."""
+
+from optsteps.models.analytic import Gaussian, GaussianMixture
+from optsteps.models.base import Model, grid_mixture, mixture, pretrained
+from optsteps.models.checkpoint import load_network, save_network
+from optsteps.models.classifier import Classifier
+from optsteps.models.unet import UNet
+
+__all__ = [
+    "Classifier",
+    "Gaussian",
+    "GaussianMixture",
+    "Model",
+    "UNet",
+    "grid_mixture",
+    "load_network",
+    "mixture",
+    "pretrained",
+    "save_network",
+]

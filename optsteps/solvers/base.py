@@ -1,8 +1,8 @@
 """The one-step protocol that every solver follows.
 
-A solver owns no loop. `init(x)` gives a state, `step(state, x, t, t_next, denoise)` gives the next `(x, state)`. `t` and
-`t_next` are scalars or one per sample, so that a search can advance nodes of different times in one batch; a state is
-batch-leading tensors only, so that a search can gather and scatter it.
+A solver owns no loop. `init(x)` gives a state, `step(state, x, t, t_next, denoise)` gives the next `(x, state)`. `t`
+and `t_next` are scalars or one per sample, so that a search can advance nodes of different times in one batch; a state
+is batch-leading tensors only, so that a search can gather and scatter it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from optsteps.metrics import (
 )
 from optsteps.metrics.features import _fidelity_per_set
 
-FAST = FidelitySettings(kid_subsets=10, kid_subset_size=100)
+FAST = FidelitySettings(kid_subsets=5, kid_subset_size=50)
 
 
 def _normal(*shape: int, seed: int = 0) -> Tensor:
@@ -73,6 +74,14 @@ def test_precision_and_recall_by_brute_force(neighbours: int) -> None:
 def test_small_sets_shrink_the_subsets_of_kid() -> None:
     x, y = _normal(30, 3), _normal(20, 3, seed=1)
     assert fidelity_values(x, y) == fidelity_values(x, y, FidelitySettings(kid_subset_size=20))
+
+
+@pytest.mark.parametrize("figures", [("fid",), ("kid", "recall"), ("precision",)])
+def test_only_the_figures_asked_for(figures: tuple[str, ...]) -> None:
+    x, y = _normal(30, 3), _normal(30, 3, seed=1)
+    everything, some = fidelity_values(x, y, FAST), fidelity_values(x, y, replace(FAST, figures=figures))
+    assert some == {name: everything[name] for name in figures}
+    assert set(fidelity_intervals(x, y, 2, replace(FAST, figures=figures))) == set(figures)
 
 
 def test_half_precision_references_are_taken_at_their_values() -> None:
@@ -144,5 +153,8 @@ def test_errors() -> None:
         fidelity_intervals(good, good, sets=6)
     with pytest.raises(ValueError, match="at least 2"):
         fidelity_intervals(good, good, sets=1)
+    for figures in ((), ("fid", "isc")):
+        with pytest.raises(ValueError, match="unknown figures"):
+            FidelitySettings(figures=figures)
     with pytest.raises(ValueError, match="paired"):
         fidelity_differences(good, good[:10], good)

@@ -1,0 +1,203 @@
+"""Schedules compared on samples that no search saw, paired on the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optsteps.conditions import Cond, take
+from optsteps.denoisers import CountedDenoiser, Denoiser
+from optsteps.metrics.judges import Figure, Judge
+from optsteps.metrics.statistics import Interval, Verdict, paired_difference, verdict
+from optsteps.processes import Process
+from optsteps.sampling import sample
+from optsteps.schedules import Schedule
+from optsteps.solvers.base import Solver
+from optsteps.trajectories import end_points
+
+
+@dataclass(frozen=True)
+class Row:
+    """One schedule (or, for the oracle, one per sample), judged.
+
+    Attributes:
+        method: name of the method.
+        steps: solver steps.
+        nfe: network evaluations per sample, guidance included.
+        schedule: None for the oracle.
+        samples: final samples [B, ...].
+        figures: by name.
+        oracle: the schedule was searched for the very sample it is judged on, so the row is a bound and no rival.
+        search_nfe, search_seconds: what finding the schedules of all step counts cost, per sample of the search and in
+            all.
+        path_error: mean squared difference to the teacher at every time [n+1], None for the oracle.
+    """
+
+    method: str
+    steps: int
+    nfe: float
+    schedule: Schedule | None
+    samples: Tensor
+    figures: dict[str, Figure]
+    oracle: bool = False
+    search_nfe: float = 0.0
+    search_seconds: float = 0.0
+    path_error: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class VerdictRow:
+    """The paired difference method - rival of one figure at equal NFE, and what it allows to be said."""
+
+    method: str
+    rival: str
+    steps: int
+    nfe: float
+    figure: str
+    difference: Interval
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Unseen samples with the teacher's answer, for all rows alike.
+
+    Args:
+        denoiser, process, solver, teacher: as in the search.
+        noise: unit Gaussian [B, ...] that no search saw.
+        cond: goes with it.
+        judges: what to measure.
+        max_batch: most samples in one call of the denoiser.
+        traced: the first so many samples are also compared with the teacher along the way.
+    """
+
+    denoiser: Denoiser
+    process: Process
+    solver: Solver
+    teacher: Schedule
+    noise: Tensor
+    cond: Cond
+    judges: Sequence[Judge]
+    max_batch: int = 512
+    traced: int = 32
+    _answers: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def teacher_samples(self) -> Tensor:
+        """The teacher's final samples [B, ...], computed once."""
+        if "final" not in self._answers:
+            self._answers["final"] = self._final(CountedDenoiser(self.denoiser), self.teacher)
+        return self._answers["final"]
+
+    def judge(self, method: str, schedule: Schedule, search_nfe: float = 0.0, search_seconds: float = 0.0) -> Row:
+        """Sample with `schedule` and measure."""
+        denoiser = CountedDenoiser(self.denoiser)
+        x = self._final(denoiser, schedule)
+        nfe = denoiser.evaluations / len(self.noise)
+        return Row(
+            method,
+            schedule.steps,
+            nfe,
+            schedule,
+            x,
+            self._figures(x, self.teacher_samples(), self.cond),
+            search_nfe=search_nfe,
+            search_seconds=search_seconds,
+            path_error=self.path_error(schedule),
+        )
+
+    def judge_teacher(self) -> Row:
+        """The teacher itself, on the figures that do not compare with it."""
+        x = self.teacher_samples()
+        figures = self._figures(x, x, self.cond)
+        nfe = self.solver.nfe(self.teacher) * getattr(self.denoiser, "nfe", 1)
+        kept = {name: figure for name, figure in figures.items() if name not in ("mse", "psnr")}
+        return Row("teacher", self.teacher.steps, nfe, self.teacher, x, kept)
+
+    def judge_oracle(self, method: str, schedules: Sequence[Schedule]) -> Row:
+        """Sample k with schedule k, searched for it; the first len(schedules) samples of the trial."""
+        denoiser = CountedDenoiser(self.denoiser)
+        x = torch.cat(
+            [
+                sample(denoiser, schedule, self.solver, self.noise[k : k + 1], take(self.cond, slice(k, k + 1)))
+                for k, schedule in enumerate(schedules)
+            ]
+        )
+        figures = self._figures(x, self.teacher_samples()[: len(x)], take(self.cond, slice(0, len(x))))
+        # too few samples to say anything of a distribution
+        figures = {name: figure for name, figure in figures.items() if figure.values is not None}
+        return Row(method, schedules[0].steps, denoiser.evaluations / len(x), None, x, figures, oracle=True)
+
+    def path_error(self, schedule: Schedule) -> Tensor:
+        """Mean squared difference to the teacher at every time of `schedule` [n+1], float64, in units of x_0 (states
+        over alpha), over the first `traced` samples.
+
+        Between its own times the teacher is interpolated linearly in noise level, which is what Euler's steps are.
+        Where alpha is 0 the difference is NaN.
+        """
+        noise, cond = self.noise[: self.traced], take(self.cond, slice(0, self.traced))
+        if "path" not in self._answers:
+            self._answers["path"] = self._scaled(self.teacher, noise, cond)
+        teacher = self._answers["path"]
+        student = self._scaled(schedule, noise, cond)
+        # increasing levels, from the clean end
+        levels, wanted = self.teacher.noise_levels.flip(0), schedule.noise_levels
+        above = torch.searchsorted(levels, wanted).clamp(1, len(levels) - 1)
+        weight = ((wanted - levels[above - 1]) / (levels[above] - levels[above - 1])).clamp(0, 1)
+        path = teacher.flip(0)
+        weight = weight.reshape(-1, *(1,) * (path.ndim - 1)).to(path.device)
+        expected = torch.lerp(path[above - 1], path[above], weight)
+        return (student - expected).square().flatten(1).mean(1).cpu()
+
+    def _scaled(self, schedule: Schedule, noise: Tensor, cond: Cond) -> Tensor:
+        states = sample(self.denoiser, schedule, self.solver, noise, cond, return_trajectory=True).double()
+        alpha = self.process.alpha(schedule.times).to(states.device)
+        return states / alpha.reshape(-1, *(1,) * (states.ndim - 1))
+
+    def _final(self, denoiser: CountedDenoiser, schedule: Schedule) -> Tensor:
+        return end_points(denoiser, schedule, self.solver, self.noise, self.cond, self.max_batch)
+
+    def _figures(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
+        return {name: figure for judge in self.judges for name, figure in judge.judge(x, teacher, cond).items()}
+
+
+def verdicts(rows: Sequence[Row], method: str, figure: str) -> list[VerdictRow]:
+    """`method` against every other row of equal NFE that is no oracle, by the per-sample figure named."""
+    found = []
+    for mine in rows:
+        if mine.method != method or mine.oracle or figure not in mine.figures:
+            continue
+        for rival in rows:
+            comparable = rival.method != method and not rival.oracle and rival.nfe == mine.nfe
+            if not comparable or figure not in rival.figures:
+                continue
+            a, b = mine.figures[figure], rival.figures[figure]
+            if a.values is None or b.values is None or a.higher_is_better is None:
+                continue
+            difference = paired_difference(a.values, b.values)
+            said = verdict(difference, a.higher_is_better)
+            found.append(VerdictRow(method, rival.method, mine.steps, mine.nfe, figure, difference, said))
+    return found
+
+
+def as_data(row: Row) -> dict[str, Any]:
+    """A row as JSON data, without its samples."""
+    return {
+        "method": row.method,
+        "oracle": row.oracle,
+        "steps": row.steps,
+        "nfe": row.nfe,
+        "samples": len(row.samples),
+        "search_nfe": row.search_nfe,
+        "search_seconds": row.search_seconds,
+        "times": None if row.schedule is None else row.schedule.times.tolist(),
+        "noise_levels": None if row.schedule is None else row.schedule.noise_levels.tolist(),
+        "path_error": None if row.path_error is None else row.path_error.tolist(),
+        "figures": {
+            name: {"value": f.interval.value, "low": f.interval.low, "high": f.interval.high}
+            for name, f in row.figures.items()
+        },
+    }

@@ -1,0 +1,149 @@
+"""Judges: what is measured on the samples of a row, each under the names that tables show."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from optsteps.conditions import Cond
+from optsteps.metrics.accuracy import class_correct
+from optsteps.metrics.extractors import build_extractor, extract_features, register_extractor
+from optsteps.metrics.features import HIGHER_IS_BETTER, FidelitySettings, fidelity_intervals
+from optsteps.metrics.statistics import Interval, bootstrap, spread
+from optsteps.metrics.teacher import mse, psnr
+from optsteps.metrics.toy import Distribution, negative_log_likelihood, sliced_wasserstein
+from optsteps.models.checkpoint import load_network, resolve_weights
+from optsteps.models.classifier import Classifier
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number.
+
+    Attributes:
+        interval: value with its 95 % interval.
+        higher_is_better: direction; None where neither is.
+        values: one number per sample [B] where there is one, for paired differences.
+    """
+
+    interval: Interval
+    higher_is_better: bool | None
+    values: Tensor | None = None
+
+
+def sample_wise(values: Tensor, higher_is_better: bool | None) -> Figure:
+    """The mean of per-sample values [B] with its bootstrap interval."""
+    return Figure(bootstrap(values), higher_is_better, values.cpu())
+
+
+class Judge(ABC):
+    """Measures final samples."""
+
+    @abstractmethod
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
+        """Figures by name, for samples x [B, ...], the teacher's samples from the same noise, and their condition."""
+
+
+class TeacherJudge(Judge):
+    """PSNR (dB) and MSE to the teacher's samples from the same noise.
+
+    Args:
+        data_range: largest minus smallest possible value of the data, e.g. 2 for images in [-1, 1]. None leaves PSNR
+            out, for data without a range.
+    """
+
+    def __init__(self, data_range: float | None) -> None:
+        self.data_range = data_range
+
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
+        errors = mse(x, teacher)
+        figures = {"mse": sample_wise(errors, False)}
+        # PSNR is infinite where the two agree exactly, and has no mean then
+        if self.data_range is not None and bool((errors > 0).all()):
+            figures["psnr"] = sample_wise(psnr(x, teacher, self.data_range), True)
+        return figures
+
+
+class ClassJudge(Judge):
+    """How often a classifier sees the class that was asked for.
+
+    Args:
+        weights: of a `Classifier`, a path or `shipped:NAME`.
+    """
+
+    def __init__(self, weights: str) -> None:
+        self.classifier, _ = load_network(weights, Classifier)
+
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
+        if cond is None:
+            return {}
+        return {"accuracy": sample_wise(class_correct(self.classifier.to(x.device), x, cond), True)}
+
+
+class FidelityJudge(Judge):
+    """FID, KID, precision and recall of features, by torch-fidelity.
+
+    Args:
+        features: safetensors file with the reference "features" [M, F], a path or `shipped:NAME`.
+        figures: which of "fid", "kid", "precision", "recall" to compute.
+        sets: disjoint sets of samples behind the intervals.
+        classifier: weights of the `Classifier` whose features are compared; None for `extractor`.
+        extractor: name of one of torch-fidelity's own extractors, e.g. "inception-v3-compat".
+        extractor_weights: that extractor's weights file.
+    """
+
+    def __init__(
+        self,
+        features: str,
+        figures: list[str],
+        sets: int,
+        classifier: str | None = None,
+        extractor: str | None = None,
+        extractor_weights: str | None = None,
+    ) -> None:
+        if (classifier is None) == (extractor is None):
+            raise ValueError("FidelityJudge takes either a classifier or the name of an extractor")
+        if classifier is not None:
+            extractor = f"optsteps-{resolve_weights(classifier).stem}".replace("_", "-")
+            register_extractor(extractor, lambda: load_network(classifier, Classifier)[0])
+        assert extractor is not None
+        self.extractor = build_extractor(extractor, extractor_weights)
+        self.reference = load_file(resolve_weights(features))["features"]
+        self.sets, self.settings = sets, FidelitySettings(figures=tuple(figures))
+
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
+        if x.ndim != 4:
+            raise ValueError(f"FID and its kin compare images [B, C, H, W], not samples of shape {tuple(x.shape[1:])}")
+        found = extract_features(self.extractor.to(x.device), x)
+        intervals = fidelity_intervals(found, self.reference, self.sets, self.settings)
+        return {name: Figure(interval, HIGHER_IS_BETTER[name]) for name, interval in intervals.items()}
+
+
+class DistributionJudge(Judge):
+    """Against a known density: negative log-likelihood (nats) and sliced Wasserstein distance to true samples.
+
+    Samples less spread than the truth score a *lower* NLL than true samples: read it beside the entropy.
+
+    Args:
+        distribution: with `sample` and `log_prob`.
+        samples: true samples to compare with.
+    """
+
+    def __init__(self, distribution: Distribution, samples: int) -> None:
+        self.distribution = distribution
+        self.truth = distribution.sample(samples, torch.Generator().manual_seed(0))
+
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
+        x = x.cpu().double()
+        distance = spread(
+            torch.tensor([sliced_wasserstein(part, self.truth) for part in x.chunk(8)]),
+            center=sliced_wasserstein(x, self.truth),
+        )
+        return {
+            "nll": sample_wise(negative_log_likelihood(x, self.distribution.log_prob), None),
+            "sliced_wasserstein": Figure(distance, False),
+        }

@@ -1,0 +1,124 @@
+"""A model ready to be sampled: its denoiser under a process, and what a sampler must know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from optsteps.denoisers import Denoiser, EDMDenoiser, GuidedDenoiser
+from optsteps.models.analytic import GaussianMixture
+from optsteps.models.checkpoint import load_network
+from optsteps.models.unet import UNet
+from optsteps.processes import Process
+
+
+@dataclass(frozen=True)
+class Model:
+    """A denoiser with its surroundings.
+
+    Attributes:
+        name: what reports call it.
+        denoiser: D(x [B, *shape], t [B], cond), whose cond is class labels [B] or None.
+        process: the noising process it is sampled under.
+        shape: of one sample.
+        noise_levels: the largest and the smallest noise level it is used at.
+        num_classes: 0 for an unconditional model.
+        distribution: the truth, where it is known.
+    """
+
+    name: str
+    denoiser: Denoiser
+    process: Process
+    shape: tuple[int, ...]
+    noise_levels: tuple[float, float]
+    num_classes: int = 0
+    distribution: GaussianMixture | None = None
+
+    @property
+    def time_range(self) -> tuple[float, float]:
+        """t_max and t_min: the times of `noise_levels`, as far as the process reaches."""
+        high, low = self.noise_levels
+        if self.process.t_clean < 0:  # VP has a least and a greatest positive noise level
+            least, greatest = self.process.noise_level([0.0, self.process.t_limit]).tolist()
+            high, low = min(high, greatest), max(low, least)
+        return tuple(self.process.time_of_noise_level([high, low]).tolist())
+
+    def cond(self, index: Sequence[int] | range, device: torch.device) -> Tensor | None:
+        """Labels of the samples `index`: sample k has class k modulo the number of classes."""
+        return torch.tensor([k % self.num_classes for k in index], device=device) if self.num_classes else None
+
+
+def pretrained(
+    name: str,
+    weights: str,
+    process: Process,
+    device: torch.device,
+    shape: Sequence[int],
+    noise_max: float,
+    noise_min: float,
+    guidance: float = 1.0,
+    precision: str = "float32",
+) -> Model:
+    """An EDM-preconditioned U-Net from a weights file (see `optsteps.models.checkpoint`).
+
+    Args:
+        weights: a path or `shipped:NAME`.
+        guidance: scale of classifier-free guidance; 1 is the plain conditional model at 1 evaluation.
+        precision: of the network's arithmetic, "float32" or "bfloat16" (by autocast); states stay float32.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_network`; a guidance scale for an unconditional network; an unknown
+            precision.
+    """
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision must be 'float32' or 'bfloat16', got {precision!r}")
+    network, notes = load_network(weights, UNet)
+    network = network.to(device)
+
+    def in_bfloat16(*inputs: Tensor | None) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16):
+            return network(*inputs).float()
+
+    denoiser: Denoiser = EDMDenoiser(network if precision == "float32" else in_bfloat16, process, notes["sigma_data"])
+    if guidance != 1.0:
+        if network.num_classes == 0:
+            raise ValueError(f"guidance {guidance:g} needs a class-conditional network, and {weights} has no classes")
+        denoiser = GuidedDenoiser(denoiser, guidance, torch.tensor([network.num_classes], device=device))
+    return Model(name, denoiser, process, tuple(shape), (noise_max, noise_min), network.num_classes)
+
+
+def mixture(
+    name: str,
+    process: Process,
+    device: torch.device,
+    means: Sequence[Sequence[float]],
+    stds: Sequence[float],
+    noise_max: float,
+    noise_min: float,
+    weights: Sequence[float] | None = None,
+) -> Model:
+    """An exact Gaussian mixture; `device` is taken for the sake of one signature, its tensors follow the samples."""
+    exact = GaussianMixture(torch.tensor(means), torch.tensor(stds), None if weights is None else torch.tensor(weights))
+    levels = (noise_max, noise_min)
+    return Model(name, exact.denoiser(process), process, (exact.dimension,), levels, distribution=exact)
+
+
+def grid_mixture(
+    name: str,
+    process: Process,
+    device: torch.device,
+    rows: int,
+    columns: int,
+    spacing: float,
+    std: float,
+    noise_max: float,
+    noise_min: float,
+) -> Model:
+    """A 2D mixture of rows x columns equal Gaussians on a centred grid."""
+    means = torch.cartesian_prod(torch.arange(rows).double(), torch.arange(columns).double()) * spacing
+    means = means - means.mean(0)
+    stds = [std] * len(means)
+    return mixture(name, process, device, means.tolist(), stds, noise_max, noise_min)

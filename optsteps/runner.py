@@ -1,0 +1,229 @@
+"""One experiment: search with every method, compare on unseen samples, report."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger, WandbLogger
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from torch import Tensor
+
+import optsteps
+from optsteps.comparison import Row, Trial, VerdictRow, verdicts
+from optsteps.conditions import Cond
+from optsteps.denoisers import Denoiser
+from optsteps.methods import OSS, Method, SearchProblem, SearchResult
+from optsteps.metrics import Judge, entropy
+from optsteps.models import Model
+from optsteps.noise import unit_noise
+from optsteps.reporting.run_folder import write_report
+from optsteps.reporting.tables import terminal_table, verdict_sentences
+from optsteps.schedules import build_schedule
+
+# samples from this number on are for judging: no search sees them
+FIRST_TEST_SAMPLE = 1_000_000
+
+
+class Counter:
+    """Shows progress by the network evaluations that pass through `watch`."""
+
+    def __init__(self, console: Console) -> None:
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f} evaluations"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self.current: Any = None
+
+    @contextmanager
+    def stage(self, name: str, evaluations: float | None = None) -> Iterator[None]:
+        """Evaluations inside count for this line; a total is shown where it is known."""
+        self.current = self.progress.add_task(name, total=evaluations)
+        yield
+        done = self.progress.tasks[self.current].completed
+        self.progress.update(self.current, total=done, completed=done)
+        self.current = None
+
+    def watch(self, denoiser: Denoiser) -> Denoiser:
+        """`denoiser`, reporting here."""
+        nfe = getattr(denoiser, "nfe", 1)
+
+        def watched(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+            out = denoiser(x, t, cond)
+            if self.current is not None:
+                self.progress.advance(self.current, nfe * len(x))
+            return out
+
+        watched.nfe = nfe  # type: ignore[attr-defined]
+        return watched
+
+
+def run(config: DictConfig, folder: Path, method_name: str, command: str) -> list[Row]:
+    """Run the experiment that `config` describes and leave its report in `folder`.
+
+    Raises:
+        ValueError, OSError: with one paragraph that says what is wrong.
+    """
+    fabric: L.Fabric = instantiate(config.runner)
+    fabric.launch()
+    logger: Logger = instantiate(config.logger)
+    logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+    process = instantiate(config.process)
+    model: Model = instantiate(config.model, process=process, device=fabric.device)
+    solver = instantiate(config.solver)
+    t_max, t_min = model.time_range
+    teacher_options = {k: v for k, v in config.teacher.items() if k not in ("family", "steps")}
+    teacher = build_schedule(
+        config.teacher.family, process, config.teacher.steps, t_max=t_max, t_min=t_min, **teacher_options
+    )
+    methods: dict[str, Method] = {method_name: instantiate(config.method)}
+    for name, rival in config.rivals.items():
+        if name != method_name:
+            methods[name] = instantiate(rival)
+    judges = _judges(config, model)
+
+    counter = Counter(Console(stderr=True))
+    denoiser = counter.watch(model.denoiser)
+
+    def samples(index: range) -> tuple[Tensor, Cond]:
+        return unit_noise(config.seed, index, model.shape).to(fabric.device), model.cond(index, fabric.device)
+
+    def stated(index: range) -> SearchProblem:
+        noise, cond = samples(index)
+        return SearchProblem(denoiser, process, solver, noise, teacher, cond)
+
+    unseen = range(FIRST_TEST_SAMPLE, FIRST_TEST_SAMPLE + config.test.samples)
+    noise, cond = samples(unseen)
+    trial = Trial(denoiser, process, solver, teacher, noise, cond, judges, config.max_batch)
+    rows: list[Row] = []
+    with counter.progress:
+        problem = stated(range(config.search.samples))
+        results: dict[str, SearchResult] = {}
+        for name, method in methods.items():
+            with counter.stage(f"search {name}"):
+                results[name] = method.search(problem, config.steps)
+        with counter.stage("teacher", len(noise) * solver.nfe(teacher) * getattr(denoiser, "nfe", 1)):
+            rows.append(trial.judge_teacher())
+        with counter.stage("compare"):
+            for n in config.steps:
+                for name, result in results.items():
+                    rows.append(trial.judge(name, result.schedules[n], result.nfe, result.seconds))
+        main = methods[method_name]
+        if isinstance(main, OSS) and results[method_name].per_sample is not None and config.test.oracle > 1:
+            with counter.stage("oracle"):
+                rows += _oracle(main, method_name, trial, stated(unseen[: config.test.oracle]), config.steps)
+
+    found = verdicts(rows, method_name, config.metric.verdict)
+    facts = _facts(config, model, solver.name, teacher, command, fabric.device)
+    paths = write_report(folder, f"{model.name}: {method_name} with {solver.name}", rows, found, facts, method_name)
+    console = Console()
+    console.print(terminal_table(rows))
+    for sentence in verdict_sentences(found):
+        console.print(sentence)
+    console.print(f"report and schedules: {folder}")
+    _log(logger, rows, found, paths)
+    return rows
+
+
+def _judges(config: DictConfig, model: Model) -> list[Judge]:
+    judges = []
+    for judge in config.metric.judges:
+        built = instantiate(judge)
+        if isinstance(built, partial):  # a judge that needs the model's true distribution
+            if model.distribution is None:
+                raise ValueError(
+                    f"metric={built.func.__name__} needs a model whose density is known; {model.name} has none"
+                )
+            built = built(distribution=model.distribution)
+        judges.append(built)
+    return judges
+
+
+def _oracle(method: OSS, name: str, trial: Trial, problem: SearchProblem, steps: Sequence[int]) -> list[Row]:
+    """OSS per sample on the trial's own samples: a bound, marked as such."""
+    found = method.search(problem, steps).per_sample
+    assert found is not None
+    return [
+        trial.judge_oracle(f"{name}_per_sample", [method.path_schedule(problem, path) for path in found[n]])
+        for n in steps
+    ]
+
+
+def _facts(
+    config: DictConfig, model: Model, solver: str, teacher: Any, command: str, device: torch.device
+) -> dict[str, str]:
+    facts = {
+        "model": model.name,
+        "process": repr(model.process),
+        "solver": solver,
+        "teacher": f"{config.teacher.family}, {teacher.steps} steps, t {teacher.times[0]:g} to {teacher.times[-1]:g}",
+        "search samples": f"numbers 0 to {config.search.samples - 1} of seed {config.seed}",
+        "test samples": f"numbers {FIRST_TEST_SAMPLE} to {FIRST_TEST_SAMPLE + config.test.samples - 1} of that seed",
+        "command": command,
+        "device": str(device),
+        "versions": f"optsteps {optsteps.__version__}, torch {torch.__version__}, lightning {L.__version__}, "
+        f"Python {platform.python_version()}",
+        "commit": _commit(),
+    }
+    if model.distribution is not None:
+        value = entropy(model.distribution, 100_000, torch.Generator().manual_seed(0)).value
+        facts["entropy of the true distribution"] = f"{value:.3f} nats"
+    return facts
+
+
+def _commit() -> str:
+    """The commit the code was run from, where it lies in a git checkout."""
+    asked = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=Path(optsteps.__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return asked.stdout.strip() or "not a checkout"
+
+
+def _log(logger: Logger, rows: Sequence[Row], found: Sequence[VerdictRow], paths: Sequence[Path]) -> None:
+    """Figures to every logger; tables and pictures to W&B."""
+    for row in rows:
+        figures = {f"{row.method}/{name}": figure.interval.value for name, figure in row.figures.items()}
+        logger.log_metrics({**figures, f"{row.method}/nfe": row.nfe}, step=row.steps)
+    if isinstance(logger, WandbLogger):
+        names = sorted({name for row in rows for name in row.figures})
+        columns = ["method", "steps", "nfe", "oracle", *names]
+        table = [
+            [
+                r.method,
+                r.steps,
+                r.nfe,
+                r.oracle,
+                *(r.figures[n].interval.value if n in r.figures else None for n in names),
+            ]
+            for r in rows
+        ]
+        logger.log_table("comparison", columns=columns, data=table)
+        said = [
+            [v.rival, v.nfe, v.figure, v.difference.value, v.difference.low, v.difference.high, v.verdict]
+            for v in found
+        ]
+        logger.log_table(
+            "verdicts", columns=["rival", "nfe", "figure", "difference", "low", "high", "verdict"], data=said
+        )
+        for path in paths:
+            if path.suffix == ".png":
+                logger.log_image(path.stem, images=[str(path)])
+    logger.finalize("success")

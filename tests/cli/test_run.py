@@ -1,0 +1,193 @@
+"""The command as a user starts it: every config choice runs, errors are one paragraph, no file is half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from optsteps import Schedule
+from optsteps.cli import run as command
+from optsteps.cli.common import CONFIG_DIR
+
+TINY = ["steps=[2,3]", "teacher.steps=6", "search.samples=3", "test.samples=32", "test.oracle=3", "logger=none"]
+TINY_PLANE = ["model=mixture", "metric=toy"]
+CHOICES = sorted(
+    f"{file.parent.name}={file.stem}"
+    for group in ("process", "model", "solver", "method", "metric", "runner", "logger", "experiment")
+    for file in (CONFIG_DIR / group).glob("*.yaml")
+)
+# what a choice needs beside it: a metric for its data, a method for its solver, a logger that stays offline
+ALONGSIDE = {
+    "model=mixture": ["metric=toy"],
+    "model=grid": ["metric=toy"],
+    "metric=toy": ["model=mixture"],
+    "solver=heun": [*TINY_PLANE, "method=edm", "~method@rivals.oss_pooled"],
+    "logger=wandb": [*TINY_PLANE, "+logger.mode=offline"],
+    # noise levels of SD 1.5 under its own process
+    "method=published": [*TINY_PLANE, "process=vp"],
+    "experiment=mnist_fid": ["test.samples=48", "metric.judges.2.sets=4"],
+}
+
+
+def start(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> None:
+    """`optsteps OVERRIDES`, in this process, with `folder` as the run's."""
+    monkeypatch.setattr(sys, "argv", ["optsteps", f"hydra.run.dir={folder}", *overrides])
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    command.main()
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_of_every_group_runs(choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = choice.split("=")[0]
+    small = [o for o in TINY if not (group == "logger" and o.startswith("logger"))]
+    plane = TINY_PLANE if group in ("process", "solver", "method", "runner", "logger") else []
+    start(monkeypatch, tmp_path, choice, *dict.fromkeys([*small, *plane, *ALONGSIDE.get(choice, [])]))
+    results = json.loads((tmp_path / "metrics.json").read_text())
+    assert {row["steps"] for row in results["rows"]} == {2, 3, 6}
+    assert (tmp_path / "report.md").stat().st_size > 500
+    for n in (2, 3):
+        assert Schedule.load(tmp_path / f"schedule_{n}.json").steps == n
+
+
+def test_a_run_leaves_what_it_promises_and_is_repeatable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        start(monkeypatch, folder, *TINY)
+    written = {str(path.relative_to(folders[0])) for path in folders[0].rglob("*") if path.is_file()}
+    promised = {"metrics.json", "report.md", "schedules.png", "path_error.png", "samples_2.png", "schedule_3.json"}
+    assert promised | {".hydra/config.yaml"} <= written
+    first, second = (json.loads((folder / "metrics.json").read_text())["rows"] for folder in folders)
+    for a, b in zip(first, second, strict=True):
+        assert {k: v for k, v in a.items() if k != "search_seconds"} == {
+            k: v for k, v in b.items() if k != "search_seconds"
+        }
+    oracle = [row for row in first if row["oracle"]]
+    assert [row["samples"] for row in oracle] == [3, 3]
+    rivals = {row["method"] for row in first if not row["oracle"]}
+    assert rivals == {"teacher", "oss", "oss_pooled", "edm", "time_uniform", "logsnr"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["method=nonsense"], ["nonsense", "oss"]),
+        (["solver=nonsense"], ["nonsense", "euler"]),
+        (["solver=heun", "~method@rivals.oss_pooled"], ["heun", "euler"]),
+        (["steps=[9]"], ["9", "6"]),
+        (["steps=[0]"], ["0"]),
+        (["steps=[]"], ["[]"]),
+        (["teacher.family=nonsense"], ["nonsense", "time_uniform"]),
+        (["model.weights=/no/such/file"], ["/no/such/file", "shipped:mnist"]),
+        (["model.shape=[1,27,28]"], ["27"]),
+        (["model=mixture"], ["image"]),
+        (["metric=toy"], ["density"]),
+        (["nonsense=1"], ["nonsense"]),
+        (["search.samples=0"], ["samples"]),
+    ],
+)
+def test_errors_are_one_paragraph(
+    overrides: list[str], expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        start(monkeypatch, tmp_path, *TINY, *overrides)
+    assert stopped.value.code == 1
+    error = capsys.readouterr().err
+    message = error[error.index("error:") :]
+    assert "Traceback" not in error
+    for word in expected:
+        assert word in message
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_truncated_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    whole = (Path(command.__file__).parents[1] / "models" / "weights" / "mnist.safetensors").read_bytes()
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SystemExit):
+        start(monkeypatch, tmp_path / "run", *TINY, f"model.weights={broken}")
+    assert f"{broken} is truncated" in capsys.readouterr().err
+
+
+def test_output_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit):
+        start(monkeypatch, tmp_path / "file" / "run", *TINY, *TINY_PLANE)
+    error = capsys.readouterr().err
+    assert str(tmp_path / "file") in error
+    assert "Traceback" not in error
+
+
+def test_full_disk_leaves_no_half_written_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    real_fdopen = os.fdopen
+
+    def full(handle: int, mode: str = "r", *args, **kwargs):
+        file = real_fdopen(handle, mode, *args, **kwargs)
+        if mode == "wb":
+            file.write(b"half")
+            file.close()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return file
+
+    monkeypatch.setattr("optsteps.files.os.fdopen", full)
+    with pytest.raises(SystemExit):
+        start(monkeypatch, tmp_path, *TINY, *TINY_PLANE)
+    assert "No space left" in capsys.readouterr().err
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and ".hydra" not in path.parts]
+    assert all(path.suffix == ".log" for path in left), left
+
+
+def test_a_sweep_from_the_shell(tmp_path: Path) -> None:
+    overrides = [*TINY, *TINY_PLANE, f"hydra.sweep.dir={tmp_path}", "method=oss,edm", "seed=0,1", "-m"]
+    done = subprocess.run(
+        [sys.executable, "-m", "optsteps.cli.run", *overrides],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("*/metrics.json"))) == 4
+
+
+def test_core_imports_neither_hydra_nor_lightning_nor_wandb() -> None:
+    code = (
+        "import sys, optsteps, optsteps.methods, optsteps.solvers, optsteps.models\n"
+        "print([name for name in ('hydra', 'lightning', 'wandb', 'matplotlib') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_names_outside_users_rely_on() -> None:
+    from optsteps import SearchProblem, sample
+    from optsteps.methods import OSS
+    from optsteps.models.analytic import GaussianMixture
+    from optsteps.processes import EDM
+    from optsteps.schedules import build_schedule
+    from optsteps.solvers import build_solver
+
+    mix = GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), torch.tensor([0.3, 0.3]), torch.tensor([0.5, 0.5]))
+    noise = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    problem = SearchProblem(
+        denoiser=mix.denoiser(EDM()),
+        process=EDM(),
+        solver=build_solver("euler"),
+        noise=noise,
+        cond=None,
+        data=None,
+        data_cond=None,
+        teacher=build_schedule("edm", EDM(), steps=100, t_max=80.0, t_min=0.002),
+    )
+    found = OSS().search(problem, steps=[5, 10])
+    assert found.per_sample[10].shape == (4, 11)
+    assert bool((found.per_sample[10].diff(dim=1) > 0).all())
+    path = sample(problem.denoiser, found.schedules[10], problem.solver, noise, return_trajectory=True)
+    assert path.shape == (11, 4, 2)
