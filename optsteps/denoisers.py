@@ -116,6 +116,9 @@ class GuidedDenoiser:
         denoiser: takes cond or the null cond.
         scale: guidance scale; 1 is the conditional model (and still costs 2).
         null_cond: cond of the unconditional model, with batch size 1.
+
+    Raises:
+        ValueError: at a call, without a cond.
     """
 
     denoiser: Denoiser
@@ -124,6 +127,8 @@ class GuidedDenoiser:
     nfe: int = 2
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        if cond is None:
+            raise ValueError("guidance weighs a condition against none, so it needs a cond; got None")
         null = concatenate([self.null_cond] * len(x))
         both = self.denoiser(torch.cat([x, x]), torch.cat([t, t]), concatenate([cond, null]))
         conditional, unconditional = both.chunk(2)

@@ -24,12 +24,12 @@ from optsteps.comparison import Row, Trial, VerdictRow, verdicts
 from optsteps.conditions import Cond
 from optsteps.denoisers import Denoiser
 from optsteps.methods import OSS, Method, SearchProblem, SearchResult
-from optsteps.metrics import Judge, entropy
+from optsteps.metrics import Judge, TeacherJudge, entropy
 from optsteps.models import Model
 from optsteps.noise import unit_noise
 from optsteps.reporting.run_folder import write_report
 from optsteps.reporting.tables import terminal_table, verdict_sentences
-from optsteps.schedules import build_schedule
+from optsteps.schedules import Schedule, build_schedule
 
 # samples from this number on are for judging: no search sees them
 FIRST_TEST_SAMPLE = 1_000_000
@@ -83,7 +83,8 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     logger: Logger = instantiate(config.logger)
     logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     process = instantiate(config.process)
-    model: Model = instantiate(config.model, process=process, device=fabric.device)
+    # called with objects here: instantiate would take a dataclass among its arguments for a config
+    model: Model = instantiate(config.model, _partial_=True)(process=process, device=fabric.device)
     solver = instantiate(config.solver)
     t_max, t_min = model.time_range
     teacher_options = {k: v for k, v in config.teacher.items() if k not in ("family", "steps")}
@@ -128,7 +129,7 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
                 rows += _oracle(main, method_name, trial, stated(unseen[: config.test.oracle]), config.steps)
 
     found = verdicts(rows, method_name, config.metric.verdict)
-    facts = _facts(config, model, solver.name, teacher, command, fabric.device)
+    facts = _facts(config, model, solver.name, teacher, judges, command, fabric.device)
     paths = write_report(folder, f"{model.name}: {method_name} with {solver.name}", rows, found, facts, method_name)
     console = Console()
     console.print(terminal_table(rows))
@@ -164,7 +165,13 @@ def _oracle(method: OSS, name: str, trial: Trial, problem: SearchProblem, steps:
 
 
 def _facts(
-    config: DictConfig, model: Model, solver: str, teacher: Any, command: str, device: torch.device
+    config: DictConfig,
+    model: Model,
+    solver: str,
+    teacher: Schedule,
+    judges: Sequence[Judge],
+    command: str,
+    device: torch.device,
 ) -> dict[str, str]:
     facts = {
         "model": model.name,
@@ -179,6 +186,9 @@ def _facts(
         f"Python {platform.python_version()}",
         "commit": _commit(),
     }
+    for judge in judges:
+        if isinstance(judge, TeacherJudge) and judge.data_range is not None:
+            facts["PSNR data range"] = f"{judge.data_range:g}"
     if model.distribution is not None:
         value = entropy(model.distribution, 100_000, torch.Generator().manual_seed(0)).value
         facts["entropy of the true distribution"] = f"{value:.3f} nats"

@@ -185,8 +185,8 @@ def build_schedule(
         parameters: the family's own, see its docstring.
 
     Raises:
-        ValueError: unknown name or parameter, bad range, or a family that needs finite positive noise levels asked for an
-            end that has none (a flow's t = 1).
+        ValueError: unknown name or parameter, bad range, or a family that needs finite positive noise levels
+            asked for an end that has none (a flow's t = 1).
     """
     if name not in FAMILIES:
         raise ValueError(f"unknown schedule {name!r}; known: {', '.join(FAMILIES)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
@@ -207,7 +206,3 @@ class LossHistory(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.rows = list(state["rows"])
-
-    def curve(self, figure: str) -> Iterator[tuple[float, float]]:
-        """(step, value) of one figure."""
-        return ((row["step"], row[figure]) for row in self.rows if figure in row)

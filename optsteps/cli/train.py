@@ -17,6 +17,8 @@ from omegaconf import DictConfig
 from optsteps.cli.common import CONFIG_DIR, readable_errors
 from optsteps.files import write_atomically
 from optsteps.models.checkpoint import save_network
+from optsteps.reporting.card import model_card
+from optsteps.reporting.figures import loss_curve_png
 from optsteps.training import ImageData, LossHistory
 
 
@@ -50,21 +52,22 @@ def job(config: DictConfig) -> None:
     trainer.fit(task, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
     # Lightning has put the averaged weights into the module at the end of the fit
     if trainer.is_global_zero:
-        save_network(task.network, folder / f"{config.training.name}.safetensors", task.notes())
-        card = {
-            "name": config.training.name,
-            "data": train.name,
-            "training_samples": len(train),
-            "parameters": sum(p.numel() for p in task.network.parameters()),
-            "steps": trainer.global_step,
-            "batch_size": config.training.batch_size,
-            "ema_decay": config.training.ema_decay,
+        name = config.training.name
+        facts = {
+            "name": name,
+            "data": f"{train.name}, {len(train):,} training samples",
+            "network": f"{type(task.network).__name__}, {sum(p.numel() for p in task.network.parameters()):,} parameters",
+            "steps": f"{trainer.global_step:,} of batch size {config.training.batch_size}",
+            "EMA decay": str(config.training.ema_decay),
             "precision": precision,
+            "seed": str(config.seed),
             "command": " ".join(["optsteps-train", *sys.argv[1:]]),
-            "versions": {"torch": torch.__version__, "lightning": L.__version__},
-            "history": history.rows,
+            "versions": f"torch {torch.__version__}, lightning {L.__version__}",
         }
-        write_atomically(folder / f"{config.training.name}.json", json.dumps(card, indent=1).encode())
+        save_network(task.network, folder / f"{name}.safetensors", task.notes())
+        write_atomically(folder / f"{name}_history.json", json.dumps(history.rows, indent=1).encode())
+        write_atomically(folder / f"{name}_loss.png", loss_curve_png(history.rows))
+        write_atomically(folder / f"{name}.md", model_card(facts, history.rows, f"{name}_loss.png").encode())
 
 
 @readable_errors

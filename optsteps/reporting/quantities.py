@@ -1,0 +1,52 @@
+"""How each figure is written: its label, unit, scale and digits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from optsteps.metrics.statistics import Interval
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """How a figure is written: `scale` times the number, in `unit`, by `digits`; a difference of it as `amount`."""
+
+    label: str
+    unit: str = ""
+    scale: float = 1.0
+    digits: str = "#.3g"
+    amount: str = ""
+
+    def number(self, value: float, sign: str = "") -> str:
+        """`value` in this unit."""
+        places = int(self.digits[1]) if self.digits.endswith("f") else 15
+        rounded = round(self.scale * value, places) + 0.0  # never -0.00
+        return f"{rounded:{sign}{self.digits}}".removesuffix(".")
+
+    def interval(self, interval: Interval, sign: str = "") -> str:
+        """[low, high] in this unit."""
+        return f"[{self.number(interval.low, sign)}, {self.number(interval.high, sign)}]"
+
+    def difference(self, interval: Interval) -> str:
+        """The size of a difference in words, its direction left to the sentence around it."""
+        if interval.value < 0:
+            interval = Interval(-interval.value, -interval.high, -interval.low)
+        return f"{self.number(interval.value)} {self.amount or self.label} {self.interval(interval)}"
+
+
+QUANTITIES = {
+    "psnr": Quantity("PSNR", "dB", digits=".2f", amount="dB PSNR"),
+    "mse": Quantity("MSE"),
+    "accuracy": Quantity("accuracy", "%", 100, ".1f", "points of accuracy"),
+    "kid": Quantity("KID", "x 1000", 1000, ".2f", "thousandths of KID"),
+    "fid": Quantity("FID", digits=".2f"),
+    "precision": Quantity("precision", digits=".3f"),
+    "recall": Quantity("recall", digits=".3f"),
+    "nll": Quantity("NLL", "nats", digits=".3f", amount="nats of NLL"),
+    "sliced_wasserstein": Quantity("sliced Wasserstein"),
+}
+
+
+def quantity(name: str) -> Quantity:
+    """How the figure `name` is written; a figure unknown here under its own name with three digits."""
+    return QUANTITIES.get(name, Quantity(name))

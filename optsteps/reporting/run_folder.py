@@ -1,0 +1,101 @@
+"""What a run leaves in its folder: numbers, page, pictures and schedules."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from optsteps.comparison import Row, VerdictRow, as_data
+from optsteps.files import write_atomically
+from optsteps.reporting.canvas import steps_of
+from optsteps.reporting.figures import path_error_png, samples_figure, schedules_png
+from optsteps.reporting.report import report_markdown
+from optsteps.reporting.tables import TEACHER
+
+
+def write_report(
+    folder: Path,
+    title: str,
+    rows: Sequence[Row],
+    verdicts: Sequence[VerdictRow],
+    facts: Mapping[str, str],
+    method: str,
+) -> list[Path]:
+    """Write metrics.json, report.md, the pictures and every schedule; each file appears whole or not at all.
+
+    Args:
+        folder: made where it is missing.
+        title: heading of the report.
+        rows: all rows of the comparison.
+        verdicts: of the main method against its rivals.
+        facts: what the run was, by name.
+        method: the main method. Its schedules become schedule_{steps}.json; all others, the teacher's included, go to
+            schedules/{method}_{steps}.json.
+
+    Returns:
+        What was written.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    # the main method is drawn as the first
+    pictures = _pictures(sorted(rows, key=lambda row: row.method != method))
+    numbers = {
+        "title": title,
+        "method": method,
+        "facts": dict(facts),
+        "rows": [as_data(row) for row in rows],
+        "verdicts": [asdict(v) for v in verdicts],
+    }
+    images = {caption: name for name, (caption, _) in pictures.items()}
+    files = {name: png for name, (_, png) in pictures.items()}
+    files["metrics.json"] = as_json(numbers)
+    files["report.md"] = report_markdown(title, rows, verdicts, facts, images).encode()
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    paths = [folder / name for name in files]
+    for row in rows:
+        if row.schedule is not None:
+            own = row.method == method
+            name = f"schedule_{row.steps}.json" if own else f"schedules/{row.method}_{row.steps}.json"
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            row.schedule.save(folder / name)
+            paths.append(folder / name)
+    return paths
+
+
+def as_json(data: Any) -> bytes:
+    """JSON that every parser reads: a number that is not finite becomes null.
+
+    So the infinite noise level at a flow's t = 1 is null, while the times beside it are always numbers.
+    """
+    return json.dumps(_finite(data), indent=1, allow_nan=False).encode()
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def _pictures(rows: Sequence[Row]) -> dict[str, tuple[str, bytes]]:
+    """Caption and PNG by file name, of all pictures that these rows allow."""
+    found = {}
+    scheduled = [row for row in rows if row.schedule is not None and row.method != TEACHER]
+    if scheduled:
+        found["schedules.png"] = ("The schedules: noise level at each step", schedules_png(rows))
+    if any(row.path_error is not None for row in scheduled):
+        found["path_error.png"] = ("Error to the teacher along the trajectory", path_error_png(rows))
+    teacher = next((row for row in rows if row.method == TEACHER), None)
+    for n in steps_of(rows) if teacher is not None else []:
+        assert teacher is not None
+        png = samples_figure([row for row in rows if row.steps == n and row.method != TEACHER], teacher)
+        if png is not None:
+            found[f"samples_{n}.png"] = (f"Samples with {n} steps, from the same noise", png)
+    return found

@@ -1,0 +1,172 @@
+"""Tables of rows and verdicts, for the terminal and as Markdown, from one builder of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from optsteps.comparison import Row, VerdictRow
+from optsteps.metrics.judges import Figure
+from optsteps.reporting.quantities import QUANTITIES, quantity
+
+TEACHER = "teacher"
+CAPTION = (
+    "Value [95 % interval]. NFE: network evaluations per sample, guidance included; search NFE: what finding the "
+    "schedules of all step counts cost. Bold: the best estimate at equal NFE."
+)
+ORACLE_CAPTION = "Oracle: searched for the very sample it is judged on, a bound and no rival; n: how many samples."
+NOTHING = "-"
+NO_VERDICT = "No rival was sampled at equal NFE: there is no verdict."
+
+
+def figure_names(rows: Sequence[Row]) -> list[str]:
+    """Every figure that any row has, in the order of the columns."""
+    found = dict.fromkeys(name for row in rows for name in row.figures)
+    return [name for name in QUANTITIES if name in found] + [name for name in found if name not in QUANTITIES]
+
+
+class Cell(NamedTuple):
+    """A cell's main text and what stands beside it in Markdown, below it in the terminal."""
+
+    text: str
+    detail: str = ""
+    bold: bool = False
+
+
+def _header(rows: Sequence[Row], names: Sequence[str]) -> list[Cell]:
+    cells = [Cell("method"), Cell("steps"), Cell("NFE")]
+    for name in names:
+        higher = next(row.figures[name].higher_is_better for row in rows if name in row.figures)
+        arrow = {True: "↑", False: "↓", None: ""}[higher]
+        cells.append(Cell(quantity(name).label, f"{quantity(name).unit} {arrow}".strip()))
+    return [*cells, Cell("search", "NFE")]
+
+
+def _cells(row: Row, rows: Sequence[Row], names: Sequence[str]) -> list[Cell]:
+    mark = f"(oracle, n={len(row.samples)})" if row.oracle else ""
+    cells = [Cell(row.method, mark), Cell(str(row.steps)), Cell(f"{row.nfe:g}")]
+    for name in names:
+        if name in row.figures:
+            interval = row.figures[name].interval
+            text = quantity(name).number(interval.value)
+            cells.append(Cell(text, quantity(name).interval(interval), text == _best(row, rows, name)))
+        else:
+            cells.append(Cell(NOTHING))
+    searched = not (row.oracle or row.method == TEACHER)
+    return [*cells, Cell(f"{row.search_nfe:,.0f}" if searched else NOTHING)]
+
+
+def _best(row: Row, rows: Sequence[Row], name: str) -> str | None:
+    """The best value, as shown, among the rivals at the steps and NFE of `row`, itself included."""
+    if row.oracle or row.method == TEACHER:
+        return None
+    rivals: list[Figure] = [
+        other.figures[name]
+        for other in rows
+        if (other.steps, other.nfe) == (row.steps, row.nfe)
+        and not other.oracle
+        and other.method != TEACHER
+        and name in other.figures
+    ]
+    higher = rivals[0].higher_is_better
+    if len(rivals) < 2 or higher is None:
+        return None
+    return quantity(name).number((max if higher else min)(figure.interval.value for figure in rivals))
+
+
+def _ordered(rows: Sequence[Row]) -> list[Row]:
+    """The teacher, then by step count, oracles last in theirs."""
+    return sorted(rows, key=lambda row: (row.method != TEACHER, row.steps, row.oracle))
+
+
+def _caption(rows: Sequence[Row]) -> str:
+    return f"{CAPTION} {ORACLE_CAPTION}" if any(row.oracle for row in rows) else CAPTION
+
+
+def markdown_lines(header: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table whose first `left` columns are aligned left, the others right."""
+    rule = [":--" if i < left else "--:" for i in range(len(header))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *lines])
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """All figures of all rows as a Markdown table, with a line on how to read it."""
+
+    def joined(cell: Cell) -> str:
+        text = f"**{cell.text}**" if cell.bold else cell.text
+        return f"{text} {cell.detail}".strip()
+
+    names = figure_names(rows)
+    header = [joined(cell) for cell in _header(rows, names)]
+    lines = [[joined(cell) for cell in _cells(row, rows, names)] for row in _ordered(rows)]
+    return f"{markdown_lines(header, lines)}\n\n{_caption(rows)}"
+
+
+def terminal_table(rows: Sequence[Row]) -> Table:
+    """The same for the terminal, with intervals below their values.
+
+    MSE is left to the files where PSNR says the same: a table with few figures then fits 80 columns.
+    """
+    names = [name for name in figure_names(rows) if name != "mse" or not any("psnr" in row.figures for row in rows)]
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    table.caption, table.caption_justify = Text(_caption(rows)), "left"
+    for i, cell in enumerate(_header(rows, names)):
+        table.add_column(f"{cell.text}\n{cell.detail}", justify="right" if i else "left", vertical="top")
+    group = None
+    for row in _ordered(rows):
+        if group not in (None, (row.method == TEACHER, row.steps)):
+            table.add_section()
+        group = (row.method == TEACHER, row.steps)
+        table.add_row(
+            *(
+                Text.assemble((cell.text, "bold green" if cell.bold else ""), (f"\n{cell.detail}".rstrip(), "dim"))
+                for cell in _cells(row, rows, names)
+            )
+        )
+    return table
+
+
+def markdown_verdicts(verdicts: Sequence[VerdictRow]) -> str:
+    """The paired differences as a Markdown table, and what they say in a sentence per step count."""
+    return "\n\n".join([verdict_table(verdicts), *verdict_sentences(verdicts)]) if verdicts else NO_VERDICT
+
+
+def verdict_table(verdicts: Sequence[VerdictRow]) -> str:
+    """The paired differences as a Markdown table."""
+    lines = []
+    for v in verdicts:
+        shown = quantity(v.figure)
+        difference = f"{shown.number(v.difference.value, '+')} {shown.interval(v.difference, '+')}"
+        figure = f"{shown.label} {shown.unit}".strip()
+        lines.append([v.method, v.rival, str(v.steps), f"{v.nfe:g}", figure, difference, v.verdict])
+    header = ["method", "rival", "steps", "NFE", "figure", "method - rival [95 %]", "verdict"]
+    return markdown_lines(header, lines, left=2)
+
+
+def verdict_sentences(verdicts: Sequence[VerdictRow]) -> list[str]:
+    """One sentence per step count, e.g. "At 5 NFE oss is better than edm by 1.31 dB PSNR [1.20, 1.42]."."""
+    groups: dict[tuple[int, float, str, str], list[VerdictRow]] = {}
+    for v in verdicts:
+        groups.setdefault((v.steps, v.nfe, v.method, v.figure), []).append(v)
+    sentences = []
+    for (steps, nfe, method, figure), group in groups.items():
+        said = [
+            f"{word} than {v.rival} by {quantity(figure).difference(v.difference)}"
+            for word in ("better", "worse")
+            for v in group
+            if v.verdict == word
+        ]
+        draws = [v.rival for v in group if v.verdict == "no better"]
+        if draws:
+            said.append(f"no better than {_listed(draws, 'or')}")
+        budget = f"{nfe:g} NFE" if nfe == steps else f"{nfe:g} NFE ({steps} steps)"
+        sentences.append(f"At {budget} {method} is {_listed(said, 'and')}.")
+    return sentences
+
+
+def _listed(items: Sequence[str], last: str) -> str:
+    return f" {last} ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)

@@ -1,0 +1,69 @@
+"""Hand-made families as methods: the family's own schedule between the teacher's ends, at no evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from problems import PROCESSES, Watched, mixture_problem
+
+from optsteps.methods import HandMade
+from optsteps.processes import EDM, VP
+from optsteps.schedules import FAMILIES, Schedule, build_schedule
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"published"}))
+def test_schedules_are_the_familys_between_the_teachers_ends(family: str) -> None:
+    problem = mixture_problem("edm", samples=2, teacher_steps=20)
+    watched = Watched(problem.denoiser)
+    found = HandMade(family).search(dataclasses.replace(problem, denoiser=watched), [10, 5])
+    assert list(found.schedules) == [5, 10]
+    for n, schedule in found.schedules.items():
+        assert schedule == build_schedule(family, EDM(), n, t_max=80.0, t_min=0.002)
+        assert torch.equal(schedule.times[[0, -1]], problem.teacher.times[[0, -1]])
+    assert found.nfe == 0
+    assert found.per_sample is None
+    assert watched.batches == []
+
+
+def test_published_levels_need_no_ends() -> None:
+    process = VP.scaled_linear()
+    teacher = build_schedule("time_uniform", process, 20, t_max=999.0, t_min=0.0)
+    problem = dataclasses.replace(mixture_problem("vp", samples=1, teacher_steps=5), process=process, teacher=teacher)
+    found = HandMade("published", model="sdxl").search(problem, [10])
+    expected = build_schedule("published", process, 10, model="sdxl")
+    assert torch.equal(found.schedules[10].times, expected.times)
+
+
+def test_parameters_reach_the_family() -> None:
+    problem = mixture_problem("edm", samples=1, teacher_steps=5)
+    times = HandMade("edm", rho=3.0).search(problem, [4]).schedules[4].times
+    assert torch.equal(times, build_schedule("edm", EDM(), 4, 80.0, 0.002, rho=3.0).times)
+    with pytest.raises(ValueError, match="parameters"):
+        HandMade("edm", shift=3.0).search(problem, [4])
+
+
+def test_zero_ends_where_a_teacher_that_ends_clean_does() -> None:
+    problem = mixture_problem("vp", samples=1, teacher_steps=20)  # ends ..., 0, -1
+    schedule = HandMade("logsnr", final="zero").search(problem, [6]).schedules[6]
+    assert schedule.steps == 6
+    assert schedule.times[-2:].tolist() == problem.teacher.times[-2:].tolist() == [0.0, -1.0]
+    positive = dataclasses.replace(problem, teacher=Schedule(problem.teacher.times[:-1], problem.process))
+    assert HandMade("logsnr", final="zero").search(positive, [6]).schedules[6] == schedule
+
+
+def test_bad_input_is_named() -> None:
+    with pytest.raises(ValueError, match=r"unknown schedule 'emd'; known: .*edm"):
+        HandMade("emd")
+    problem = mixture_problem("edm", samples=1, teacher_steps=5)
+    with pytest.raises(ValueError, match=r"at least 1, got \[0\]"):
+        HandMade("edm").search(problem, [0])
+    with pytest.raises(ValueError, match="noise level is infinite"):
+        HandMade("edm").search(mixture_problem("flow", samples=1, teacher_steps=5), [3])
+
+
+def test_every_process_is_served() -> None:
+    for name, process in PROCESSES.items():
+        problem = mixture_problem(name, samples=1, teacher_steps=8)
+        assert HandMade("time_uniform").search(problem, [3]).schedules[3].process == process

@@ -1,0 +1,135 @@
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from optsteps.models.checkpoint import SHIPPED, load_network, resolve_weights, save_network
+from optsteps.models.classifier import Classifier
+from optsteps.models.unet import UNet
+
+Network = UNet | Classifier
+
+
+def _unet() -> UNet:
+    torch.manual_seed(0)
+    network = UNet(1, [4, 8], embedding=8, num_classes=3)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter)
+    return network
+
+
+def _classifier() -> Classifier:
+    torch.manual_seed(0)
+    network = Classifier(1, 8, width=4, features=6, num_classes=3)
+    network(torch.randn(5, 1, 8, 8))  # batch norm's statistics move away from their defaults
+    return network
+
+
+@pytest.mark.parametrize("build", [_unet, _classifier])
+def test_round_trip_is_bitwise(tmp_path: Path, build: Callable[[], Network]) -> None:
+    network, notes = build(), {"sigma_data": 0.1 + 0.2, "nested": {"list": [1, None, "ä"]}}
+    path = tmp_path / "new" / "network.safetensors"
+    save_network(network, path, notes)
+    again, read = load_network(path, type(network))
+    assert read == notes
+    assert again.config == network.config
+    state, state_again = network.state_dict(), again.state_dict()
+    assert list(state) == list(state_again)
+    assert all(torch.equal(state[key], state_again[key]) for key in state)
+    assert not again.training
+    assert not any(p.requires_grad for p in again.parameters())
+    assert [p.name for p in path.parent.iterdir()] == ["network.safetensors"]
+
+
+@pytest.mark.parametrize("name", sorted(f.stem for f in SHIPPED.glob("*.safetensors") if "features" not in f.stem))
+def test_shipped_weights_load(name: str) -> None:
+    file = SHIPPED / f"{name}.safetensors"
+    assert resolve_weights(f"shipped:{name}") == file
+    assert file.stat().st_size <= 10e6
+    network, _ = load_network(f"shipped:{name}", Classifier if "classifier" in name else UNet)
+    assert all(bool(torch.isfinite(p).all()) for p in network.parameters())
+
+
+def test_there_is_a_shipped_network() -> None:
+    assert SHIPPED.joinpath("mnist_classifier.safetensors").is_file()
+
+
+@pytest.mark.parametrize("path", ["nowhere/network.safetensors", "shipped:imagenet"])
+def test_missing_file(path: str) -> None:
+    named = path.removeprefix("shipped:")
+    with pytest.raises(FileNotFoundError, match=rf"no weights file at .*{named}.*shipped:mnist_classifier"):
+        load_network(path, UNet)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=tmp_path.name):
+        load_network(tmp_path, UNet)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, 0.5, 0.999])
+def test_truncated_file(tmp_path: Path, kept: float) -> None:
+    path = tmp_path / "network.safetensors"
+    save_network(_unet(), path, {})
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
+    with pytest.raises(ValueError, match=r"network\.safetensors is truncated or not a safetensors file"):
+        load_network(path, UNet)
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    torch.save({"state": Trap()}, path := tmp_path / "network.safetensors")
+    with pytest.raises(ValueError, match=r"network\.safetensors is truncated or not"):
+        load_network(path, UNet)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_another_class(tmp_path: Path) -> None:
+    save_network(_classifier(), path := tmp_path / "network.safetensors", {})
+    with pytest.raises(ValueError, match=r"network\.safetensors holds a Classifier, but a UNet is needed"):
+        load_network(path, UNet)
+
+
+UNET_HEADER = {"class": "UNet", "config": json.dumps(_unet().config), "notes": "{}"}
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (None, "does not say which network"),
+        ({"format": "pt"}, "does not say which network"),
+        ({**UNET_HEADER, "config": json.dumps({**_unet().config, "embedding": 16})}, "does not fit the UNet"),
+        ({**UNET_HEADER, "config": json.dumps({**_unet().config, "widths": [4]})}, "does not fit the UNet"),
+        ({**UNET_HEADER, "config": json.dumps({**_unet().config, "depth": 3})}, ""),
+        ({**UNET_HEADER, "config": "{"}, ""),
+        ({"class": "UNet", "notes": "{}"}, ""),
+        ({"class": "UNet", "config": UNET_HEADER["config"]}, ""),
+    ],
+    ids=["none", "foreign", "other sizes", "other layers", "unknown argument", "no json", "no config", "no notes"],
+)
+def test_headers_that_do_not_fit(tmp_path: Path, header: dict[str, str] | None, message: str) -> None:
+    path = tmp_path / "network.safetensors"
+    save_file(_unet().state_dict(), path, header)
+    with pytest.raises(ValueError, match=rf"network\.safetensors {message}"):
+        load_network(path, UNet)
+
+
+def test_interrupted_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_network(_unet(), path := tmp_path / "network.safetensors", {"run": 1})
+
+    def fail(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="No space"):
+        save_network(_unet(), path, {"run": 2})
+    assert load_network(path, UNet)[1] == {"run": 1}
+    assert len(list(tmp_path.iterdir())) == 1

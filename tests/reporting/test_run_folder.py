@@ -1,0 +1,87 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+from made_up import all_verdicts, image_rows, made_up, noise
+from PIL import Image
+
+from optsteps import Schedule
+from optsteps.comparison import Row
+from optsteps.processes import Flow
+from optsteps.reporting.run_folder import as_json, write_report
+
+
+def _refuse(token: str) -> None:
+    raise AssertionError(f"{token} is not JSON")
+
+
+def _write(folder: Path, rows: list[Row]) -> list[Path]:
+    return write_report(folder, "images: oss with euler", rows, all_verdicts(rows), {"model": "images"}, "oss")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
+    """One run's folder and what was said to be in it."""
+    folder = tmp_path_factory.mktemp("new") / "run"
+    return folder, _write(folder, image_rows())
+
+
+def test_everything_is_there_and_reads_back(written: tuple[Path, list[Path]]) -> None:
+    rows, (folder, paths) = image_rows(), written
+    assert sorted(paths) == sorted(path for path in folder.rglob("*") if path.is_file())
+    names = {str(path.relative_to(folder)) for path in paths}
+    expected = {"metrics.json", "report.md", "schedules.png", "path_error.png", "samples_5.png", "samples_10.png"}
+    expected |= {"schedule_5.json", "schedule_10.json", "schedules/edm_5.json", "schedules/teacher_100.json"}
+    assert expected <= names
+    assert len(names) == 6 + 9
+    assert Schedule.load(folder / "schedule_5.json") == rows[1].schedule
+    links = re.findall(r"!\[.+\]\((.+)\)", (folder / "report.md").read_text())
+    assert sorted(links) == ["path_error.png", "samples_10.png", "samples_5.png", "schedules.png"]
+    for link in links:
+        Image.open(folder / link).verify()
+
+
+def test_metrics_hold_rows_and_verdicts(written: tuple[Path, list[Path]]) -> None:
+    rows, (folder, _) = image_rows(), written
+    data = json.loads((folder / "metrics.json").read_text(), parse_constant=_refuse)
+    assert data["method"] == "oss"
+    assert data["facts"] == {"model": "images"}
+    assert [row["method"] for row in data["rows"]] == [row.method for row in rows]
+    oss = data["rows"][1]
+    assert oss["figures"]["psnr"]["value"] == rows[1].figures["psnr"].interval.value
+    assert len(data["verdicts"]) == 6
+    first = data["verdicts"][0]
+    assert (first["rival"], first["verdict"]) == ("edm", "better")
+    assert first["difference"]["low"] < first["difference"]["value"] < first["difference"]["high"]
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
+    assert json.loads(as_json({"a": [float("nan"), (1.5, float("-inf"))], "b": True})) == {
+        "a": [None, [1.5, None]],
+        "b": True,
+    }
+    _write(tmp_path, made_up(noise(16, 2), Flow(), 1.0, "zero"))
+    data = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=_refuse)
+    oss = data["rows"][1]
+    assert oss["noise_levels"][0] is None
+    assert oss["path_error"][0] is None
+    assert oss["times"][0] == 1.0
+
+
+def test_samples_that_cannot_be_drawn_leave_no_dead_link(tmp_path: Path) -> None:
+    _write(tmp_path, made_up(noise(16, 7)))
+    assert not list(tmp_path.glob("samples_*"))
+    assert "samples_" not in (tmp_path / "report.md").read_text()
+
+
+def test_a_run_without_rivals_or_teacher(tmp_path: Path) -> None:
+    only = [row for row in image_rows(8) if row.method == "oss" and row.steps == 5]
+    _write(tmp_path, only)
+    assert "no verdict" in (tmp_path / "report.md").read_text()
+
+
+def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        _write(tmp_path / "file", image_rows(8)[:2])

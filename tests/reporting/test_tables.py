@@ -1,0 +1,142 @@
+import io
+import json
+
+import pytest
+import torch
+from made_up import QUALITY, all_verdicts, image_rows, some_schedule
+from rich.console import Console
+
+from optsteps.comparison import Row, VerdictRow
+from optsteps.metrics.judges import Figure
+from optsteps.metrics.statistics import Interval
+from optsteps.reporting.quantities import quantity
+from optsteps.reporting.report import report_markdown
+from optsteps.reporting.tables import markdown_table, markdown_verdicts, terminal_table, verdict_sentences
+
+
+def _row(method: str, psnr: float, steps: int = 5, nfe: float = 5, oracle: bool = False, **others: Figure) -> Row:
+    found = {"psnr": Figure(Interval(psnr, psnr - 0.5, psnr + 0.5), True), **others}
+    return Row(method, steps, nfe, some_schedule(), torch.zeros(8 if oracle else 64, 2), found, oracle, 4950.0)
+
+
+def _lines(table: str) -> list[str]:
+    return [line for line in table.splitlines() if line.startswith("|")]
+
+
+def test_a_small_table_letter_by_letter() -> None:
+    rows = [
+        _row("oss_per_sample", 30, oracle=True),
+        _row("oss", 24, kid=Figure(Interval(-2e-6, -0.001, 0.00123), False)),
+        _row("edm", 22.706, accuracy=Figure(Interval(0.973, 0.95, 1.0), True)),
+        Row("teacher", 100, 200, some_schedule(), torch.zeros(64, 2), {"accuracy": Figure(Interval(1, 1, 1), True)}),
+    ]
+    assert _lines(markdown_table(rows)) == [
+        "| method | steps | NFE | PSNR dB ↑ | accuracy % ↑ | KID x 1000 ↓ | search NFE |",
+        "| :-- | --: | --: | --: | --: | --: | --: |",
+        "| teacher | 100 | 200 | - | 100.0 [100.0, 100.0] | - | - |",
+        "| oss | 5 | 5 | **24.00** [23.50, 24.50] | - | 0.00 [-1.00, 1.23] | 4,950 |",
+        "| edm | 5 | 5 | 22.71 [22.21, 23.21] | 97.3 [95.0, 100.0] | - | 4,950 |",
+        "| oss_per_sample (oracle, n=8) | 5 | 5 | 30.00 [29.50, 30.50] | - | - | - |",
+    ]
+    assert "searched for the very sample it is judged on" in markdown_table(rows)
+    assert "searched for the very sample" not in markdown_table(rows[1:])
+    assert "guidance included" in markdown_table(rows)
+
+
+def test_the_best_of_rivals_at_equal_steps_and_nfe_is_bold() -> None:
+    bold = [line for line in _lines(markdown_table(image_rows())) if "**" in line]
+    assert [line.split(" | ")[0] for line in bold if "**" in line.split(" | ")[3]] == ["| oss", "| oss"]
+    alone = [_row("oss", 20, nfe=9), _row("edm", 21, nfe=10), _row("teacher", 90, nfe=9)]
+    assert "**" not in markdown_table(alone)
+    tied = [_row("oss", 24.001), _row("edm", 24.002), _row("logsnr", 23.0)]
+    assert markdown_table(tied).count("**24.00**") == 2
+    lower = [
+        _row("oss", 1, mse=Figure(Interval(2.0, 1, 3), False)),
+        _row("edm", 1, mse=Figure(Interval(3.0, 1, 3), False)),
+    ]
+    assert "**2.00**" in markdown_table(lower)
+    undirected = [
+        _row("oss", 1, nll=Figure(Interval(2.0, 1, 3), None)),
+        _row("edm", 0, nll=Figure(Interval(3, 1, 3), None)),
+    ]
+    assert "| NLL nats |" in markdown_table(undirected)
+    assert "**2.000**" not in markdown_table(undirected)
+
+
+def test_groups_follow_the_step_count_with_oracles_last() -> None:
+    rows = image_rows()
+    methods = [line.split(" | ")[:2] for line in _lines(markdown_table(rows[::-1]))[2:]]
+    rivals = [f"| {name}" for name in reversed(QUALITY)]
+    group = [*rivals, "| oss_per_sample (oracle, n=16)"]
+    assert methods == [["| teacher", "100"], *([m, "5"] for m in group), *([m, "10"] for m in group)]
+
+
+def test_the_terminal_shows_the_same_numbers_in_80_columns() -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(terminal_table(image_rows()))
+    shown = console.export_text()
+    cells = [cell.replace("**", "") for line in _lines(markdown_table(image_rows()))[2:] for cell in line.split(" | ")]
+    values = [cell.split(" [") for cell in cells[3::8] + cells[5::8] if "[" in cell]
+    assert len(values) == 10 + 11
+    for value, interval in values:
+        assert value in shown
+        assert f"[{interval}" in shown
+    assert "(oracle, n=16)" in shown
+    assert "MSE" not in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "written"),
+    [
+        ("psnr", 21.305, "21.30"),
+        ("psnr", -0.001, "0.00"),
+        ("psnr", float("inf"), "inf"),
+        ("mse", 0.01234, "0.0123"),
+        ("mse", 123.4, "123"),
+        ("mse", 3.2e-6, "3.20e-06"),
+        ("accuracy", 0.9765, "97.7"),
+        ("lpips", 0.5, "0.500"),
+    ],
+)
+def test_digits(name: str, value: float, written: str) -> None:
+    assert quantity(name).number(value) == written
+
+
+def _verdict(rival: str, value: float, low: float, high: float, said: str, figure: str = "psnr") -> VerdictRow:
+    return VerdictRow("oss", rival, 5, 5, figure, Interval(value, low, high), said)  # type: ignore[arg-type]
+
+
+def test_verdicts_in_a_sentence() -> None:
+    better, draw = _verdict("edm", 1.31, 1.2, 1.42, "better"), _verdict("logsnr", 0.1, -0.1, 0.3, "no better")
+    said = "At 5 NFE oss is better than edm by 1.31 dB PSNR [1.20, 1.42] and no better than logsnr."
+    assert verdict_sentences([draw, better]) == [said]
+    worse = _verdict("beta", -0.02, -0.03, -0.01, "worse", "accuracy")
+    assert verdict_sentences([worse]) == ["At 5 NFE oss is worse than beta by 2.0 points of accuracy [1.0, 3.0]."]
+    less = _verdict("edm", -0.004, -0.005, -0.003, "better", "mse")
+    others = [_verdict(name, 0, -1, 1, "no better", "mse") for name in ("a", "b", "c")]
+    expected = "At 5 NFE oss is better than edm by 0.00400 MSE [0.00300, 0.00500] and no better than a, b or c."
+    assert verdict_sentences([less, *others]) == [expected]
+    heun = VerdictRow("oss", "edm", 5, 9, "psnr", Interval(0, -1, 1), "no better")
+    assert verdict_sentences([heun]) == ["At 9 NFE (5 steps) oss is no better than edm."]
+
+
+def test_verdicts_as_a_table() -> None:
+    text = markdown_verdicts([_verdict("edm", -1.31, -1.42, -1.2, "worse")])
+    assert _lines(text)[2] == "| oss | edm | 5 | 5 | PSNR dB | -1.31 [-1.42, -1.20] | worse |"
+    assert text.endswith("At 5 NFE oss is worse than edm by 1.31 dB PSNR [1.20, 1.42].")
+    assert "no verdict" in markdown_verdicts([])
+
+
+def test_the_report_says_first_what_was_found() -> None:
+    rows = image_rows()
+    facts = {"PSNR data range": "2", "command": "optsteps\nmethod=oss"}
+    text = report_markdown("mnist: oss", rows, all_verdicts(rows), facts, {"Schedules": "schedules.png"})
+    first, second, *_ = text.split("\n\n")
+    assert first == "# mnist: oss"
+    assert second == f"**{verdict_sentences(all_verdicts(rows))[0]}**"
+    assert "better than edm" in second
+    for said in ("data range 2,", "![Schedules](schedules.png)", "- **command**: optsteps method=oss\n", "64 samples"):
+        assert said in text
+    assert "FID falls" not in text
+    assert "no verdict" in report_markdown("x", rows, [], {}, {})
+    assert json.loads(json.dumps(text)) == text

@@ -1,0 +1,407 @@
+import itertools
+import json
+import math
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from optsteps import Schedule, build_schedule
+from optsteps.processes import EDM, VP, Flow, Process
+from optsteps.schedules import FAMILIES
+
+SD = VP.scaled_linear()
+# a process and a range of its times with finite positive noise levels
+RANGES: dict[str, tuple[Process, float, float]] = {
+    "edm": (EDM(), 80.0, 0.002),
+    "vp": (VP.linear(), 999.0, 0.0),
+    "sd": (SD, 987.6, 1.5),
+    "flow": (Flow(), 0.987, 0.003),
+}
+FORMULAS = [name for name in FAMILIES if name != "published"]
+SD15 = [14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029]
+
+betas = st.lists(st.floats(1e-3, 0.5), min_size=2, max_size=20)
+json_data = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def schedules(draw: st.DrawFn) -> Schedule:
+    process: Process = draw(st.sampled_from([EDM(), Flow()]) | betas.map(VP.from_betas))
+    noisy = st.lists(st.floats(0, min(process.t_limit, 1e300)), min_size=2, max_size=10, unique=True)
+    times = sorted(draw(noisy), reverse=True)
+    if process.t_clean < 0 and draw(st.booleans()):
+        times.append(process.t_clean)
+    n, channels = len(times) - 1, draw(st.integers(1, 3))
+    numbers = st.floats(allow_nan=False, allow_infinity=False)
+    amplitude = st.lists(numbers, min_size=n * channels * 2, max_size=n * channels * 2)
+    return Schedule(
+        times,
+        process,
+        orders=draw(st.none() | st.lists(st.integers(1, 9), min_size=n, max_size=n)),
+        initial_scale=draw(st.none() | st.floats(0, exclude_min=True, allow_infinity=False)),
+        amplitude=draw(
+            st.none() | amplitude.map(lambda flat: torch.tensor(flat, dtype=torch.float64).reshape(n, channels, 2))
+        ),
+        metadata=draw(st.dictionaries(st.text(), json_data, max_size=3)),
+    )
+
+
+@settings(deadline=None, max_examples=150)
+@given(schedules())
+def test_json_round_trip_is_exact(tmp_path_factory: pytest.TempPathFactory, schedule: Schedule) -> None:
+    path = tmp_path_factory.mktemp("round_trip") / "new" / "schedule.json"
+    schedule.save(path)
+    again = Schedule.load(path)
+    assert again == schedule
+    assert hash(again) == hash(schedule)
+    assert torch.equal(again.times, schedule.times)
+    assert torch.equal(again.noise_levels, schedule.noise_levels)
+    assert (again.orders, again.initial_scale) == (schedule.orders, schedule.initial_scale)
+    assert again.metadata == schedule.metadata
+    assert (again.amplitude is None) == (schedule.amplitude is None)
+    if again.amplitude is not None:
+        assert torch.equal(again.amplitude, schedule.amplitude)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_attributes() -> None:
+    s = Schedule(times=[80.0, 10.0, 1.0, 0.0], process=EDM())
+    assert (s.times.dtype, s.times.tolist(), s.steps) == (torch.float64, [80, 10, 1, 0], 3)
+    assert torch.equal(s.noise_levels, s.times)
+    assert (s.scale.item(), Schedule([9, 1], EDM(), initial_scale=3.5).scale.item()) == (80, 3.5)
+    assert Schedule([0.5, 0.2], Flow()).noise_levels.tolist() == [1, 0.25]
+    assert Schedule([1.0, 0.2], Flow()).noise_levels[0].item() == math.inf
+    with pytest.raises(AttributeError):
+        s.times = torch.zeros(2)  # type: ignore[misc]
+
+
+def test_schedule_keeps_a_copy_and_the_graph_of_its_times(tmp_path: Path) -> None:
+    times = torch.tensor([2.0, 1.0], dtype=torch.float64, requires_grad=True)
+    schedule = Schedule(times, EDM())
+    schedule.save(tmp_path / "schedule.json")
+    schedule.noise_levels.sum().backward()
+    assert times.grad is not None
+    assert times.grad.tolist() == [1, 1]
+    with torch.no_grad():
+        times[0] = 5
+    assert schedule.times[0].item() == 2
+
+
+def test_equality_sees_every_field() -> None:
+    same: dict[str, Any] = {"times": [3, 2, 1], "process": EDM()}
+    changed: list[dict[str, Any]] = [
+        {"times": [3, 2, 1.0000001]},
+        {"times": [3, 1]},
+        {"process": VP.linear()},
+        {"orders": [1, 2]},
+        {"initial_scale": 3.0},
+        {"amplitude": torch.ones(2, 1, 2)},
+        {"metadata": {"a": 1}},
+    ]
+    variants = [Schedule(**same), *(Schedule(**{**same, **change}) for change in changed)]
+    assert Schedule(**same) == variants[0]
+    assert all((a == b) == (i == j) for i, a in enumerate(variants) for j, b in enumerate(variants))
+    assert variants[0] != "a schedule"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"times": [1.0]}, r"at least two times, got shape \(1,\)"),
+        ({"times": [[2.0, 1.0]]}, r"got shape \(1, 2\)"),
+        ({"times": [2.0, math.nan, 1.0]}, "time 1 of the schedule is nan"),
+        ({"times": [math.inf, 1.0]}, "time 0 of the schedule is inf"),
+        ({"times": [3.0, 2.0, 2.0]}, "time 2 is 2 after 2"),
+        ({"times": [3.0, 1.0, 2.0]}, "strictly decreasing, but time 2 is 2 after 1"),
+        ({"times": [1.0, -0.1]}, r"time 1 of the schedule is -0\.1\d*, outside the process EDM"),
+        ({"times": [1.5, 0.5], "process": Flow()}, r"time 0 of the schedule is 1\.5, outside .*from 0 to 1"),
+        ({"times": [1000.0, 1.0], "process": SD}, r"1000, outside .*from -1 to 999"),
+        ({"times": [9.0, -0.5], "process": SD}, r"time 1 of the schedule is -0\.5"),
+        ({"orders": [1]}, r"2 integers of at least 1.*got \(1,\)"),
+        ({"orders": [1, 0]}, r"got \(1, 0\)"),
+        ({"initial_scale": 0.0}, "initial_scale must be finite and positive, got 0"),
+        ({"initial_scale": math.nan}, "got nan"),
+        ({"amplitude": torch.ones(3, 1, 2)}, r"shape \[2, channels, 2\], got \(3, 1, 2\)"),
+        ({"amplitude": torch.ones(2, 2)}, r"got \(2, 2\)"),
+        ({"amplitude": torch.full((2, 1, 2), math.nan)}, "amplitude must be finite"),
+    ],
+)
+def test_bad_schedules(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Schedule(**{"times": [3.0, 2.0, 1.0], "process": EDM(), **fields})
+
+
+# families ------------------------------------------------------------------------------------------------------------
+
+
+def _build(family: str, where: str, steps: int, **parameters: Any) -> Schedule:
+    process, t_max, t_min = RANGES[where]
+    return build_schedule(family, process, steps=steps, t_max=t_max, t_min=t_min, **parameters)
+
+
+@pytest.mark.parametrize("where", RANGES)
+@pytest.mark.parametrize("family", FORMULAS)
+@settings(deadline=None, max_examples=15)
+@given(steps=st.integers(2, 120), final=st.sampled_from(["t_min", "zero"]))
+def test_every_family_under_every_process(family: str, where: str, steps: int, final: str) -> None:
+    process, t_max, t_min = RANGES[where]
+    schedule = _build(family, where, steps, final=final)
+    times = schedule.times.tolist()
+    assert schedule.steps == steps
+    assert (schedule.process, schedule.metadata["family"]) == (process, family)
+    assert times[0] == t_max
+    assert times[-2:][final == "t_min"] == t_min
+    assert final == "t_min" or times[-1] == process.t_clean
+    assert all(a > b for a, b in itertools.pairwise(times))
+
+
+@pytest.mark.parametrize("family", FORMULAS)
+def test_one_step_is_the_two_ends(family: str) -> None:
+    assert _build(family, "edm", 1).times.tolist() == [80, 0.002]
+
+
+def _karras(high: float, low: float, n: int, rho: float) -> np.ndarray:
+    i = np.arange(n + 1)
+    return (high ** (1 / rho) + i / n * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+
+
+def _arctan(high: float, low: float, n: int, scale: float) -> np.ndarray:
+    return scale * np.tan(np.linspace(np.arctan(high / scale), np.arctan(low / scale), n + 1))
+
+
+def _polyexponential(high: float, low: float, n: int, rho: float) -> np.ndarray:
+    return np.exp(np.linspace(1, 0, n + 1) ** rho * (np.log(high) - np.log(low)) + np.log(low))
+
+
+@pytest.mark.parametrize("where", RANGES)
+@pytest.mark.parametrize(
+    ("family", "parameters", "levels"),
+    [
+        ("edm", {}, lambda high, low, n: _karras(high, low, n, 7)),
+        ("edm", {"rho": 3.0}, lambda high, low, n: _karras(high, low, n, 3)),
+        ("logsnr", {}, lambda high, low, n: np.geomspace(high, low, n + 1)),
+        ("exponential", {}, lambda high, low, n: np.geomspace(high, low, n + 1)),
+        ("exponential", {"rho": 0.6}, lambda high, low, n: _polyexponential(high, low, n, 0.6)),
+        ("cosine", {}, lambda high, low, n: _arctan(high, low, n, 1)),
+        ("cosine", {"scale": 0.5}, lambda high, low, n: _arctan(high, low, n, 0.5)),
+    ],
+)
+def test_families_defined_in_noise_levels(
+    family: str, parameters: dict[str, float], levels: Callable[..., np.ndarray], where: str
+) -> None:
+    process, t_max, t_min = RANGES[where]
+    expected = levels(*process.noise_level([t_max, t_min]).tolist(), 13)
+    np.testing.assert_allclose(_build(family, where, 13, **parameters).noise_levels, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("where", RANGES)
+@pytest.mark.parametrize(
+    ("family", "parameters", "times"),
+    [
+        ("time_uniform", {}, lambda high, low, n: np.linspace(high, low, n + 1)),
+        ("time_quadratic", {}, lambda high, low, n: np.linspace(high**0.5, low**0.5, n + 1) ** 2),
+        ("beta", {}, lambda high, low, n: low + (high - low) * stats.beta.ppf(np.linspace(1, 0, n + 1), 0.6, 0.6)),
+        (
+            "beta",
+            {"alpha": 1.5, "beta": 0.8},
+            lambda high, low, n: low + (high - low) * stats.beta.ppf(np.linspace(1, 0, n + 1), 1.5, 0.8),
+        ),
+    ],
+)
+def test_families_defined_in_times(
+    family: str, parameters: dict[str, float], times: Callable[..., np.ndarray], where: str
+) -> None:
+    _, t_max, t_min = RANGES[where]
+    np.testing.assert_allclose(_build(family, where, 13, **parameters).times, times(t_max, t_min, 13), rtol=1e-12)
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
+def test_flow_shift_is_sd3s(shift: float) -> None:
+    u = np.linspace(1, 0, 11)
+    times = build_schedule("flow_shift", Flow(), steps=10, t_max=1.0, t_min=0.0, shift=shift).times
+    np.testing.assert_allclose(times, shift * u / (1 + (shift - 1) * u), rtol=1e-12)
+
+
+@pytest.mark.parametrize("where", RANGES)
+@pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
+def test_flow_shift_multiplies_noise_levels(shift: float, where: str) -> None:
+    unshifted = _build("flow_shift", where, 10, shift=shift).noise_levels.numpy() / shift
+    u = unshifted / (1 + unshifted)
+    np.testing.assert_allclose(np.diff(u), np.diff(u).mean(), rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("model", "timesteps"),
+    [
+        # the timesteps that AYS's authors released beside the noise levels, SD's own clock rounded
+        ("sd15", [999, 850, 736, 645, 545, 455, 343, 233, 124, 24, 0]),
+        ("sdxl", [999, 845, 730, 587, 443, 310, 193, 116, 53, 13, 0]),
+    ],
+)
+def test_published_constants_snap_to_stable_diffusion(model: str, timesteps: list[int]) -> None:
+    times = build_schedule("published", SD, steps=10, model=model).times
+    assert times[[0, -1]].tolist() == [999, 0]
+    np.testing.assert_allclose(times, timesteps, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("model", "ends"), [("sd15", (14.615, 0.029)), ("deepfloyd_if", (160.41, 0.006)), ("svd", (700.0, 0.002))]
+)
+def test_published_ends_under_edm(model: str, ends: tuple[float, float]) -> None:
+    assert build_schedule("published", EDM(), steps=10, model=model).times[[0, -1]].tolist() == pytest.approx(ends)
+
+
+@pytest.mark.parametrize("process", [EDM(), SD, Flow()], ids=["edm", "sd", "flow"])
+@pytest.mark.parametrize("steps", [3, 10, 20, 50])
+def test_published_interpolation_is_log_linear(process: Process, steps: int) -> None:
+    expected = np.exp(np.interp(np.linspace(0, 10, steps + 1), np.arange(11), np.log(SD15)))
+    if process is SD:
+        expected = expected.clip(*SD.noise_level([0.0, 999.0]).tolist())
+    np.testing.assert_allclose(build_schedule("published", process, steps=steps).noise_levels, expected, rtol=1e-9)
+    zero = build_schedule("published", process, steps=steps + 1, final="zero")
+    np.testing.assert_allclose(zero.noise_levels, [*expected, 0], rtol=1e-9)
+
+
+# refusals ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["edm", "logsnr", "exponential", "cosine"])
+def test_the_noisy_end_of_a_flow_has_no_noise_level(family: str) -> None:
+    with pytest.raises(ValueError, match="at t_max = 1 the noise level is infinite") as refusal:
+        build_schedule(family, Flow(), steps=4, t_max=1.0, t_min=0.01)
+    named = re.search(r"for instance t_max = ([\d.]+)", str(refusal.value))
+    assert named is not None
+    assert build_schedule(family, Flow(), steps=4, t_max=float(named[1]), t_min=0.01).steps == 4
+
+
+@pytest.mark.parametrize("family", ["time_uniform", "time_quadratic", "beta", "flow_shift"])
+def test_families_of_times_start_a_flow_at_its_noisy_end(family: str) -> None:
+    assert build_schedule(family, Flow(), steps=4, t_max=1.0, t_min=0.0).times[[0, -1]].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "karras"}, "unknown schedule 'karras'; known: edm, .*published"),
+        ({"t_max": 1.0, "t_min": 1.0}, r"t_max = 1 and t_min = 1 .* t_max > t_min"),
+        ({"t_max": 0.5, "t_min": 1.0}, "t_max = 0.5"),
+        ({"t_min": -1.0}, "t_min = -1"),
+        ({"t_max": math.nan}, "t_max = nan"),
+        ({"t_max": math.inf}, "t_max = inf"),
+        ({"t_max": None}, "edm needs t_max and t_min"),
+        ({"process": SD, "t_max": 1000.0, "t_min": 1.0}, r"t_max = 1000 .*-1 to 999"),
+        ({"steps": 0}, "at least 1 steps, got 0"),
+        ({"steps": 2.5}, "got 2.5"),
+        ({"steps": 1, "final": "zero"}, "at least 2 steps, got 1"),
+        ({"final": "t_max"}, "final must be 't_min' or 'zero', got 't_max'"),
+        ({"name": "logsnr", "t_min": 0.0}, "t_min = 0 the noise level is 0.*final='zero'"),
+        ({"name": "time_quadratic", "process": SD, "t_min": -1.0}, "t_min of at least 0, got -1"),
+        ({"rho": 0.0}, "rho must be positive, got 0"),
+        ({"name": "exponential", "rho": -1.0}, "rho must be positive, got -1"),
+        ({"name": "cosine", "scale": 0.0}, "scale must be positive, got 0"),
+        ({"name": "beta", "alpha": 0.0}, "alpha and beta must be positive, got 0"),
+        ({"name": "flow_shift", "shift": -3.0}, "shift must be positive, got -3"),
+        ({"rhoo": 7.0}, "rhoo"),
+        ({"name": "published", "model": "sd3"}, "no published levels for 'sd3'; known: sd15, sdxl, deepfloyd_if, svd"),
+        ({"name": "published", "model": "svd", "process": SD}, r"svd run from 700 to 0\.002.*another model"),
+    ],
+)
+def test_refusals(fields: dict[str, Any], message: str) -> None:
+    request = {"name": "edm", "process": EDM(), "steps": 5, "t_max": 80.0, "t_min": 0.002, **fields}
+    with pytest.raises(ValueError, match=message):
+        build_schedule(**request)
+
+
+# files ---------------------------------------------------------------------------------------------------------------
+
+
+def _fail(error: type[BaseException]) -> Callable[..., None]:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error("No space left on device")
+
+    return fail
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("function", ["replace", "fdopen", "chmod"])
+def test_interrupted_save_leaves_the_folder_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, error: type[BaseException]
+) -> None:
+    old, new = _build("edm", "edm", 3), _build("edm", "edm", 4)
+    old.save(tmp_path / "old.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, function, _fail(error))
+        for name in ["old.json", "new.json"]:
+            with pytest.raises(error, match="No space"):
+                new.save(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["old.json"]
+    assert Schedule.load(tmp_path / "old.json") == old
+
+
+def test_metadata_that_json_cannot_hold_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="Tensor"):
+        Schedule([2, 1], EDM(), metadata={"bad": torch.ones(1)}).save(tmp_path / "schedule.json")
+    assert not list(tmp_path.iterdir())
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.data())
+def test_truncated_file(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    path = tmp_path_factory.mktemp("truncated") / "schedule.json"
+    _build("edm", "edm", 3).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+    with pytest.raises(ValueError, match=r"schedule\.json is not a schedule"):
+        Schedule.load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "another"},
+        {"version": 2},
+        {"process": {"name": "ve"}},
+        {"process": {"name": "vp"}},
+        {"process": 3},
+        {"times": None},
+        {"times": "80"},
+        {"times": ["80", "1"]},
+        {"times": [1.0, 2.0]},
+        {"times": [2.0, -1.0]},
+        {"orders": 3},
+        {"orders": ["a", "b", "c"]},
+        {"initial_scale": "large"},
+        {"amplitude": "large"},
+        {"metadata": 3},
+    ],
+    ids=str,
+)
+def test_content_that_is_no_schedule_names_the_file(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "schedule.json"
+    _build("edm", "edm", 3).save(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ValueError, match=r"schedule\.json"):
+        Schedule.load(path)
+
+
+def test_other_json_and_missing_file(tmp_path: Path) -> None:
+    path = tmp_path / "schedule.json"
+    for content in ["[]", "{}", "3", "null", "\xff"]:
+        path.write_text(content, encoding="latin-1")
+        with pytest.raises(ValueError, match=r"schedule\.json"):
+            Schedule.load(path)
+    with pytest.raises(FileNotFoundError, match=r"missing\.json"):
+        Schedule.load(tmp_path / "missing.json")
