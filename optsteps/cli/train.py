@@ -49,15 +49,23 @@ def job(config: DictConfig) -> None:
         default_root_dir=str(folder),
     )
     last = folder / "checkpoints" / "last.ckpt"
-    trainer.fit(task, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
-    # Lightning has put the averaged weights into the module at the end of the fit
+    checkpoint = torch.load(last, map_location="cpu", weights_only=True) if last.exists() else None
+    if checkpoint is None or checkpoint["global_step"] < config.training.max_steps:
+        # Lightning puts the averaged weights into the module at the end of the fit
+        trainer.fit(task, datamodule=data, ckpt_path=None if checkpoint is None else last, weights_only=True)
+        steps = trainer.global_step
+    else:
+        # a finished training: its checkpoint holds the averaged weights, which a fit of no steps would not restore
+        task.load_state_dict(checkpoint["state_dict"])
+        history.load_state_dict(next(s for key, s in checkpoint["callbacks"].items() if key.startswith("LossHistory")))
+        steps = checkpoint["global_step"]
     if trainer.is_global_zero:
         name = config.training.name
         facts = {
             "name": name,
             "data": f"{train.name}, {len(train):,} training samples",
             "network": f"{type(task.network).__name__}, {sum(p.numel() for p in task.network.parameters()):,} parameters",
-            "steps": f"{trainer.global_step:,} of batch size {config.training.batch_size}",
+            "steps": f"{steps:,} of batch size {config.training.batch_size}",
             "EMA decay": str(config.training.ema_decay),
             "precision": precision,
             "seed": str(config.seed),
