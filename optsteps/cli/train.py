@@ -61,10 +61,11 @@ def job(config: DictConfig) -> None:
         steps = checkpoint["global_step"]
     if trainer.is_global_zero:
         name = config.training.name
+        parameters = sum(p.numel() for p in task.network.parameters())
         facts = {
             "name": name,
             "data": f"{train.name}, {len(train):,} training samples",
-            "network": f"{type(task.network).__name__}, {sum(p.numel() for p in task.network.parameters()):,} parameters",
+            "network": f"{type(task.network).__name__}, {parameters:,} parameters",
             "steps": f"{steps:,} of batch size {config.training.batch_size}",
             "EMA decay": str(config.training.ema_decay),
             "precision": precision,
