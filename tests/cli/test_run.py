@@ -32,7 +32,9 @@ ALONGSIDE = {
     "logger=wandb": [*TINY_PLANE, "+logger.mode=offline"],
     # noise levels of SD 1.5 under its own process
     "method=published": [*TINY_PLANE, "process=vp"],
-    "experiment=mnist_fid": ["test.samples=48", "metric.judges.2.sets=4"],
+    # precision and recall compare every pair of 10,000 features: tests/metrics has them, on fewer
+    "metric=fidelity": ["metric.judges.2.sets=4", "metric.judges.2.figures=[fid,kid]"],
+    "experiment=mnist_fid": ["test.samples=32", "metric.judges.2.sets=4", "metric.judges.2.figures=[fid,kid]"],
 }
 
 
