@@ -17,7 +17,8 @@ from optsteps.cli import run as command
 from optsteps.cli.common import CONFIG_DIR
 
 TINY = ["steps=[2,3]", "teacher.steps=6", "search.samples=3", "test.samples=32", "test.oracle=3", "logger=none"]
-TINY_PLANE = ["model=mixture", "metric=toy"]
+TOY = ["metric=toy", "metric.judges.1.samples=64"]
+TINY_PLANE = ["model=mixture", *TOY]
 CHOICES = sorted(
     f"{file.parent.name}={file.stem}"
     for group in ("process", "model", "solver", "method", "metric", "runner", "logger", "experiment")
@@ -25,9 +26,10 @@ CHOICES = sorted(
 )
 # what a choice needs beside it: a metric for its data, a method for its solver, a logger that stays offline
 ALONGSIDE = {
-    "model=mixture": ["metric=toy"],
-    "model=grid": ["metric=toy"],
-    "metric=toy": ["model=mixture"],
+    "model=mixture": TOY,
+    "model=grid": TOY,
+    "metric=toy": TINY_PLANE,
+    "experiment=mixture": TOY[1:],
     "solver=heun": [*TINY_PLANE, "method=edm", "~method@rivals.oss_pooled"],
     "logger=wandb": [*TINY_PLANE, "+logger.mode=offline"],
     # noise levels of SD 1.5 under its own process

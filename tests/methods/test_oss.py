@@ -216,7 +216,7 @@ def test_indices_do_not_depend_on_max_batch(model: str, options: dict[str, objec
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_indices_do_not_depend_on_max_batch_on_the_shipped_network(dtype: torch.dtype) -> None:
-    problem = shipped_problem(dtype, samples=8, teacher_steps=100)
+    problem = shipped_problem(dtype, samples=4, teacher_steps=100)
     one, seven, many = (OSS(max_batch=size).search(problem, [5, 10]).per_sample for size in (1, 7, 512))
     for n in (5, 10):
         differing = [int((other[n] != many[n]).sum()) for other in (one, seven)]
