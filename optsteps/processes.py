@@ -236,14 +236,15 @@ class VP(Process):
         # one part in 10^12 of slack: a level computed from t_limit must come back
         slack = 1e-12
         inside = (wanted >= table[0] - slack) & (wanted <= table[-1] + slack)
-        if not bool((inside | clean).all()):
-            _check_levels(wanted.exp(), *table[[0, -1]].exp().tolist())
+        _check_levels(wanted[~(inside | clean)].exp(), *table[[0, -1]].exp().tolist())
         below = torch.searchsorted(table, wanted.detach(), right=True).sub(1).clamp(0, len(table) - 2)
         t = below + (wanted - table[below]) / (table[below + 1] - table[below])
         return torch.where(clean, torch.full_like(wanted, self.t_clean), t.clamp(0, self.t_limit))
 
     def time_of_noise_level(self, noise_level: Times) -> Tensor:
-        return self.time_of_log_snr(-torch.log(as_times(noise_level)))
+        level = as_times(noise_level)
+        _check_levels(level, 0.0, float("inf"))
+        return self.time_of_log_snr(-torch.log(level))
 
     def prior_std(self, t: Times) -> Tensor:
         """1: a VP sample has unit variance at every time, so its noise is not scaled."""

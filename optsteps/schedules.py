@@ -135,12 +135,10 @@ class Schedule:
             data = json.loads(Path(path).read_text())
             if data["format"] != FORMAT or data["version"] != 1:
                 raise ValueError(f"format {data['format']!r}, version {data['version']!r}")
-            fields = [data[key] for key in ("times", "orders", "initial_scale", "amplitude", "metadata")]
-            process = process_from_dict(data["process"])
+            optional = [data[key] for key in ("orders", "initial_scale", "amplitude", "metadata")]
+            return cls(data["times"], process_from_dict(data["process"]), *optional)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a schedule of this version ({error})") from error
-        times, orders, initial_scale, amplitude, metadata = fields
-        return cls(times, process, orders, initial_scale, amplitude, metadata)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Schedule):

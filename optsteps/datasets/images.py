@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,10 +58,13 @@ def mnist(folder: str, train: bool = True) -> ImageSet:
 
 def _read_idx(path: Path) -> Tensor:
     """An array in LeCun's idx format: two zero bytes, type 8 (uint8), rank, sizes as big-endian int32, data."""
-    content = gzip.decompress(path.read_bytes())
-    if content[:3] != b"\0\0\x08":
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is truncated or not a gzip file ({error}); fetch it again") from error
+    rank = content[3] if len(content) > 3 else 0
+    if content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * rank:
         raise ValueError(f"{path} is not an idx file of bytes; delete it and fetch it again")
-    rank = content[3]
     shape = np.frombuffer(content, ">i4", count=rank, offset=4)
     data = np.frombuffer(content, np.uint8, offset=4 + 4 * rank)
     if data.size != shape.prod():

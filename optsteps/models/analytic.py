@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from torch import Tensor
 from optsteps.conditions import Cond
 from optsteps.denoisers import Denoiser
 from optsteps.processes import Process, as_times
+
+# kept in float64: a list does not pass through float32
+Numbers = Tensor | Sequence[float] | Sequence[Sequence[float]]
 
 
 class GaussianMixture:
@@ -26,7 +30,7 @@ class GaussianMixture:
         ValueError: shapes that do not fit, negative stds or non-positive weights.
     """
 
-    def __init__(self, means: Tensor, stds: Tensor, weights: Tensor | None = None) -> None:
+    def __init__(self, means: Numbers, stds: Numbers, weights: Numbers | None = None) -> None:
         self.means = torch.as_tensor(means, dtype=torch.float64)
         self.stds = torch.as_tensor(stds, dtype=torch.float64)
         count = len(self.means)
@@ -101,8 +105,8 @@ class Gaussian(GaussianMixture):
         std: positive.
     """
 
-    def __init__(self, mean: Tensor, std: float) -> None:
-        super().__init__(torch.as_tensor(mean, dtype=torch.float64)[None], torch.tensor([float(std)]))
+    def __init__(self, mean: Numbers, std: float) -> None:
+        super().__init__(torch.as_tensor(mean, dtype=torch.float64)[None], [std])
 
     def flow_map(self, process: Process, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
         """The exact solution at t_next of the probability-flow ODE from x [B, d] at t: deviations from the mean keep

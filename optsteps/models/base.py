@@ -101,7 +101,7 @@ def mixture(
     weights: Sequence[float] | None = None,
 ) -> Model:
     """An exact Gaussian mixture; `device` is taken for the sake of one signature, its tensors follow the samples."""
-    exact = GaussianMixture(torch.tensor(means), torch.tensor(stds), None if weights is None else torch.tensor(weights))
+    exact = GaussianMixture(means, stds, weights)
     levels = (noise_max, noise_min)
     return Model(name, exact.denoiser(process), process, (exact.dimension,), levels, distribution=exact)
 

@@ -55,12 +55,12 @@ def load_network(path: str | Path, expected: type[N]) -> tuple[N, dict[str, Any]
         )
     if header["class"] != expected.__name__:
         raise ValueError(f"weights file {path} holds a {header['class']}, but a {expected.__name__} is needed here")
-    network = expected(**json.loads(header["config"]))
     try:
+        network, notes = expected(**json.loads(header["config"])), json.loads(header["notes"])
         network.load_state_dict(weights)
-    except RuntimeError as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"weights file {path} does not fit the {header['class']} it describes: {error}") from error
-    return network.eval().requires_grad_(False), json.loads(header["notes"])
+    return network.eval().requires_grad_(False), notes
 
 
 def resolve_weights(path: str | Path) -> Path:

@@ -145,7 +145,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.heads = max(1, width // 32)
+        self.heads = next(n for n in range(max(1, width // 32), 0, -1) if width % n == 0)
         self.norm = nn.GroupNorm(_groups(width), width)
         self.qkv = nn.Conv2d(width, 3 * width, 1)
         self.out = nn.Conv2d(width, width, 1)

@@ -38,7 +38,7 @@ class Denoise:
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """x [B, ...], t scalar or [B] -> [B, ...]."""
-        return self.denoiser(x, t.expand(len(x)), self.cond)
+        return self.denoiser(x, t.expand(len(x)).to(x.device), self.cond)
 
 
 class Solver(ABC):

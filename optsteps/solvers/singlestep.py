@@ -40,7 +40,7 @@ class Heun(Solver):
         slope = (x / expand(process.alpha(t), x) - first) / expand(level, x)
         slope_next = (predicted / expand(process.alpha(t_next), x) - second) / expand(level_next, x)
         y = x / expand(process.alpha(t), x) + expand(half, x) * (slope + slope_next)
-        return torch.index_copy(euler, 0, here, expand(process.alpha(t_next), x) * y), state
+        return torch.index_copy(euler, 0, here.to(x.device), expand(process.alpha(t_next), x) * y), state
 
     def nfe(self, schedule: Schedule) -> int:
         t = schedule.times.detach()
