@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -126,8 +126,8 @@ class Trial:
                 for k, schedule in enumerate(schedules)
             ]
         )
-        figures = self._figures(x, self.teacher_samples()[: len(x)], take(self.cond, slice(0, len(x))))
-        # too few samples to say anything of a distribution
+        few = replace(self, judges=[judge for judge in self.judges if not judge.needs_many])
+        figures = few._figures(x, self.teacher_samples()[: len(x)], take(self.cond, slice(0, len(x))))
         figures = {name: figure for name, figure in figures.items() if figure.values is not None}
         return Row(method, schedules[0].steps, denoiser.evaluations / len(x), None, x, figures, oracle=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from safetensors.torch import load_file
@@ -41,7 +42,13 @@ def sample_wise(values: Tensor, higher_is_better: bool | None) -> Figure:
 
 
 class Judge(ABC):
-    """Measures final samples."""
+    """Measures final samples.
+
+    Attributes:
+        needs_many: says something only of a distribution, so that a handful of samples is not shown to it.
+    """
+
+    needs_many: ClassVar[bool] = False
 
     @abstractmethod
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
@@ -95,6 +102,8 @@ class FidelityJudge(Judge):
         extractor: name of one of torch-fidelity's own extractors, e.g. "inception-v3-compat".
         extractor_weights: that extractor's weights file.
     """
+
+    needs_many = True
 
     def __init__(
         self,

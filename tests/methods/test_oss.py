@@ -300,7 +300,7 @@ def test_free_start_evaluates_no_more_than_the_useful_nodes() -> None:
 def test_published_evaluates_no_more_than_the_released_loops(start: str) -> None:
     problem = mixture_problem("edm", samples=4, teacher_steps=20)
     found = OSS(published=True, start=start).search(problem, [4, 8])
-    assert found.nfe <= 20 * 8 + 20
+    assert found.nfe <= 20 * 8 + 20 - 7  # the state at the noisy end never changes: it is evaluated once
 
 
 def test_guidance_counts_twice() -> None:
