@@ -40,6 +40,10 @@ ALONGSIDE = {
 }
 
 
+# thousands of reference features for every row: half a minute each
+SLOW = {"metric=fidelity", "experiment=mnist_fid"}
+
+
 def start(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> None:
     """`optsteps OVERRIDES`, in this process, with `folder` as the run's."""
     monkeypatch.setattr(sys, "argv", ["optsteps", f"hydra.run.dir={folder}", *overrides])
@@ -48,7 +52,7 @@ def start(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> Non
     command.main()
 
 
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("choice", [pytest.param(c, marks=[pytest.mark.slow] * (c in SLOW)) for c in CHOICES])
 def test_every_choice_of_every_group_runs(choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     group = choice.split("=")[0]
     small = [o for o in TINY if not (group == "logger" and o.startswith("logger"))]
