@@ -23,4 +23,6 @@ def unit_noise(seed: int, index: Sequence[int] | range | Tensor, shape: Sequence
         index: numbers of the samples, non-negative.
         shape: shape of one sample.
     """
+    if len(index) == 0:
+        raise ValueError("noise was asked for no samples; ask for at least one")
     return torch.stack([torch.randn(tuple(shape), generator=sample_generator(seed, int(k))) for k in index])

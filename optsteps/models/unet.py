@@ -88,6 +88,12 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """x [B, C, H, W], c_noise [B], labels [B] of integers (None: no class) -> [B, C, H, W]."""
+        unit = self.patch * 2 ** (len(self.config["widths"]) - 1)  # type: ignore[arg-type]
+        if x.shape[2] % unit or x.shape[3] % unit:
+            raise ValueError(
+                f"this network halves images down to blocks of {unit} pixels, so their sides must be multiples of {unit}; "
+                f"got {x.shape[2]}x{x.shape[3]}"
+            )
         if labels is None:
             labels = torch.full(x.shape[:1], self.num_classes, device=x.device)
         embedding = F.silu(self.noise_embedding(c_noise) + self.class_embedding(labels))
