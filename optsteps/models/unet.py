@@ -91,7 +91,7 @@ class UNet(nn.Module):
         unit = self.patch * 2 ** (len(self.config["widths"]) - 1)  # type: ignore[arg-type]
         if x.shape[2] % unit or x.shape[3] % unit:
             raise ValueError(
-                f"this network halves images down to blocks of {unit} pixels, so their sides must be multiples of {unit}; "
+                f"this network halves images down to blocks of {unit} pixels, so sides must be multiples of it; "
                 f"got {x.shape[2]}x{x.shape[3]}"
             )
         if labels is None:
