@@ -162,11 +162,11 @@ class OSS(ShardedMethod):
         count = len(paths)
         if self.average == "mean":
             return (2 * paths.sum(0) + count) // (2 * count)
-        ordered = paths.sort(0).values
         if self.published:
-            # the released code counts from the clean end, where its truncation is towards 0
-            from_clean = last - ordered
+            # the released code counts, sorts and truncates from the clean end
+            from_clean = (last - paths).sort(0).values
             return last - (from_clean[count // 2] + from_clean[count // 2 - 1]) // 2
+        ordered = paths.sort(0).values
         return (ordered[(count - 1) // 2] + ordered[count // 2] + 1) // 2
 
     def _result(

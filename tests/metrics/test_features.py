@@ -154,7 +154,7 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="at least 2"):
         fidelity_intervals(good, good, sets=1)
     for figures in ((), ("fid", "isc")):
-        with pytest.raises(ValueError, match="unknown figures"):
+        with pytest.raises(ValueError, match="expected some figures, and known ones"):
             FidelitySettings(figures=figures)
     with pytest.raises(ValueError, match="paired"):
         fidelity_differences(good, good[:10], good)
