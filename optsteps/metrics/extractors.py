@@ -139,7 +139,7 @@ def build_extractor(name: str, weights_path: str | PathLike[str] | None = None) 
         raise ValueError(f'no feature extractor "{name}"; known are {", ".join(sorted(FEATURE_EXTRACTORS_REGISTRY))}')
     if weights_path is not None and not Path(weights_path).is_file():
         raise FileNotFoundError(f'no weights for "{name}" at {weights_path}')
-    if weights_path is not None:
+    if weights_path is not None and name not in _networks:
         _refuse_code(weights_path)
     layer = FEATURE_EXTRACTORS_REGISTRY[name].get_default_feature_layer_for_metric("fid")
     path = None if weights_path is None else str(weights_path)
