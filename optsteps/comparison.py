@@ -12,7 +12,7 @@ from torch import Tensor
 from optsteps.conditions import Cond, take
 from optsteps.denoisers import CountedDenoiser, Denoiser
 from optsteps.metrics.judges import Figure, Judge
-from optsteps.metrics.statistics import Interval, Verdict, paired_difference, verdict
+from optsteps.metrics.statistics import Interval, Verdict, verdict
 from optsteps.processes import Process
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule
@@ -165,7 +165,7 @@ class Trial:
 
 
 def verdicts(rows: Sequence[Row], method: str, figure: str) -> list[VerdictRow]:
-    """`method` against every other row of equal NFE that is no oracle, by the per-sample figure named."""
+    """`method` against every other row of equal NFE that is no oracle, by the figure named."""
     found = []
     for mine in rows:
         if mine.method != method or mine.oracle or figure not in mine.figures:
@@ -174,11 +174,11 @@ def verdicts(rows: Sequence[Row], method: str, figure: str) -> list[VerdictRow]:
             comparable = rival.method != method and not rival.oracle and rival.nfe == mine.nfe
             if not comparable or figure not in rival.figures:
                 continue
-            a, b = mine.figures[figure], rival.figures[figure]
-            if a.values is None or b.values is None or a.higher_is_better is None:
+            higher_is_better = mine.figures[figure].higher_is_better
+            difference = mine.figures[figure].difference(rival.figures[figure])
+            if difference is None or higher_is_better is None:
                 continue
-            difference = paired_difference(a.values, b.values)
-            said = verdict(difference, a.higher_is_better)
+            said = verdict(difference, higher_is_better)
             found.append(VerdictRow(method, rival.method, mine.steps, mine.nfe, figure, difference, said))
     return found
 

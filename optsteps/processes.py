@@ -142,7 +142,9 @@ class Flow(Process):
         return torch.log1p(-t) - torch.log(t)
 
     def time_of_log_snr(self, log_snr: Times) -> Tensor:
-        return torch.sigmoid(-as_times(log_snr))
+        log_snr = as_times(log_snr)
+        _check_levels(torch.exp(-log_snr), 0.0, float("inf"))  # refuses NaN
+        return torch.sigmoid(-log_snr)
 
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name}

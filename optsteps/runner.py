@@ -128,7 +128,7 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
             with counter.stage("oracle"):
                 rows += _oracle(main, method_name, trial, stated(unseen[: config.test.oracle]), config.steps)
 
-    found = verdicts(rows, method_name, config.metric.verdict)
+    found = [v for figure in config.metric.verdicts for v in verdicts(rows, method_name, figure)]
     facts = _facts(config, model, solver.name, teacher, judges, command, fabric.device)
     paths = write_report(folder, f"{model.name}: {method_name} with {solver.name}", rows, found, facts, method_name)
     console = Console()

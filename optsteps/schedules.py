@@ -55,7 +55,7 @@ class Schedule:
         set_field = object.__setattr__  # the dataclass is frozen: fields are set here, once
         set_field(self, "times", as_times(times).clone())
         set_field(self, "process", process)
-        set_field(self, "orders", None if orders is None else tuple(int(order) for order in orders))
+        set_field(self, "orders", None if orders is None else tuple(_integer(order) for order in orders))
         set_field(self, "initial_scale", None if initial_scale is None else float(initial_scale))
         set_field(self, "amplitude", None if amplitude is None else as_times(amplitude).detach().clone())
         set_field(self, "metadata", dict(metadata or {}))
@@ -159,6 +159,12 @@ class Schedule:
         return hash((tuple(self.times.tolist()), self.orders, self.initial_scale))
 
 
+def _integer(number: float) -> int:
+    if number != int(number):
+        raise ValueError(f"orders must be integers, got {number}")
+    return int(number)
+
+
 Final = Literal["t_min", "zero"]
 
 
@@ -193,9 +199,10 @@ def build_schedule(
         raise ValueError(f"schedule {name!r} has the parameters {known}, not {sorted(set(parameters) - set(known))}")
     if final not in ("t_min", "zero"):
         raise ValueError(f"final must be 't_min' or 'zero', got {final!r}")
-    intervals = steps - 1 if final == "zero" else steps
+    intervals = int(steps) - 1 if final == "zero" else int(steps)
     if steps != int(steps) or intervals < 1:
         raise ValueError(f"{name} with final={final!r} needs at least {steps - intervals + 1} steps, got {steps}")
+    described: dict[str, Any] = {"family": name, "final": final, **parameters}
     if name == "published":
         times = published(process, intervals, **parameters)
     else:
@@ -211,10 +218,10 @@ def build_schedule(
         ramp = torch.linspace(0, 1, intervals + 1, dtype=torch.float64)
         times = FAMILIES[name](process, ramp, ends, **parameters)
         times[0], times[-1] = ends[0], ends[1]  # the ends exactly, whatever the formula's rounding
+        described |= {"t_max": t_max, "t_min": t_min}
     if final == "zero":
         times = torch.cat([times, as_times([process.t_clean])])
-    described = {"family": name, "t_max": t_max, "t_min": t_min, "final": final, **parameters}
-    return Schedule(times, process, metadata={k: v for k, v in described.items() if v is not None})
+    return Schedule(times, process, metadata=described)
 
 
 def _between(ramp: Tensor, ends: Tensor) -> Tensor:

@@ -235,7 +235,8 @@ def test_noise_level_out_of_range_is_named(process: Process, level: float | list
 
 
 @pytest.mark.parametrize(
-    ("process", "log_snr"), [(EDM(), -math.inf), (EDM(), math.nan), (VP.linear(), -10.0), (VP.linear(), 10.0)]
+    ("process", "log_snr"),
+    [(EDM(), -math.inf), (EDM(), math.nan), (Flow(), math.nan), (VP.linear(), -10.0), (VP.linear(), 10.0)],
 )
 def test_log_snr_out_of_range(process: Process, log_snr: float) -> None:
     with pytest.raises(ValueError, match="outside this process's range"):

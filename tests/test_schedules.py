@@ -132,6 +132,7 @@ def test_equality_sees_every_field() -> None:
         ({"times": [9.0, -0.5], "process": SD}, r"time 1 of the schedule is -0\.5"),
         ({"orders": [1]}, r"2 integers of at least 1.*got \(1,\)"),
         ({"orders": [1, 0]}, r"got \(1, 0\)"),
+        ({"orders": [1, 1.5]}, r"orders must be integers, got 1\.5"),
         ({"initial_scale": 0.0}, "initial_scale must be finite and positive, got 0"),
         ({"initial_scale": math.nan}, "got nan"),
         ({"amplitude": torch.ones(3, 1, 2)}, r"shape \[2, channels, 2\], got \(3, 1, 2\)"),
@@ -323,6 +324,18 @@ def test_refusals(fields: dict[str, Any], message: str) -> None:
     request = {"name": "edm", "process": EDM(), "steps": 5, "t_max": 80.0, "t_min": 0.002, **fields}
     with pytest.raises(ValueError, match=message):
         build_schedule(**request)
+
+
+def test_a_whole_number_of_steps_may_come_as_a_float() -> None:
+    request = {"name": "edm", "process": EDM(), "t_max": 80.0, "t_min": 0.002, "final": "zero"}
+    assert build_schedule(**request, steps=10.0) == build_schedule(**request, steps=10)
+
+
+def test_published_records_no_range_that_it_does_not_use() -> None:
+    assert build_schedule("published", SD, steps=10, t_max=999.0, t_min=0.0).metadata == {
+        "family": "published",
+        "final": "t_min",
+    }
 
 
 # files ---------------------------------------------------------------------------------------------------------------

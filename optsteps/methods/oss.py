@@ -85,7 +85,7 @@ class OSS(ShardedMethod):
         _check(problem, steps)
         if self.average == "pooled":
             return self._pooled_level(problem, steps, index, previous, decision)
-        grid = self._started(problem, index)
+        grid = self._started(problem, steps, index)
         least = torch.full((len(grid), grid.last + 1), torch.inf, dtype=torch.float64)
         origin = torch.zeros_like(least, dtype=torch.long)
         origins, finals = [], {}
@@ -136,16 +136,22 @@ class OSS(ShardedMethod):
         }
         return Schedule(times[path], problem.process, initial_scale=scale, metadata=described)
 
-    def _started(self, problem: SearchProblem, index: Tensor) -> Grid:
+    def _started(self, problem: SearchProblem, steps: Sequence[int], index: Tensor) -> Grid:
         grid = Grid(problem, index, self.max_batch)
-        for node in range(grid.last) if self.start == "free" else [0]:
+        for node in self._starts(grid.last, steps):
             grid.put_start(node)
         return grid
+
+    def _starts(self, last: int, steps: Sequence[int]) -> list[int]:
+        """The nodes that may be first: those from which the fewest steps asked still fit."""
+        if self.start == "teacher":
+            return [0]
+        return list(range(last if self.published else last - steps[0] + 1))
 
     def _levels(self, last: int, steps: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """For k = 1 ... max(steps): the nodes that k - 1 steps can reach and leave, and those that k steps can reach
         and from which some wanted step count can still be completed exactly."""
-        sources = list(range(last)) if self.start == "free" else [0]
+        sources = self._starts(last, steps)
         for k in range(1, steps[-1] + 1):
             if self.published:
                 targets = list(range(1, last + 1))
@@ -155,7 +161,7 @@ class OSS(ShardedMethod):
                 targets = [] if ahead is None else list(range(k, last - ahead + 1))
                 targets += [last] if k in steps else []
             yield torch.tensor(sources), torch.tensor(targets)
-            sources = [0] * self.published + [node for node in targets if node < last]
+            sources = [node for node in targets if node < last]
 
     def _average(self, paths: Tensor, last: int) -> Tensor:
         """One path [n+1] for paths [B, n+1]."""
@@ -193,7 +199,7 @@ class OSS(ShardedMethod):
     ) -> _PooledLevel:
         levels = list(self._levels(problem.teacher.steps, steps))
         if previous is None or decision is None:
-            grid, finals = self._started(problem, index), {}
+            grid, finals = self._started(problem, steps, index), {}
         else:
             grid, finals = previous.grid, previous.finals
             done = len(decision)

@@ -133,7 +133,7 @@ def fidelity_intervals(
     Raises:
         ValueError: too few samples for that many sets, or as in `fidelity_values`.
     """
-    per_set = _fidelity_per_set(samples, reference, sets, settings)
+    per_set = fidelity_per_set(samples, reference, sets, settings)
     values = fidelity_values(samples, reference, settings)
     return {name: spread(per_set[name], center=value) for name, value in values.items()}
 
@@ -154,12 +154,18 @@ def fidelity_differences(
     if a.shape != b.shape:
         raise ValueError(f"paired features must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
     value_a, value_b = fidelity_values(a, reference, settings), fidelity_values(b, reference, settings)
-    sets_a, sets_b = (_fidelity_per_set(x, reference, sets, settings) for x in (a, b))
+    sets_a, sets_b = (fidelity_per_set(x, reference, sets, settings) for x in (a, b))
     return {name: spread(sets_a[name] - sets_b[name], center=value_a[name] - value_b[name]) for name in value_a}
 
 
-def _fidelity_per_set(samples: Tensor, reference: Tensor, sets: int, settings: FidelitySettings) -> dict[str, Tensor]:
-    """`fidelity_values` of disjoint sets of equal size -> [sets] each; the remainder of the division is left out."""
+def fidelity_per_set(samples: Tensor, reference: Tensor, sets: int, settings: FidelitySettings) -> dict[str, Tensor]:
+    """`fidelity_values` of disjoint sets of equal size -> [sets] each; the remainder of the division is left out.
+
+    The split depends on the number of samples and the seed alone, so two rows of paired samples are split alike.
+
+    Raises:
+        ValueError: too few samples for that many sets, or as in `fidelity_values`.
+    """
     if sets < 2:
         raise ValueError(f"an interval needs at least 2 disjoint sets, got {sets}")
     size = len(samples) // sets

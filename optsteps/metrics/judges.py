@@ -13,8 +13,8 @@ from torch import Tensor
 from optsteps.conditions import Cond
 from optsteps.metrics.accuracy import class_correct
 from optsteps.metrics.extractors import build_extractor, extract_features, register_extractor
-from optsteps.metrics.features import HIGHER_IS_BETTER, FidelitySettings, fidelity_intervals
-from optsteps.metrics.statistics import Interval, bootstrap, spread
+from optsteps.metrics.features import HIGHER_IS_BETTER, FidelitySettings, fidelity_per_set, fidelity_values
+from optsteps.metrics.statistics import Interval, bootstrap, paired_difference, spread
 from optsteps.metrics.teacher import mse, psnr
 from optsteps.metrics.toy import Distribution, negative_log_likelihood, sliced_wasserstein
 from optsteps.models.checkpoint import load_network, resolve_weights
@@ -28,17 +28,33 @@ class Figure:
     Attributes:
         interval: value with its 95 % interval.
         higher_is_better: direction; None where neither is.
-        values: one number per sample [B] where there is one, for paired differences.
+        values: one number per sample [B] where there is one.
+        sets: where there is none, the figure of disjoint sets of samples [S], split alike in every row.
     """
 
     interval: Interval
     higher_is_better: bool | None
     values: Tensor | None = None
+    sets: Tensor | None = None
+
+    def difference(self, rival: Figure) -> Interval | None:
+        """This figure minus a rival's of the same noise, with the 95 % interval that their pairing gives; None where
+        one of them is a single number."""
+        if self.values is not None and rival.values is not None:
+            return paired_difference(self.values, rival.values)
+        if self.sets is not None and rival.sets is not None:
+            return spread(self.sets - rival.sets, center=self.interval.value - rival.interval.value)
+        return None
 
 
 def sample_wise(values: Tensor, higher_is_better: bool | None) -> Figure:
     """The mean of per-sample values [B] with its bootstrap interval."""
     return Figure(bootstrap(values), higher_is_better, values.cpu())
+
+
+def set_wise(value: float, sets: Tensor, higher_is_better: bool | None) -> Figure:
+    """A figure of all samples with the interval that those of disjoint sets [S] give."""
+    return Figure(spread(sets, center=value), higher_is_better, sets=sets)
 
 
 class Judge(ABC):
@@ -128,8 +144,9 @@ class FidelityJudge(Judge):
         if x.ndim != 4:
             raise ValueError(f"FID and its kin compare images [B, C, H, W], not samples of shape {tuple(x.shape[1:])}")
         found = extract_features(self.extractor.to(x.device), x)
-        intervals = fidelity_intervals(found, self.reference, self.sets, self.settings)
-        return {name: Figure(interval, HIGHER_IS_BETTER[name]) for name, interval in intervals.items()}
+        values = fidelity_values(found, self.reference, self.settings)
+        per_set = fidelity_per_set(found, self.reference, self.sets, self.settings)
+        return {name: set_wise(value, per_set[name], HIGHER_IS_BETTER[name]) for name, value in values.items()}
 
 
 class DistributionJudge(Judge):
@@ -148,11 +165,8 @@ class DistributionJudge(Judge):
 
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
         x = x.cpu().double()
-        distance = spread(
-            torch.tensor([sliced_wasserstein(part, self.truth) for part in x.chunk(8)]),
-            center=sliced_wasserstein(x, self.truth),
-        )
+        distances = torch.tensor([sliced_wasserstein(part, self.truth) for part in x.chunk(8)], dtype=torch.float64)
         return {
             "nll": sample_wise(negative_log_likelihood(x, self.distribution.log_prob), None),
-            "sliced_wasserstein": Figure(distance, False),
+            "sliced_wasserstein": set_wise(sliced_wasserstein(x, self.truth), distances, False),
         }

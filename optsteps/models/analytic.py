@@ -27,7 +27,8 @@ class GaussianMixture:
         weights: [K], positive; normalised here. None for equal ones.
 
     Raises:
-        ValueError: shapes that do not fit, negative stds or non-positive weights.
+        ValueError: shapes that do not fit, no component, numbers that are not finite, negative stds or non-positive
+            weights.
     """
 
     def __init__(self, means: Numbers, stds: Numbers, weights: Numbers | None = None) -> None:
@@ -35,11 +36,13 @@ class GaussianMixture:
         self.stds = torch.as_tensor(stds, dtype=torch.float64)
         count = len(self.means)
         self.weights = torch.ones(count).double() if weights is None else torch.as_tensor(weights, dtype=torch.float64)
-        if self.means.ndim != 2 or self.stds.shape != (count,) or self.weights.shape != (count,):
+        if self.means.ndim != 2 or count == 0 or self.stds.shape != (count,) or self.weights.shape != (count,):
             raise ValueError(
                 f"a mixture needs means [K, d], stds [K] and weights [K]; got {tuple(self.means.shape)}, "
                 f"{tuple(self.stds.shape)} and {tuple(self.weights.shape)}"
             )
+        if not all(bool(part.isfinite().all()) for part in (self.means, self.stds, self.weights)):
+            raise ValueError("means, stds and weights of a mixture must be finite")
         if bool((self.stds < 0).any()) or bool((self.weights <= 0).any()):
             raise ValueError("stds must be non-negative and weights positive")
         self.weights = self.weights / self.weights.sum()

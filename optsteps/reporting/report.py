@@ -52,8 +52,9 @@ def _notes(rows: Sequence[Row], facts: Mapping[str, str]) -> list[str]:
     notes = [
         f"Every row starts from the same noise: {judged} samples that no search saw, an oracle from the first n.",
         "Intervals are 95 % bootstrap intervals over the samples, for figures that every single sample has.",
-        "A verdict rests on the differences sample by sample, at equal NFE, so it can be sharper than two intervals "
-        'side by side. "No better": the interval of the difference covers 0, a draw, not a proof of equality.',
+        "A verdict rests on the differences on the same noise, sample by sample or set by set, at equal NFE, so it can "
+        'be sharper than two intervals side by side. "No better": the interval of the difference covers 0, a draw, not '
+        "a proof of equality.",
     ]
     if names & {"fid", "kid", "sliced_wasserstein", "precision", "recall"}:
         notes.append(

@@ -162,7 +162,7 @@ def verdict_sentences(verdicts: Sequence[VerdictRow]) -> list[str]:
         ]
         draws = [v.rival for v in group if v.verdict == "no better"]
         if draws:
-            said.append(f"no better than {_listed(draws, 'or')}")
+            said.append(f"no better than {_listed(draws, 'or')} in {quantity(figure).label}")
         budget = f"{nfe:g} NFE" if nfe == steps else f"{nfe:g} NFE ({steps} steps)"
         sentences.append(f"At {budget} {method} is {_listed(said, 'and')}.")
     return sentences

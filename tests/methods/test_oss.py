@@ -290,10 +290,11 @@ def test_only_useful_nodes_are_evaluated(counts: list[int], average: str) -> Non
     assert problem.teacher.times[-1].item() not in watched.times
 
 
-def test_free_start_evaluates_no_more_than_the_useful_nodes() -> None:
+def test_free_start_evaluates_the_useful_nodes() -> None:
     problem = mixture_problem("flow", samples=2, teacher_steps=24)
     found = OSS(start="free").search(problem, [5, 8])
-    assert found.nfe <= 24 + 24 + sum(useful_nodes(24, [5, 8], level) for level in range(1, 8))
+    starts = 24 - 5 + 1
+    assert found.nfe == 24 + starts + sum(useful_nodes(24, [5, 8], level) for level in range(1, 8))
 
 
 @pytest.mark.parametrize("start", ["teacher", "free"])

@@ -18,7 +18,7 @@ from optsteps.metrics import (
     spread,
     verdict,
 )
-from optsteps.metrics.features import _fidelity_per_set
+from optsteps.metrics.features import fidelity_per_set
 
 FAST = FidelitySettings(kid_subsets=5, kid_subset_size=50)
 
@@ -124,7 +124,7 @@ def test_sets_mix_samples_whatever_their_order(order: str) -> None:
     x[label == 1] += 20
     y[:100] += 20
     assert fidelity_values(x[label == 1], y, FAST)["fid"] > 100  # what a set of a single class would have
-    assert _fidelity_per_set(x, y, 2, FAST)["fid"].max() < 20
+    assert fidelity_per_set(x, y, 2, FAST)["fid"].max() < 20
 
 
 def test_pairing_finds_a_difference_that_the_intervals_hide() -> None:

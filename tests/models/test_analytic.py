@@ -183,6 +183,8 @@ def test_a_mixture_can_be_sampled_from_noise() -> None:
         ((torch.zeros(3, 2), torch.ones(3), torch.ones(4)), r"and \(4,\)"),
         ((torch.zeros(2, 2), torch.tensor([1.0, -1.0])), "stds must be non-negative"),
         ((torch.zeros(2, 2), torch.ones(2), torch.tensor([1.0, 0.0])), "weights positive"),
+        ((torch.zeros(2, 2), torch.tensor([1.0, math.nan])), "must be finite"),
+        ((torch.zeros(0, 2), torch.ones(0)), r"got \(0, 2\)"),
     ],
 )
 def test_bad_mixtures(arguments: tuple[Any, ...], message: str) -> None:

@@ -108,16 +108,16 @@ def _verdict(rival: str, value: float, low: float, high: float, said: str, figur
 
 def test_verdicts_in_a_sentence() -> None:
     better, draw = _verdict("edm", 1.31, 1.2, 1.42, "better"), _verdict("logsnr", 0.1, -0.1, 0.3, "no better")
-    said = "At 5 NFE oss is better than edm by 1.31 dB PSNR [1.20, 1.42] and no better than logsnr."
+    said = "At 5 NFE oss is better than edm by 1.31 dB PSNR [1.20, 1.42] and no better than logsnr in PSNR."
     assert verdict_sentences([draw, better]) == [said]
     worse = _verdict("beta", -0.02, -0.03, -0.01, "worse", "accuracy")
     assert verdict_sentences([worse]) == ["At 5 NFE oss is worse than beta by 2.0 points of accuracy [1.0, 3.0]."]
     less = _verdict("edm", -0.004, -0.005, -0.003, "better", "mse")
     others = [_verdict(name, 0, -1, 1, "no better", "mse") for name in ("a", "b", "c")]
-    expected = "At 5 NFE oss is better than edm by 0.00400 MSE [0.00300, 0.00500] and no better than a, b or c."
+    expected = "At 5 NFE oss is better than edm by 0.00400 MSE [0.00300, 0.00500] and no better than a, b or c in MSE."
     assert verdict_sentences([less, *others]) == [expected]
     heun = VerdictRow("oss", "edm", 5, 9, "psnr", Interval(0, -1, 1), "no better")
-    assert verdict_sentences([heun]) == ["At 9 NFE (5 steps) oss is no better than edm."]
+    assert verdict_sentences([heun]) == ["At 9 NFE (5 steps) oss is no better than edm in PSNR."]
 
 
 def test_verdicts_as_a_table() -> None:

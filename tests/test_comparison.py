@@ -1,0 +1,168 @@
+"""Trials and verdicts on an exact mixture, where every row can be computed by hand."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from optsteps.comparison import Row, Trial, as_data, verdicts
+from optsteps.conditions import Cond
+from optsteps.metrics import Interval, TeacherJudge
+from optsteps.metrics.judges import DistributionJudge, Figure, Judge, sample_wise, set_wise
+from optsteps.models.analytic import GaussianMixture
+from optsteps.processes import EDM, Flow
+from optsteps.sampling import sample
+from optsteps.schedules import Schedule, build_schedule
+from optsteps.solvers import build_solver
+
+MIXTURE = GaussianMixture([[-2.0, 0.0], [2.0, 0.0], [0.0, 3.0]], [0.2, 0.3, 0.1])
+ENDS = {"t_max": 80.0, "t_min": 0.002}
+SOLVER = build_solver("euler")
+
+
+def trial(samples: int = 40, **changes: object) -> Trial:
+    noise = torch.randn(samples, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    teacher = build_schedule("edm", EDM(), 50, **ENDS)
+    plain = Trial(MIXTURE.denoiser(EDM()), EDM(), SOLVER, teacher, noise, None, [TeacherJudge(None)], max_batch=16)
+    return dataclasses.replace(plain, **changes)
+
+
+def final(of: Trial, schedule: Schedule) -> Tensor:
+    return sample(of.denoiser, schedule, of.solver, of.noise)
+
+
+def test_a_row_is_the_sampler_s_answer_and_its_distance_to_the_teacher_s() -> None:
+    given, schedule = trial(), build_schedule("logsnr", EDM(), 6, **ENDS)
+    row = given.judge("logsnr", schedule, search_nfe=7.0, search_seconds=2.0)
+    assert torch.allclose(row.samples, final(given, schedule), rtol=1e-12)
+    expected = (final(given, schedule) - final(given, given.teacher)).square().mean(1)
+    assert row.figures["mse"].values is not None
+    assert torch.allclose(row.figures["mse"].values, expected)
+    assert (row.method, row.steps, row.nfe, row.search_nfe, row.search_seconds) == ("logsnr", 6, 6, 7, 2)
+    assert not row.oracle
+
+
+def test_guidance_counts_twice_in_a_row() -> None:
+    exact = MIXTURE.denoiser(EDM())
+
+    def guided(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        return exact(x, t, cond)
+
+    guided.nfe = 2  # type: ignore[attr-defined]
+    given = trial(denoiser=guided)
+    assert given.judge("edm", build_schedule("edm", EDM(), 6, **ENDS)).nfe == 12
+    assert given.judge_teacher().nfe == 100
+
+
+def test_path_error_along_a_subset_of_the_teacher_s_times_is_the_difference_of_states() -> None:
+    given = trial(traced=8)
+    schedule = Schedule(given.teacher.times[[0, 7, 20, 50]], EDM())
+    states = [
+        sample(given.denoiser, s, SOLVER, given.noise[:8], return_trajectory=True) for s in (schedule, given.teacher)
+    ]
+    expected = (states[0] - states[1][[0, 7, 20, 50]]).square().flatten(1).mean(1)
+    assert torch.allclose(given.path_error(schedule), expected, rtol=1e-9, atol=1e-20)
+    assert given.path_error(given.teacher).max() < 1e-20
+
+
+def test_path_error_between_the_teacher_s_times_follows_its_straight_steps() -> None:
+    """A student whose first step ends inside the teacher's first step lies on that step exactly."""
+    given = trial()
+    first, second = given.teacher.times[:2].tolist()
+    schedule = Schedule([first, 0.3 * first + 0.7 * second, 0.002], EDM())
+    assert given.path_error(schedule)[1] < 1e-20
+    assert given.path_error(schedule)[2] > 1e-6
+
+
+def test_path_error_of_a_flow_is_in_units_of_clean_samples() -> None:
+    """The same noise levels give the same path under EDM and Flow, so the same error."""
+    given = trial()
+    schedule = build_schedule("logsnr", EDM(), 6, **ENDS)
+    flow = Flow()
+
+    def on_flow(s: Schedule) -> Schedule:
+        times = flow.time_of_noise_level(s.noise_levels)
+        return Schedule(times, flow, initial_scale=times[0].item())
+
+    same = trial(denoiser=MIXTURE.denoiser(flow), process=flow, teacher=on_flow(given.teacher))
+    # EDM starts from 80 eps, Flow from t eps = 80 eps / (1 + 80): the same state
+    assert torch.allclose(same.path_error(on_flow(schedule)), given.path_error(schedule), rtol=1e-6, atol=1e-14)
+
+
+def test_the_oracle_samples_each_noise_with_its_own_schedule() -> None:
+    given = trial()
+    own = [build_schedule("edm", EDM(), 4, **ENDS, rho=rho) for rho in (3.0, 5.0, 7.0)]
+    row = given.judge_oracle("oss_per_sample", own)
+    assert row.oracle
+    assert (row.steps, row.nfe, row.schedule) == (4, 4, None)
+    for k, schedule in enumerate(own):
+        assert torch.allclose(row.samples[k], final(given, schedule)[k], rtol=1e-12)
+    judged = trial(judges=[DistributionJudge(MIXTURE, 100), TeacherJudge(None)]).judge_oracle("oracle", own)
+    assert set(judged.figures) == {"nll", "mse"}  # a distance between distributions needs more than three samples
+
+
+def test_the_teacher_is_not_compared_with_itself() -> None:
+    row = trial(judges=[TeacherJudge(2.0), DistributionJudge(MIXTURE, 100)]).judge_teacher()
+    assert set(row.figures) == {"nll", "sliced_wasserstein"}
+    assert (row.steps, row.nfe) == (50, 50)
+
+
+class Constant(Judge):
+    """The same figure for every row."""
+
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
+        return {"constant": Figure(Interval(1.0, 1.0, 1.0), True)}
+
+
+def row(method: str, values: Tensor, nfe: float = 5, oracle: bool = False, **figures: Figure) -> Row:
+    return Row(
+        method, 5, nfe, None, torch.zeros(len(values), 2), {"psnr": sample_wise(values, True), **figures}, oracle
+    )
+
+
+def test_verdicts_are_paired_at_equal_nfe_and_leave_oracles_out() -> None:
+    shared = 5 * torch.randn(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows = [
+        row("oss", shared + 0.5),
+        row("edm", shared + 0.01 * shared.flip(0)),
+        row("copy", shared + 0.5),
+        row("more", shared, nfe=10),
+        row("bound", shared + 9, oracle=True),
+    ]
+    # the intervals of the two means overlap by far; the pairing still tells
+    assert rows[0].figures["psnr"].interval.low < rows[1].figures["psnr"].interval.high
+    found = {v.rival: v for v in verdicts(rows, "oss", "psnr")}
+    assert set(found) == {"edm", "copy"}
+    assert found["edm"].verdict == "better"
+    assert found["edm"].difference.value == pytest.approx(0.5, abs=0.01)
+    assert found["copy"].verdict == "no better"
+    assert verdicts(rows, "edm", "psnr")[0].verdict == "worse"
+    assert verdicts(rows, "oss", "fid") == []
+
+
+def test_verdicts_of_a_set_s_figure_rest_on_the_sets_differences() -> None:
+    values, scatter = torch.arange(4.0), torch.tensor([0.0, 3.0, -2.0, 1.0])
+    fid = {"oss": set_wise(10.0, 10 + scatter, False), "edm": set_wise(12.0, 12 + scatter + 0.1 * values, False)}
+    rows = [row(name, values, fid=figure) for name, figure in fid.items()]
+    (found,) = verdicts(rows, "oss", "fid")
+    assert found.difference.value == -2
+    assert found.verdict == "better"
+    assert fid["oss"].interval.high > fid["edm"].interval.low  # what the intervals side by side would not show
+    rows = [row(name, values, fid=Figure(Interval(1, 0, 2), False)) for name in ("oss", "edm")]
+    assert verdicts(rows, "oss", "fid") == []  # a single number cannot be paired
+
+
+def test_a_figure_without_direction_gets_no_verdict() -> None:
+    values = torch.arange(4.0)
+    rows = [row(name, values, nll=sample_wise(values + shift, None)) for name, shift in (("oss", 0), ("edm", 1))]
+    assert verdicts(rows, "oss", "nll") == []
+
+
+def test_a_row_as_data() -> None:
+    given = trial(judges=[Constant()])
+    schedule = build_schedule("edm", EDM(), 4, **ENDS)
+    data = as_data(given.judge("edm", schedule))
+    assert data["times"] == schedule.times.tolist() == data["noise_levels"]
+    assert data["figures"] == {"constant": {"value": 1.0, "low": 1.0, "high": 1.0}}
+    assert (data["samples"], len(data["path_error"])) == (40, 5)
