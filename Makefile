@@ -11,7 +11,7 @@ test: .venv/installed-dev lint
 	$(BIN)/python -m pytest $(ARGS)
 
 slow: .venv/installed-dev
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m slow --timeout 1800 $(ARGS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
