@@ -56,8 +56,9 @@ def sample(
         x = noise * expand(schedule.scale, noise)
         state = solver.init(x)
         path = [x]
+        orders = schedule.orders or solver.orders(schedule.steps)
         for i, (t, t_next) in enumerate(zip(schedule.times[:-1], schedule.times[1:], strict=True)):
-            x, state = solver.step(state, x, t, t_next, denoise)
+            x, state = solver.step(state, x, t, t_next, denoise, orders[i])
             x = calibrated(schedule, i, x)
             if return_trajectory:
                 path.append(x)

@@ -9,7 +9,8 @@ from optsteps.conditions import take
 from optsteps.denoisers import CountedDenoiser
 from optsteps.methods.base import SearchProblem
 from optsteps.processes import Process
-from optsteps.solvers.base import LinearSolver
+from optsteps.solvers import Multistep
+from optsteps.solvers.base import first_order
 from optsteps.trajectories import trajectory
 
 
@@ -26,7 +27,7 @@ class Grid:
     """
 
     def __init__(self, problem: SearchProblem, index: Tensor, max_batch: int) -> None:
-        if not isinstance(problem.solver, LinearSolver):
+        if not (isinstance(problem.solver, Multistep) and problem.solver.order == 1):
             raise ValueError(
                 f"OSS forms a node's steps to all later times from one evaluation, which solver "
                 f"{problem.solver.name!r} does not allow; search with 'euler'"
@@ -36,7 +37,7 @@ class Grid:
         self.denoiser = CountedDenoiser(problem.denoiser)
         self.times = problem.teacher.times
         self.last = problem.teacher.steps
-        self.a, self.b = problem.solver.coefficients(self.process, self.times[:, None], self.times[None, :])
+        self.a, self.b = first_order(self.process, self.times[:, None], self.times[None, :])
         self.teacher = trajectory(self.denoiser, problem.teacher, problem.solver, noise, self.cond, max_batch)
         self.state = torch.zeros_like(self.teacher)
         self._denoised = torch.zeros_like(self.teacher)

@@ -42,7 +42,12 @@ class Denoise:
 
 
 class Solver(ABC):
-    """The rule for one step from t to t_next < t."""
+    """The rule for one step from t to t_next < t.
+
+    Attributes:
+        name: the field's name of it.
+        order: of convergence, as published.
+    """
 
     name: ClassVar[str]
     order: int
@@ -52,24 +57,23 @@ class Solver(ABC):
         return ()
 
     @abstractmethod
-    def step(self, state: State, x: Tensor, t: Tensor, t_next: Tensor, denoise: Denoise) -> tuple[Tensor, State]:
-        """x [B, ...] at t (scalar or [B]) -> x at t_next, and the state there."""
+    def step(
+        self, state: State, x: Tensor, t: Tensor, t_next: Tensor, denoise: Denoise, order: int | None = None
+    ) -> tuple[Tensor, State]:
+        """x [B, ...] at t (scalar or [B]) -> x at t_next, and the state there.
+
+        Args:
+            order: at most this order for this step; None for the solver's own. Remembered outputs that are missing
+                lower it further.
+        """
+
+    def orders(self, steps: int) -> list[int]:
+        """The order to ask for at each of `steps` steps."""
+        return [self.order] * steps
 
     def nfe(self, schedule: Schedule) -> int:
         """Denoiser calls per sample of a walk down `schedule`; guidance doubles what each costs."""
         return schedule.steps
-
-
-class LinearSolver(Solver):
-    """A solver of one evaluation per step whose step is x_next = a x + b D(x, t), with coefficients of the times."""
-
-    @abstractmethod
-    def coefficients(self, process: Process, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
-        """(a, b) in float64, of the shape t and t_next broadcast to."""
-
-    def step(self, state: State, x: Tensor, t: Tensor, t_next: Tensor, denoise: Denoise) -> tuple[Tensor, State]:
-        a, b = self.coefficients(denoise.process, t, t_next)
-        return expand(a, x) * x + expand(b, x) * denoise(x, t), state
 
 
 def first_order(process: Process, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
