@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from optsteps.brownian import BrownianPaths
 from optsteps.conditions import Cond, batch_size
 from optsteps.denoisers import CountedDenoiser, Denoiser, expand
 from optsteps.schedules import Schedule
@@ -37,7 +38,7 @@ def sample(
         noise: unit Gaussian [B, ...]; scaled here by the schedule's initial scale.
         cond: condition of the batch, or None.
         seed, index: for stochastic solvers: the randomness of sample k depends on (seed, index[k]) alone; index [B]
-            is 0 ... B-1 by default. The deterministic solvers of this version draw nothing.
+            is 0 ... B-1 by default.
         return_trajectory: return the state at every time instead of the last.
 
     Returns:
@@ -50,7 +51,10 @@ def sample(
     check_batch(noise, cond)
     _check_channels(schedule, noise)
     denoise = Denoise(
-        denoiser if isinstance(denoiser, CountedDenoiser) else CountedDenoiser(denoiser), schedule.process, cond
+        denoiser if isinstance(denoiser, CountedDenoiser) else CountedDenoiser(denoiser),
+        schedule.process,
+        cond,
+        _paths(solver, noise, seed, index),
     )
     with torch.set_grad_enabled(schedule.times.requires_grad):
         x = noise * expand(schedule.scale, noise)
@@ -71,6 +75,15 @@ def calibrated(schedule: Schedule, step: int, x: Tensor) -> Tensor:
         return x
     gain, offset = schedule.amplitude[step].to(x).reshape(1, -1, 2, *(1,) * (x.ndim - 2)).unbind(2)
     return gain * x + offset
+
+
+def _paths(solver: Solver, noise: Tensor, seed: int, index: Tensor | None) -> BrownianPaths | None:
+    if not solver.stochastic:
+        return None
+    numbers = torch.arange(len(noise)) if index is None else index
+    if numbers.shape != noise.shape[:1]:
+        raise ValueError(f"expected one index per sample, got shape {tuple(numbers.shape)} for {len(noise)} samples")
+    return BrownianPaths(seed, numbers, noise.shape[1:])
 
 
 def _check_channels(schedule: Schedule, noise: Tensor) -> None:

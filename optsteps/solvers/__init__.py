@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from optsteps.solvers.base import Denoise, Solver, State
 from optsteps.solvers.multistep import DEIS, IPNDM, DPMpp2M, DPMpp3M, Euler, Multistep, UniPC
 from optsteps.solvers.singlestep import DPM2, DPMpp2S, Heun, TwoStage
+from optsteps.solvers.stochastic import ERSDE, SDEDPMpp2M, Stochastic, StochasticDDIM
 
-SOLVERS: dict[str, type[Solver]] = {
-    solver.name: solver for solver in (Euler, Heun, DPM2, DPMpp2S, DPMpp2M, DPMpp3M, IPNDM, DEIS, UniPC)
-}
+SOLVERS: dict[str, Callable[..., Solver]] = {
+    solver.name: solver
+    for solver in (Euler, Heun, DPM2, DPMpp2S, DPMpp2M, DPMpp3M, IPNDM, DEIS, UniPC, StochasticDDIM, SDEDPMpp2M)
+} | {f"er_sde_{order}": partial(ERSDE, order) for order in ERSDE.orders_known}
 
 
 def build_solver(name: str, **parameters: Any) -> Solver:
-    """A solver by its name, e.g. `build_solver("euler")`.
+    """A solver by its name, e.g. `build_solver("ipndm", order=3)`.
 
     Raises:
         ValueError: unknown name, or a parameter the solver does not have.
@@ -30,6 +34,7 @@ def build_solver(name: str, **parameters: Any) -> Solver:
 __all__ = [
     "DEIS",
     "DPM2",
+    "ERSDE",
     "IPNDM",
     "SOLVERS",
     "DPMpp2M",
@@ -39,8 +44,11 @@ __all__ = [
     "Euler",
     "Heun",
     "Multistep",
+    "SDEDPMpp2M",
     "Solver",
     "State",
+    "Stochastic",
+    "StochasticDDIM",
     "TwoStage",
     "UniPC",
     "build_solver",

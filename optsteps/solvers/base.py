@@ -14,8 +14,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from optsteps.brownian import BrownianPaths
 from optsteps.conditions import Cond
-from optsteps.denoisers import Denoiser, expand
+from optsteps.denoisers import Denoiser
 from optsteps.processes import Process
 from optsteps.schedules import Schedule
 
@@ -30,11 +31,13 @@ class Denoise:
         denoiser: D(x, t, cond).
         process: its noising process.
         cond: condition of the batch, or None.
+        paths: the samples' Brownian paths, for stochastic solvers.
     """
 
     denoiser: Denoiser
     process: Process
     cond: Cond = None
+    paths: BrownianPaths | None = None
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """x [B, ...], t scalar or [B] -> [B, ...]."""
@@ -47,10 +50,12 @@ class Solver(ABC):
     Attributes:
         name: the field's name of it.
         order: of convergence, as published.
+        stochastic: does it draw noise?
     """
 
     name: ClassVar[str]
     order: int
+    stochastic: ClassVar[bool] = False
 
     def init(self, x: Tensor) -> State:
         """The state before the first step from x [B, ...]."""

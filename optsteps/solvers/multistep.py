@@ -24,8 +24,11 @@ from optsteps.denoisers import expand
 from optsteps.processes import Process
 from optsteps.solvers.base import Denoise, Solver, State, first_order, is_clean
 
-_NODES, _WEIGHTS = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(24))
-_NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2  # on [0, 1]
+# Gauss-Legendre quadrature on [0, 1]: nodes and weights
+_POINTS, _SHARES = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(24))
+QUADRATURE = ((_POINTS + 1) / 2, _SHARES / 2)
+    torch.from_numpy(part) / 2 for part in np.polynomial.legendre.leggauss(24) + np.array([[1.0], [0.0]])
+)
 
 
 class Multistep(Solver):
@@ -52,8 +55,8 @@ class Multistep(Solver):
 
     @abstractmethod
     def weights(self, process: Process, times: Tensor) -> Tensor:
-        """w_1 ... w_{m-1} [..., m-1] in float64, for times [..., m+1] = (t_next, t, t_1, ..., t_{m-1}), m of at least 2,
-        all of them with a finite, positive noise level."""
+        """w_1 ... w_{m-1} [..., m-1] in float64, for times [..., m+1] = (t_next, t, t_1, ..., t_{m-1}), m at least 2, all
+        of them with a finite, positive noise level."""
 
     def orders(self, steps: int) -> list[int]:
         if not self.lower_order_final:
@@ -74,19 +77,23 @@ class Multistep(Solver):
         process = denoise.process
         denoised = denoise(x, t)
         if self.memory == 0:
-            a, b = first_order(process, t, t_next)
+            a, b = self.base(process, t, t_next)
             return expand(a, x) * x + expand(b, x) * denoised, state
         t, t_next = t.expand(len(x)), t_next.expand(len(x))
         x = self.arrive(process, state, x, t, denoised)
         newest = self.quantity(process, x, t, denoised)
         times, outputs = state[:2]
         orders = self.usable(process, times, t, t_next, self.order if order is None else order)
-        a, b = first_order(process, t, t_next)
+        a, b = self.base(process, t, t_next)
         x_next = expand(a, x) * x + expand(b, x) * denoised
         weights = _by_order(self.weights, process, torch.stack([t_next, t, *times.unbind(1)], 1), orders, 1)
         for k, weight in enumerate(weights.unbind(1)):
             x_next = x_next + expand(weight, x) * (outputs[:, k] - newest)
         return x_next, self.remember(process, state, x, t, newest, orders)
+
+    def base(self, process: Process, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
+        """a and b of the step without memory."""
+        return first_order(process, t, t_next)
 
     def arrive(self, process: Process, state: State, x: Tensor, t: Tensor, denoised: Tensor) -> Tensor:
         """Where the step from t [B] leaves from, for the x [B, ...] that arrived there and its D."""
@@ -104,9 +111,7 @@ class Multistep(Solver):
         single = is_clean(process, t_next) | (process.alpha(t) == 0)
         return present.clamp(max=min(order, self.order)).masked_fill(single, 1)
 
-    def remember(
-        self, process: Process, state: State, x: Tensor, t: Tensor, newest: Tensor, orders: Tensor
-    ) -> State:
+    def remember(self, process: Process, state: State, x: Tensor, t: Tensor, newest: Tensor, orders: Tensor) -> State:
         """The state after leaving x at t [B], whose output is `newest`, with a step of the given orders [B]."""
         absent = process.alpha(t) == 0
         times = torch.cat([t.masked_fill(absent, torch.nan)[:, None], state[0]], 1)
@@ -143,7 +148,7 @@ class DPMpp2M(Multistep):
         super().__init__(order, lower_order_final)
 
     def weights(self, process: Process, times: Tensor) -> Tensor:
-        alpha_next, h, ratios = _log_snr_steps(process, times)
+        alpha_next, h, ratios = log_snr_steps(process, times)
         return alpha_next[..., None] * torch.expm1(-h)[..., None] * 0.5 / ratios
 
 
@@ -169,7 +174,7 @@ class DPMpp3M(Multistep):
         self.corrected = corrected
 
     def weights(self, process: Process, times: Tensor) -> Tensor:
-        alpha_next, h, ratios = _log_snr_steps(process, times)
+        alpha_next, h, ratios = log_snr_steps(process, times)
         if times.shape[-1] == 3:
             return alpha_next[..., None] * torch.expm1(-h)[..., None] * 0.5 / ratios
         r_0, r_1 = ratios[..., :1], ratios[..., 1:] - ratios[..., :1]
@@ -198,9 +203,7 @@ class DEIS(Multistep):
     orders_known: ClassVar[range] = range(1, 4)
     extrapolates = "eps"
 
-    def __init__(
-        self, order: int = 3, kind: Literal["tab", "logrho"] = "tab", lower_order_final: bool = False
-    ) -> None:
+    def __init__(self, order: int = 3, kind: Literal["tab", "logrho"] = "tab", lower_order_final: bool = False) -> None:
         super().__init__(order, lower_order_final)
         if kind not in ("tab", "logrho"):
             raise ValueError(f"kind must be 'tab' or 'logrho', got {kind!r}")
@@ -241,19 +244,21 @@ class IPNDM(Multistep):
             return _adams_weights(process, times, torch.exp)
         rho = process.noise_level(times)
         whole = process.alpha(times[..., 0]) * (rho[..., 0] - rho[..., 1])
-        return whole[..., None] * torch.tensor(self.EQUAL[times.shape[-1] - 1], dtype=torch.float64, device=times.device)
+        return whole[..., None] * torch.tensor(
+            self.EQUAL[times.shape[-1] - 1], dtype=torch.float64, device=times.device
+        )
 
 
 class UniPC(Multistep):
     """UniPC (Zhao et al., arXiv:2302.04867, Algorithms 5-8, x_0-prediction), orders 1 to 3 of the predictor.
 
-    With r_k = (lambda_k - lambda) / h the predictor is x_next = a x + b D - alpha' B(h) sum_k rho_k (D_k - D) / r_k, where
-    rho solves sum_k rho_k r_k^(i-1) = i! (-h) phi_{i+1}(-h) / B(h). The corrector is the same with the evaluation at t_next
-    itself among the D_k: it costs nothing, for that evaluation is the next step's. It takes the state that arrives at a
-    time and leaves from a better one, one order higher.
+    With r_k = (lambda_k - lambda) / h the predictor is x_next = a x + b D - alpha' B(h) sum_k rho_k (D_k - D) / r_k, and
+    rho solves sum_k rho_k r_k^(i-1) = i! (-h) phi_{i+1}(-h) / B(h). The corrector is the same with the evaluation at
+    t_next itself among the D_k: it costs nothing, for that evaluation is the next step's. It takes the state that
+    arrives at a time and leaves from a better one, one order higher.
 
-    The state is that of `Multistep` with the corrected x [B, ...] of the step before and the order it was left with [B],
-    0 where there is nothing to correct.
+    The state is that of `Multistep` with the corrected x [B, ...] of the step before and the order it was left with
+    [B], 0 where there is nothing to correct.
 
     Args:
         kind: B(h): "bh1" is -h, "bh2" e^-h - 1.
@@ -284,12 +289,12 @@ class UniPC(Multistep):
         return *super().init(x), x, torch.zeros(len(x), dtype=torch.long)
 
     def weights(self, process: Process, times: Tensor) -> Tensor:
-        alpha_next, h, ratios = _log_snr_steps(process, times)
+        alpha_next, h, ratios = log_snr_steps(process, times)
         return self._solved(alpha_next, h, -ratios)
 
     def corrector_weights(self, process: Process, times: Tensor) -> Tensor:
         """Weights of (D(t_next) - D, D_1 - D, ..., D_{m-1} - D) [..., m] for times [..., m+1] as in `weights`."""
-        alpha_next, h, ratios = _log_snr_steps(process, times)
+        alpha_next, h, ratios = log_snr_steps(process, times)
         return self._solved(alpha_next, h, torch.cat([torch.ones_like(h)[..., None], -ratios], -1))
 
     def _solved(self, alpha_next: Tensor, h: Tensor, r: Tensor) -> Tensor:
@@ -317,9 +322,7 @@ class UniPC(Multistep):
             corrected = corrected + expand(weight, x) * (other - outputs[:, 0])
         return torch.where(expand(orders, x) > 0, corrected, x)
 
-    def remember(
-        self, process: Process, state: State, x: Tensor, t: Tensor, newest: Tensor, orders: Tensor
-    ) -> State:
+    def remember(self, process: Process, state: State, x: Tensor, t: Tensor, newest: Tensor, orders: Tensor) -> State:
         return *super().remember(process, state, x, t, newest, orders), x, orders
 
 
@@ -349,11 +352,11 @@ def phi(k: int, z: Tensor) -> Tensor:
 
     By quadrature, exact to rounding for |z| < 30, where the closed forms lose all digits as z goes to 0.
     """
-    nodes, weights = _NODES.to(z.device), _WEIGHTS.to(z.device)
+    nodes, weights = (part.to(z.device) for part in QUADRATURE)
     return (torch.exp((1 - nodes) * z[..., None]) * (weights * nodes ** (k - 1))).sum(-1) / math.factorial(k - 1)
 
 
-def _log_snr_steps(process: Process, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def log_snr_steps(process: Process, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """alpha(t_next) [...], h [...] and h_k / h [..., m-1] for times [..., m+1] = (t_next, t, t_1, ...)."""
     log_snr = process.log_snr(times)
     h = log_snr[..., 0] - log_snr[..., 1]
@@ -365,7 +368,7 @@ def _adams_weights(process: Process, times: Tensor, clock: Callable[[Tensor], Te
     the clock's values at t, t_1, ..., t_{m-1}; quadrature in log rho, where every clock of ours is smooth."""
     log_rho = -process.log_snr(times)
     start, length = log_rho[..., 1, None], (log_rho[..., 0] - log_rho[..., 1])[..., None]
-    nodes, weights = _NODES.to(times.device), _WEIGHTS.to(times.device)
+    nodes, weights = (part.to(times.device) for part in QUADRATURE)
     places = start + length * nodes  # [..., nodes]
     measure = weights * length * places.exp()
     here, known = clock(places), clock(log_rho[..., 1:])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from optsteps.conditions import take
@@ -87,8 +86,8 @@ class Heun(TwoStage):
 
 
 class DPM2(TwoStage):
-    """DPM-Solver-2 in the form of k-diffusion: the midpoint rule on dy/ds = (y - D) / s, its midpoint the geometric mean
-    of the noise levels (Lu et al., arXiv:2206.00927, Algorithm 1; Karras et al., arXiv:2206.00364). Order 2."""
+    """DPM-Solver-2 in the form of k-diffusion: the midpoint rule on dy/ds = (y - D) / s, its midpoint the geometric
+    mean of the noise levels (Lu et al., arXiv:2206.00927, Algorithm 1; Karras et al., arXiv:2206.00364). Order 2."""
 
     name: ClassVar[str] = "dpm2"
 
@@ -102,8 +101,8 @@ class DPM2(TwoStage):
 
 
 class DPMpp2S(TwoStage):
-    """DPM-Solver++(2S) with r = 1/2 (Lu et al., arXiv:2211.01095, Algorithm 1): the exponential midpoint rule in log-SNR.
-    Order 2, two evaluations a step."""
+    """DPM-Solver++(2S) with r = 1/2 (Lu et al., arXiv:2211.01095, Algorithm 1): the exponential midpoint rule in
+    log-SNR. Order 2, two evaluations a step."""
 
     name: ClassVar[str] = "dpmpp_2s"
 
