@@ -27,8 +27,6 @@ from optsteps.solvers.base import Denoise, Solver, State, first_order, is_clean
 # Gauss-Legendre quadrature on [0, 1]: nodes and weights
 _POINTS, _SHARES = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(24))
 QUADRATURE = ((_POINTS + 1) / 2, _SHARES / 2)
-    torch.from_numpy(part) / 2 for part in np.polynomial.legendre.leggauss(24) + np.array([[1.0], [0.0]])
-)
 
 
 class Multistep(Solver):
@@ -55,8 +53,8 @@ class Multistep(Solver):
 
     @abstractmethod
     def weights(self, process: Process, times: Tensor) -> Tensor:
-        """w_1 ... w_{m-1} [..., m-1] in float64, for times [..., m+1] = (t_next, t, t_1, ..., t_{m-1}), m at least 2, all
-        of them with a finite, positive noise level."""
+        """w_1 ... w_{m-1} [..., m-1] in float64, for times [..., m+1] = (t_next, t, t_1, ..., t_{m-1}), m at least 2,
+        all of them with a finite, positive noise level."""
 
     def orders(self, steps: int) -> list[int]:
         if not self.lower_order_final:
@@ -252,9 +250,9 @@ class IPNDM(Multistep):
 class UniPC(Multistep):
     """UniPC (Zhao et al., arXiv:2302.04867, Algorithms 5-8, x_0-prediction), orders 1 to 3 of the predictor.
 
-    With r_k = (lambda_k - lambda) / h the predictor is x_next = a x + b D - alpha' B(h) sum_k rho_k (D_k - D) / r_k, and
-    rho solves sum_k rho_k r_k^(i-1) = i! (-h) phi_{i+1}(-h) / B(h). The corrector is the same with the evaluation at
-    t_next itself among the D_k: it costs nothing, for that evaluation is the next step's. It takes the state that
+    With r_k = (lambda_k - lambda) / h the predictor is x_next = a x + b D - alpha' B(h) sum_k rho_k (D_k - D) / r_k,
+    and rho solves sum_k rho_k r_k^(i-1) = i! (-h) phi_{i+1}(-h) / B(h). The corrector is the same with the evaluation
+    at t_next itself among the D_k: it costs nothing, for that evaluation is the next step's. It takes the state that
     arrives at a time and leaves from a better one, one order higher.
 
     The state is that of `Multistep` with the corrected x [B, ...] of the step before and the order it was left with
