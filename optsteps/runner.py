@@ -156,12 +156,15 @@ def _judges(config: DictConfig, model: Model) -> list[Judge]:
 
 def _oracle(method: OSS, name: str, trial: Trial, problem: SearchProblem, steps: Sequence[int]) -> list[Row]:
     """OSS per sample on the trial's own samples: a bound, marked as such."""
-    found = method.search(problem, steps).per_sample
-    assert found is not None
-    return [
-        trial.judge_oracle(f"{name}_per_sample", [method.path_schedule(problem, path) for path in found[n]])
-        for n in steps
-    ]
+    found = method.search(problem, steps)
+    assert found.per_sample is not None
+    rows = []
+    for n in steps:
+        paths = found.per_sample[n]
+        orders = found.per_sample_orders[n] if found.per_sample_orders else [None] * len(paths)
+        own = [method.path_schedule(problem, *pair) for pair in zip(paths, orders, strict=True)]
+        rows.append(trial.judge_oracle(f"{name}_per_sample", own))
+    return rows
 
 
 def _facts(

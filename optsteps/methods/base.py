@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -72,6 +72,7 @@ class SearchResult:
         seconds: wall time.
         per_sample: for methods that choose per sample, for every step count the indices [B, n+1] into the teacher's
             times, 0 being the noisy end; None otherwise.
+        per_sample_orders: with them, for solvers of several orders, the orders of the steps [B, n]; None otherwise.
         evidence: what the choice rests on, for plots; see the method.
     """
 
@@ -79,6 +80,7 @@ class SearchResult:
     nfe: float = 0.0
     seconds: float = 0.0
     per_sample: Mapping[int, Tensor] | None = None
+    per_sample_orders: Mapping[int, Tensor] | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -134,9 +136,7 @@ class ShardedMethod(Method):
             for number, index in enumerate(shards):
                 partials[number] = self.partial(problem, steps, index, partials[number], decision)
             decision = self.combine(problem, steps, partials, decision)
-        return SearchResult(
-            decision.schedules, decision.nfe, time.perf_counter() - start, decision.per_sample, decision.evidence
-        )
+        return replace(decision, seconds=time.perf_counter() - start)
 
 
 def checked_steps(steps: Sequence[int]) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -9,36 +11,33 @@ from optsteps.conditions import take
 from optsteps.denoisers import CountedDenoiser
 from optsteps.methods.base import SearchProblem
 from optsteps.processes import Process
-from optsteps.solvers import Multistep
-from optsteps.solvers.base import first_order
+from optsteps.solvers.base import Denoise, State, first_order
+from optsteps.solvers.multistep import Multistep
+from optsteps.solvers.singlestep import TwoStage
 from optsteps.trajectories import trajectory
 
 
-class Grid:
-    """Some samples of a problem on the nodes 0 (noisy end) ... N of its teacher's times.
+class Grid(ABC):
+    """Some samples of a problem on the nodes 0 (noisy end) ... N, every stride-th of its teacher's times.
 
     Attributes:
         teacher: the teacher's states [B, N+1, ...].
         state: the student's states [B, N+1, ...]; a node's entry means nothing until it is put.
         denoiser: the problem's, counted.
-
-    Raises:
-        ValueError: a solver whose step is not linear in one evaluation.
+        choices: the orders that a step may have, ascending.
     """
 
-    def __init__(self, problem: SearchProblem, index: Tensor, max_batch: int) -> None:
-        if not (isinstance(problem.solver, Multistep) and problem.solver.order == 1):
-            raise ValueError(
-                f"OSS forms a node's steps to all later times from one evaluation, which solver "
-                f"{problem.solver.name!r} does not allow; search with 'euler'"
-            )
+    choices: list[int]
+
+    def __init__(self, problem: SearchProblem, index: Tensor, max_batch: int, stride: int) -> None:
         noise, self.cond = problem.samples(index)
         self.process, self.max_batch = problem.process, max_batch
         self.denoiser = CountedDenoiser(problem.denoiser)
-        self.times = problem.teacher.times
-        self.last = problem.teacher.steps
+        self.times = problem.teacher.times[::stride]
+        self.last = len(self.times) - 1
         self.a, self.b = first_order(self.process, self.times[:, None], self.times[None, :])
-        self.teacher = trajectory(self.denoiser, problem.teacher, problem.solver, noise, self.cond, max_batch)
+        whole = trajectory(self.denoiser, problem.teacher, problem.solver, noise, self.cond, max_batch)
+        self.teacher = whole[:, ::stride].contiguous()
         self.state = torch.zeros_like(self.teacher)
         self._denoised = torch.zeros_like(self.teacher)
         self._pending = torch.zeros(self.teacher.shape[:2], dtype=torch.bool)
@@ -47,19 +46,37 @@ class Grid:
     def __len__(self) -> int:
         return len(self.teacher)
 
+    @abstractmethod
+    def evaluate(self, sources: Tensor, targets: Tensor) -> None:
+        """Make what the steps from sources [I] to targets [J] need of the states put since they were last evaluated,
+        in common batches."""
+
+    @abstractmethod
+    def costs(self, sample: int, sources: Tensor, targets: Tensor) -> Tensor:
+        """Mean squared differences [M, I, J], float64, of the step of every choice of order from every source to every
+        later target and the teacher's state there; inf where there is no such step."""
+
+    @abstractmethod
+    def advance(self, choice: Tensor, origin: Tensor, targets: Tensor, where: Tensor) -> None:
+        """Put at the nodes targets [J] what the steps from the nodes origin [B, J] with the orders choices[choice]
+        [B, J] reach, where the mask [B, J] says so."""
+
     def put_start(self, node: int) -> None:
         """Place the initial noise at `node`, unscaled in flow coordinates, x / (alpha + sigma)."""
         self.state[:, node] = self.teacher[:, 0] * flow_scale(self.process, self.times, node).to(self.teacher)
         self._pending[:, node] = True
 
+    def final_mse(self) -> Tensor:
+        """Mean squared difference at the clean end [B], float64, of the states themselves."""
+        return (self.state[:, -1].double() - self.teacher[:, -1].double()).square().flatten(1).mean(1).cpu()
+
     def put(self, targets: Tensor, states: Tensor, where: Tensor) -> None:
         """Place states [B, J, ...] at the nodes targets [J] where the mask [B, J] says so."""
-        mask = where.to(states.device).reshape(*where.shape, *(1,) * (states.ndim - 2))
-        self.state[:, targets] = torch.where(mask, states, self.state[:, targets])
+        self.state[:, targets] = torch.where(expand_mask(where, states), states, self.state[:, targets])
         self._pending[:, targets] |= where.cpu()
 
-    def evaluate(self, sources: Tensor) -> None:
-        """Denoise the states at sources [I] that were put since they were last evaluated, in common batches."""
+    def _evaluate_pending(self, sources: Tensor) -> Tensor:
+        """Denoise the pending states at sources [I]; the mask [B, N+1] of them."""
         wanted = torch.zeros_like(self._pending)
         wanted[:, sources] = self._pending[:, sources]
         for pairs in wanted.nonzero().split(self.max_batch):
@@ -68,45 +85,198 @@ class Grid:
                 denoised = self.denoiser(self.state[sample, node], self.times[node], take(self.cond, sample))
             self._denoised[sample, node] = denoised
         self._pending &= ~wanted
+        return wanted
+
+
+class MultistepGrid(Grid):
+    """Nodes for a solver of one evaluation per step, Algorithm 1 at order 1 and Algorithm 2 above.
+
+    A step is a linear combination of a node's own tensors, z = its state, D, and the differences q_k - q_0 of its
+    remembered outputs, with coefficients of the times alone: the costs of a whole table of steps are inner products.
+    """
+
+    def __init__(self, problem: SearchProblem, index: Tensor, max_batch: int, stride: int) -> None:
+        assert isinstance(problem.solver, Multistep)
+        super().__init__(problem, index, max_batch, stride)
+        self.solver = problem.solver
+        self.choices = list(range(1, self.solver.order + 1))
+        # the solver's state at every node, with room for all it remembers
+        nodes = self.state.flatten(0, 1)
+        self._memory: State = ()
+        if self.solver.memory > 0:
+            times = torch.full((len(nodes), self.solver.memory), torch.nan, dtype=torch.float64)
+            past = nodes.new_zeros(len(nodes), self.solver.memory, *nodes.shape[1:])
+            self._memory = (times, past, *(part.clone() for part in self.solver.init(nodes)[2:]))
+
+    def evaluate(self, sources: Tensor, targets: Tensor) -> None:
+        fresh = self._evaluate_pending(sources)
+        if self._memory:
+            for pairs in fresh.nonzero().split(self.max_batch):
+                sample, node = pairs.unbind(1)
+                here = sample * (self.last + 1) + node
+                memory = tuple(part[here] for part in self._memory)
+                x, t = self.state[sample, node], self.times[node]
+                self.state[sample, node] = self.solver.arrive(self.process, memory, x, t, self._denoised[sample, node])
 
     def costs(self, sample: int, sources: Tensor, targets: Tensor) -> Tensor:
-        """Mean squared differences [I, J], float64, of the step from every source to every later target and the
-        teacher's state there; inf where the target is not later.
+        """As `Grid.costs`, by inner products.
 
         A step that takes pure noise to pure noise (a sigma(t) = sigma(t_next), as every consistent solver's does) lets
         the common multiple of the initial noise be taken off all states first: inner products of what is left lose
         nothing to cancellation, where those of states at noise level 80 lose four digits more.
         """
-        x, z, d = (
-            part[sample].flatten(1).double()
-            for part in (self.teacher[:, targets], self.state[:, sources], self._denoised[:, sources])
-        )
         eps = self.teacher[sample, 0].flatten().double() / self._sigma[0]
-        x = x - self._sigma[targets, None] * eps
-        z = z - self._sigma[sources, None] * eps
-        a, b = (c[sources[:, None], targets].to(x.device) for c in (self.a, self.b))
-        squares = (
-            a**2 * (z * z).sum(1, keepdim=True)
-            + b**2 * (d * d).sum(1, keepdim=True)
-            + (x * x).sum(1)
-            + 2 * a * b * (z * d).sum(1, keepdim=True)
-            - 2 * a * (z @ x.T)
-            - 2 * b * (d @ x.T)
-        )
+        x = self.teacher[sample, targets].flatten(1).double() - self._sigma[targets, None] * eps
+        numbers = torch.full_like(sources, sample)
+        basis = [part.flatten(1).double() for part in self._basis(numbers, sources)]
+        basis[0] = basis[0] - self._sigma[sources, None] * eps
+        stacked = torch.stack(basis, 1)  # [I, P, D]
+        usable = self._usable(numbers[:, None], sources[:, None], targets)
+        coefficients = torch.stack(
+            [self._coefficients(usable.clamp(max=m), numbers[:, None], sources[:, None], targets) for m in self.choices]
+        ).to(x.device)  # [M, I, J, P]
+        squares = torch.einsum("mijp,ipq,mijq->mij", coefficients, stacked @ stacked.transpose(1, 2), coefficients)
+        squares += (x * x).sum(1) - 2 * torch.einsum("mijp,ipj->mij", coefficients, stacked @ x.T)
         costs = (squares / x.shape[1]).clamp(min=0).cpu()
-        return costs.masked_fill(sources[:, None] >= targets, torch.inf)
+        possible = torch.tensor(self.choices)[:, None, None] <= usable
+        return costs.masked_fill(~possible, torch.inf)
 
-    def step(self, origin: Tensor, targets: Tensor) -> Tensor:
-        """States [B, J, ...] that the steps from nodes origin [B, J] reach at targets [J]."""
-        a, b = (c[origin, targets] for c in (self.a, self.b))
-        sample = torch.arange(len(self))[:, None]
-        z, d = self.state[sample, origin], self._denoised[sample, origin]
-        shape = (*origin.shape, *(1,) * (z.ndim - 2))
-        return a.to(z).reshape(shape) * z + b.to(z).reshape(shape) * d
+    def advance(self, choice: Tensor, origin: Tensor, targets: Tensor, where: Tensor) -> None:
+        numbers = torch.arange(len(self))[:, None]
+        orders = torch.tensor(self.choices)[choice]
+        coefficients = self._coefficients(orders, numbers, origin, targets)
+        z, denoised, *differences = self._basis(numbers, origin)
+        scale = coefficients.to(z).reshape(*coefficients.shape, *(1,) * (z.ndim - 2)).unbind(2)
+        states = scale[0] * z + scale[1] * denoised
+        for weight, difference in zip(scale[2:], differences, strict=True):
+            states = states + weight * difference
+        if self._memory:  # before the targets' states are put: a target may be another's origin
+            self._pass_on(orders, origin, targets, where)
+        self.put(targets, states, where)
 
-    def final_mse(self) -> Tensor:
-        """Mean squared difference at the clean end [B], float64, of the states themselves."""
-        return (self.state[:, -1].double() - self.teacher[:, -1].double()).square().flatten(1).mean(1).cpu()
+    def _pass_on(self, orders: Tensor, origin: Tensor, targets: Tensor, where: Tensor) -> None:
+        """The solver's state travels with the node: what the origins' becomes by the step is the targets'."""
+        kept = where.nonzero()
+        sample, source = kept[:, 0], origin.expand(len(self), -1)[kept[:, 0], kept[:, 1]]
+        z, denoised, t = self.state[sample, source], self._denoised[sample, source], self.times[source]
+        newest = self.solver.quantity(self.process, z, t, denoised)
+        left = self.solver.remember(
+            self.process, self._at(sample, source), z, t, newest, orders[kept[:, 0], kept[:, 1]]
+        )
+        there = sample * (self.last + 1) + targets[kept[:, 1]]
+        for part, new in zip(self._memory, left, strict=True):
+            part[there] = new
+
+    def _at(self, numbers: Tensor, nodes: Tensor) -> State:
+        """The solver's state at the nodes, both indices of one shape."""
+        here = numbers * (self.last + 1) + nodes
+        return tuple(part[here] for part in self._memory)
+
+    def _basis(self, numbers: Tensor, nodes: Tensor) -> list[Tensor]:
+        """z, D and the order - 1 differences of the nodes [..., ...] that every step combines."""
+        z, denoised = self.state[numbers, nodes], self._denoised[numbers, nodes]
+        if self.solver.order == 1:
+            return [z, denoised]
+        shape = z.shape[: z.ndim - (self.state.ndim - 2)]
+        flat, t = z.reshape(-1, *self.state.shape[2:]), self.times[nodes].expand(shape).reshape(-1)
+        newest = self.solver.quantity(self.process, flat, t, denoised.reshape(flat.shape)).reshape(z.shape)
+        times, past = self._at(numbers, nodes)[:2]
+        differences = []
+        for k in range(self.solver.order - 1):
+            present = torch.isfinite(times[..., k])
+            difference = past.select(len(shape), k) - newest
+            differences.append(torch.where(expand_mask(present, difference), difference, 0))
+        return [z, denoised, *differences]
+
+    def _usable(self, numbers: Tensor, origin: Tensor, targets: Tensor) -> Tensor:
+        """The highest order of the step from origin to targets, broadcast; 0 where the target is not later."""
+        numbers, origin, targets = torch.broadcast_tensors(numbers, origin, targets)
+        if self.solver.order == 1:
+            return (origin < targets).long()
+        times = self._at(numbers, origin)[0]
+        flat = self.solver.usable(
+            self.process,
+            times.flatten(0, -2),
+            self.times[origin].flatten(),
+            self.times[targets].flatten(),
+            self.solver.order,
+        )
+        return flat.reshape(origin.shape).masked_fill(origin >= targets, 0)
+
+    def _coefficients(self, orders: Tensor, numbers: Tensor, origin: Tensor, targets: Tensor) -> Tensor:
+        """Coefficients of the basis [..., P] for steps of the given orders, indices broadcast; weights of absent
+        outputs are 0."""
+        orders, numbers, origin, targets = torch.broadcast_tensors(orders, numbers, origin, targets)
+        found = torch.zeros(*orders.shape, self.solver.order + 1, dtype=torch.float64)
+        found[..., 0], found[..., 1] = self.a[origin, targets], self.b[origin, targets]
+        for m in range(2, self.solver.order + 1):
+            rows = torch.nonzero(orders == m, as_tuple=True)
+            if len(rows[0]):
+                memory = self._at(numbers[rows], origin[rows])[0]
+                ends = torch.stack([self.times[targets[rows]], self.times[origin[rows]]], 1)
+                found[(*rows, slice(2, m + 1))] = self.solver.weights(
+                    self.process, torch.cat([ends, memory[:, : m - 1]], 1)
+                )
+        return found
+
+
+class TwoStageGrid(Grid):
+    """Nodes for a solver that evaluates twice within a step: the second evaluation depends on the target, so a level
+    costs one evaluation for every pair of nodes, and their results are all kept."""
+
+    def __init__(self, problem: SearchProblem, index: Tensor, max_batch: int, stride: int) -> None:
+        assert isinstance(problem.solver, TwoStage)
+        super().__init__(problem, index, max_batch, stride)
+        self.solver = problem.solver
+        self.choices = [problem.solver.order]
+        self._reached = torch.empty(0)
+
+    def evaluate(self, sources: Tensor, targets: Tensor) -> None:
+        self._evaluate_pending(sources)
+        self._sources, self._targets = sources, targets
+        self._reached = self.state.new_zeros(len(self), len(sources), len(targets), *self.state.shape[2:])
+        ahead = (sources[:, None] < targets).expand(len(self), -1, -1)
+        for triples in ahead.nonzero().split(self.max_batch):
+            sample, i, j = triples.unbind(1)
+            node = sources[i]
+            denoise = Denoise(self.denoiser, self.process, take(self.cond, sample))
+            x, first = self.state[sample, node], self._denoised[sample, node]
+            with torch.no_grad():
+                reached = self.solver.finish(x, first, self.times[node], self.times[targets[j]], denoise)
+            self._reached[sample, i, j] = reached
+
+    def costs(self, sample: int, sources: Tensor, targets: Tensor) -> Tensor:
+        missed = self._reached[sample].double() - self.teacher[sample, targets].double()
+        costs = missed.square().flatten(2).mean(2).cpu()
+        return costs.masked_fill(sources[:, None] >= targets, torch.inf)[None]
+
+    def advance(self, choice: Tensor, origin: Tensor, targets: Tensor, where: Tensor) -> None:
+        place = torch.searchsorted(self._sources, origin.contiguous())
+        numbers = torch.arange(len(self))[:, None]
+        self.put(targets, self._reached[numbers, place, torch.arange(len(targets))], where)
+
+
+def build_grid(problem: SearchProblem, index: Tensor, max_batch: int, stride: int) -> Grid:
+    """The grid that suits the problem's solver.
+
+    Raises:
+        ValueError: a stochastic solver, or one that is neither of one evaluation per step nor of two.
+    """
+    if problem.solver.stochastic:
+        raise ValueError(
+            f"OSS compares a step's end with the teacher's state, which solver {problem.solver.name!r} reaches only up "
+            "to its noise; search with a deterministic solver, or use a method for stochastic ones"
+        )
+    if isinstance(problem.solver, Multistep):
+        return MultistepGrid(problem, index, max_batch, stride)
+    if isinstance(problem.solver, TwoStage):
+        return TwoStageGrid(problem, index, max_batch, stride)
+    raise ValueError(f"OSS knows solvers of one and of two evaluations per step; {problem.solver.name!r} is neither")
+
+
+def expand_mask(mask: Tensor, x: Tensor) -> Tensor:
+    """A boolean mask over the leading dimensions of x, on its device and shaped to select from it."""
+    return mask.to(x.device).reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim))
 
 
 def flow_scale(process: Process, times: Tensor, node: int) -> Tensor:

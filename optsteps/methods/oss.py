@@ -1,4 +1,4 @@
-"""Optimal Stepsize Distillation (Pei et al., arXiv:2503.21774), Algorithm 1: a programme on the teacher's times.
+"""Optimal Stepsize Distillation (Pei et al., arXiv:2503.21774), Algorithms 1 and 2: a programme on the teacher's times.
 
 Indices into the teacher's times count from the noisy end, 0 ... N; the paper counts from the clean end.
 """
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from optsteps.methods.amplitude import calibrate_amplitude
 from optsteps.methods.base import SearchProblem, SearchResult, ShardedMethod
-from optsteps.methods.grid import Grid, flow_scale
+from optsteps.methods.grid import Grid, build_grid, flow_scale
 from optsteps.schedules import Schedule
+from optsteps.solvers.multistep import Multistep
 
 Start = Literal["teacher", "free"]
 Average = Literal["mean", "median", "pooled"]
@@ -32,6 +33,11 @@ class OSS(ShardedMethod):
     coordinates here). It is optimal under the paper's assumption that a state nearer the teacher's stays nearer, not
     over all subsets.
 
+    With a multistep solver (Algorithm 2) a step may have the solver's order or any lower one: the pair (order, i) of
+    least cost is kept, the remembered outputs travel with the node, and the schedule holds the orders (averaged: each
+    step's most frequent one). With a solver of two evaluations per step every pair of nodes costs one evaluation a
+    level: search it on a coarser grid (`stride`).
+
     Costs to all later times are inner products, a row of candidates at once. To lose no precision to cancellation, the
     multiple sigma(t) of the initial noise, which teacher and student share and which is all but all of a noisy state,
     is taken off first; what is left is of the size of x_0, and its products are formed in float64. States stay in the
@@ -45,17 +51,19 @@ class OSS(ShardedMethod):
         published: reproduce the released code: a level starts from the one before ("at most k steps"), the read-back
             mixes levels and may repeat index 0, and "median" averages the entries len//2 and len//2 - 1, truncated
             towards the clean end. A repeated index is a step of no length and is left out of the `Schedule`.
+        stride: only every stride-th of the teacher's times may be chosen; it must divide the teacher's steps.
         amplitude: calibrate the schedules' amplitude (eq. 13) on the problem's samples.
         max_batch: most samples in one call of the denoiser.
         shard_size: samples searched together; memory grows with it, not with the number of samples ("pooled" keeps
             every sample's states).
 
     `SearchResult.evidence`: "final_mse", for every n the samples' costs at the clean end [B]; for "pooled" also
-    "costs", every level's mean costs from the nodes left to those reached [I, J] (inf where the target is not later).
+    "costs", every level's mean costs of every order from the nodes left to those reached [M, I, J] (inf where there is
+    no such step).
 
     Raises:
-        ValueError: unknown `start` or `average`; in `search`, more steps than the teacher has, or a solver whose step
-            is not linear in one evaluation.
+        ValueError: unknown `start` or `average`; in `search`, more steps than there are nodes, a stride that does not
+            divide the teacher's steps, a stochastic solver, or `published` with another than a first-order one.
     """
 
     def __init__(
@@ -63,6 +71,7 @@ class OSS(ShardedMethod):
         start: Start = "teacher",
         average: Average = "mean",
         published: bool = False,
+        stride: int = 1,
         amplitude: bool = False,
         max_batch: int = 512,
         shard_size: int = 64,
@@ -73,35 +82,45 @@ class OSS(ShardedMethod):
             raise ValueError(f"average must be 'mean', 'median' or 'pooled', got {average!r}")
         if published and average == "pooled":
             raise ValueError("the released code has no pooled average; use average='mean' or 'median'")
-        if max_batch < 1 or shard_size < 1:
-            raise ValueError(f"max_batch and shard_size must be at least 1, got {max_batch} and {shard_size}")
+        if max_batch < 1 or shard_size < 1 or stride < 1:
+            raise ValueError(
+                f"max_batch, shard_size and stride must be at least 1, got {max_batch}, {shard_size} and {stride}"
+            )
         self.start, self.average, self.published, self.amplitude = start, average, published, amplitude
-        self.max_batch, self.shard_size = max_batch, shard_size
+        self.max_batch, self.shard_size, self.stride = max_batch, shard_size, stride
 
     def partial(
         self, problem: SearchProblem, steps: Sequence[int], index: Tensor, previous: Any = None, decision: Any = None
     ) -> _Paths | _PooledLevel:
         """Per sample: the whole search of these samples. Pooled: one level of it, after the decision on the last."""
-        _check(problem, steps)
+        self._check(problem, steps)
         if self.average == "pooled":
             return self._pooled_level(problem, steps, index, previous, decision)
         grid = self._started(problem, steps, index)
         least = torch.full((len(grid), grid.last + 1), torch.inf, dtype=torch.float64)
         origin = torch.zeros_like(least, dtype=torch.long)
-        origins, finals = [], {}
+        choice = torch.zeros_like(origin)
+        levels, finals = [], {}
         for k, (sources, targets) in enumerate(self._levels(grid.last, steps), start=1):
             if not self.published:
                 least.fill_(torch.inf)  # exactly k steps: nothing is kept from the level before
-            grid.evaluate(sources)
-            costs, choice = _best(grid, sources, targets)
+            grid.evaluate(sources, targets)
+            costs, chosen, source = _best(grid, sources, targets)
             better = costs < least[:, targets]
-            grid.put(targets, grid.step(sources[choice], targets), better)
-            least[:, targets] = torch.where(better, costs, least[:, targets])
-            origin[:, targets] = torch.where(better, sources[choice], origin[:, targets])
-            origins.append(origin.clone())
+            grid.advance(chosen, source, targets, better)
+            for table, new in ((least, costs), (origin, source), (choice, chosen)):
+                table[:, targets] = torch.where(better, new, table[:, targets])
+            levels.append((origin.clone(), choice.clone()))
             if k in steps:
                 finals[k] = grid.final_mse()
-        return _Paths({n: _read_back(origins[:n]) for n in steps}, finals, grid.denoiser.evaluations)
+        read = {n: _read_back(levels[:n]) for n in steps}
+        orders = torch.tensor(grid.choices)
+        return _Paths(
+            {n: path * self.stride for n, (path, _) in read.items()},
+            {n: orders[chosen] for n, (_, chosen) in read.items()},
+            finals,
+            grid.denoiser.evaluations,
+        )
 
     def combine(
         self, problem: SearchProblem, steps: Sequence[int], partials: Sequence[Any], decision: Any = None
@@ -109,14 +128,21 @@ class OSS(ShardedMethod):
         """Average the samples' paths, or decide the level that the shards' mean costs are for."""
         if self.average == "pooled":
             return self._pooled_decision(problem, steps, partials, decision or [])
-        paths = {n: torch.cat([part.paths[n] for part in partials]) for n in steps}
-        finals = {n: torch.cat([part.finals[n] for part in partials]) for n in steps}
+        paths, orders, finals = (
+            {n: torch.cat([getattr(part, name)[n] for part in partials]) for n in steps}
+            for name in ("paths", "orders", "finals")
+        )
         nfe = sum(part.evaluations for part in partials) / len(problem.noise)
-        schedules = {n: self.path_schedule(problem, self._average(paths[n], problem.teacher.steps)) for n in steps}
-        return self._result(problem, schedules, nfe, paths, {"final_mse": finals})
+        last = problem.teacher.steps // self.stride
+        schedules = {}
+        for n in steps:
+            path = self._average(paths[n] // self.stride, last) * self.stride
+            schedules[n] = self.path_schedule(problem, path, orders[n].mode(0).values)
+        return self._result(problem, schedules, nfe, {"final_mse": finals}, paths, orders)
 
-    def path_schedule(self, problem: SearchProblem, path: Tensor) -> Schedule:
-        """The schedule of a path [n+1] of indices into the teacher's times, such as a row of `per_sample`."""
+    def path_schedule(self, problem: SearchProblem, path: Tensor, orders: Tensor | None = None) -> Schedule:
+        """The schedule of a path [n+1] of indices into the teacher's times, such as a row of `per_sample`, and of the
+        orders [n] of its steps, which it keeps where the solver has several."""
         path = path.unique_consecutive()  # the released code may repeat index 0
         times = problem.teacher.times
         scale = None
@@ -134,10 +160,11 @@ class OSS(ShardedMethod):
             "teacher_steps": problem.teacher.steps,
             "indices": path.tolist(),
         }
-        return Schedule(times[path], problem.process, initial_scale=scale, metadata=described)
+        kept = orders.tolist() if orders is not None and _has_orders(problem) else None
+        return Schedule(times[path], problem.process, kept, initial_scale=scale, metadata=described)
 
     def _started(self, problem: SearchProblem, steps: Sequence[int], index: Tensor) -> Grid:
-        grid = Grid(problem, index, self.max_batch)
+        grid = build_grid(problem, index, self.max_batch, self.stride)
         for node in self._starts(grid.last, steps):
             grid.put_start(node)
         return grid
@@ -164,7 +191,7 @@ class OSS(ShardedMethod):
             sources = [node for node in targets if node < last]
 
     def _average(self, paths: Tensor, last: int) -> Tensor:
-        """One path [n+1] for paths [B, n+1]."""
+        """One path [n+1] for paths [B, n+1] of nodes 0 ... last."""
         count = len(paths)
         if self.average == "mean":
             return (2 * paths.sum(0) + count) // (2 * count)
@@ -180,14 +207,15 @@ class OSS(ShardedMethod):
         problem: SearchProblem,
         schedules: dict[int, Schedule],
         nfe: float,
-        paths: dict[int, Tensor] | None,
         evidence: dict[str, Any],
+        paths: dict[int, Tensor] | None = None,
+        orders: dict[int, Tensor] | None = None,
     ) -> SearchResult:
         if self.amplitude:
             for n, schedule in schedules.items():
                 schedules[n], cost = calibrate_amplitude(problem, schedule, self.max_batch)
                 nfe += cost
-        return SearchResult(schedules, nfe, per_sample=paths, evidence=evidence)
+        return SearchResult(schedules, nfe, 0.0, paths, orders if _has_orders(problem) else None, evidence)
 
     def _pooled_level(
         self,
@@ -197,22 +225,22 @@ class OSS(ShardedMethod):
         previous: _PooledLevel | None,
         decision: list[_PooledDecision] | None,
     ) -> _PooledLevel:
-        levels = list(self._levels(problem.teacher.steps, steps))
+        levels = list(self._levels(problem.teacher.steps // self.stride, steps))
         if previous is None or decision is None:
             grid, finals = self._started(problem, steps, index), {}
         else:
             grid, finals = previous.grid, previous.finals
-            done = len(decision)
-            targets, origin = levels[done - 1][1], decision[-1].origin
-            reached = grid.step(origin.expand(len(grid), -1), targets)
-            grid.put(targets, reached, torch.ones(reached.shape[:2], dtype=torch.bool))
+            done, targets = len(decision), levels[len(decision) - 1][1]
+            everywhere = torch.ones(len(grid), len(targets), dtype=torch.bool)
+            chosen, origin = (part.expand(len(grid), -1) for part in (decision[-1].choice, decision[-1].origin))
+            grid.advance(chosen, origin, targets, everywhere)
             if done in steps:
                 finals = {**finals, done: grid.final_mse()}
             if done == len(levels):
                 return _PooledLevel(grid, finals, torch.empty(0))
         sources, targets = levels[len(decision or [])]
-        grid.evaluate(sources)
-        total = torch.zeros(len(sources), len(targets), dtype=torch.float64)
+        grid.evaluate(sources, targets)
+        total = torch.zeros(len(grid.choices), len(sources), len(targets), dtype=torch.float64)
         for sample in range(len(grid)):
             total += grid.costs(sample, sources, targets)
         return _PooledLevel(grid, finals, total)
@@ -224,27 +252,47 @@ class OSS(ShardedMethod):
         partials: Sequence[_PooledLevel],
         decided: list[_PooledDecision],
     ) -> SearchResult | list[_PooledDecision]:
-        levels = list(self._levels(problem.teacher.steps, steps))
+        last = problem.teacher.steps // self.stride
+        levels = list(self._levels(last, steps))
         if len(decided) < len(levels):
-            sources, targets = levels[len(decided)]
+            sources, _ = levels[len(decided)]
             costs = torch.stack([part.costs for part in partials]).sum(0) / len(problem.noise)
-            return [*decided, _PooledDecision(costs, sources[costs.min(0).indices])]
-        origins = []
+            _, choice, source = _least(costs)
+            return [*decided, _PooledDecision(costs, choice, sources[source])]
+        tables = []
         for (_, targets), level in zip(levels, decided, strict=True):
-            origins.append(torch.zeros(1, problem.teacher.steps + 1, dtype=torch.long))
-            origins[-1][0, targets] = level.origin
-        schedules = {n: self.path_schedule(problem, _read_back(origins[:n])[0]) for n in steps}
+            table = torch.zeros(2, 1, last + 1, dtype=torch.long)
+            table[0, 0, targets], table[1, 0, targets] = level.origin, level.choice
+            tables.append((table[0], table[1]))
+        grid = partials[0].grid
+        schedules = {}
+        for n in steps:
+            path, choice = _read_back(tables[:n])
+            schedules[n] = self.path_schedule(problem, path[0] * self.stride, torch.tensor(grid.choices)[choice[0]])
         nfe = sum(part.grid.denoiser.evaluations for part in partials) / len(problem.noise)
         finals = {n: torch.cat([part.finals[n] for part in partials]) for n in steps}
         evidence = {"final_mse": finals, "costs": [level.costs for level in decided]}
-        return self._result(problem, schedules, nfe, None, evidence)
+        return self._result(problem, schedules, nfe, evidence)
+
+    def _check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
+        if problem.teacher.steps % self.stride:
+            raise ValueError(f"stride {self.stride} does not divide the teacher's {problem.teacher.steps} steps")
+        if steps[-1] > problem.teacher.steps // self.stride:
+            raise ValueError(
+                f"{steps[-1]} student steps were asked for, but the teacher has only {problem.teacher.steps}"
+                f"{f', one in {self.stride} of which may be chosen' if self.stride > 1 else ''}; a student's times "
+                "are a subset of the teacher's"
+            )
+        if self.published and problem.solver.name != "euler":
+            raise ValueError(f"the released code knows Euler's steps only, not those of {problem.solver.name!r}")
 
 
 @dataclass(frozen=True)
 class _Paths:
-    """What a shard of samples chose: for every n paths [b, n+1] and final costs [b]; and what it cost."""
+    """What a shard of samples chose: for every n paths [b, n+1], orders [b, n] and final costs [b]; what it cost."""
 
     paths: dict[int, Tensor]
+    orders: dict[int, Tensor]
     finals: dict[int, Tensor]
     evaluations: int
 
@@ -252,7 +300,7 @@ class _Paths:
 @dataclass(frozen=True)
 class _PooledLevel:
     """A shard in the pooled programme: its nodes, final costs [b] of the step counts done, and the sum over samples of
-    this level's costs [I, J]."""
+    this level's costs [M, I, J]."""
 
     grid: Grid
     finals: dict[int, Tensor]
@@ -261,32 +309,43 @@ class _PooledLevel:
 
 @dataclass(frozen=True)
 class _PooledDecision:
-    """One level decided for all samples: mean costs [I, J] and the node of least cost for every target [J]."""
+    """One level decided for all samples: mean costs [M, I, J], and for every target the choice of order and the node
+    of least cost [J]."""
 
     costs: Tensor
+    choice: Tensor
     origin: Tensor
 
 
-def _check(problem: SearchProblem, steps: Sequence[int]) -> None:
-    if steps[-1] > problem.teacher.steps:
-        raise ValueError(
-            f"{steps[-1]} student steps were asked for, but the teacher has only {problem.teacher.steps}; a student's "
-            "times are a subset of the teacher's"
-        )
+def _has_orders(problem: SearchProblem) -> bool:
+    """May a step of the problem's solver have several orders?"""
+    return isinstance(problem.solver, Multistep) and problem.solver.order > 1
 
 
-def _best(grid: Grid, sources: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Least cost [B, J] over the sources and its position among them [B, J]; of equals the noisiest source."""
+def _least(costs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Least cost of a table [M, I, J] for every target, its choice and its source [J]; of equals the lowest order, then
+    the noisiest source."""
+    least = costs.flatten(0, 1).min(0)
+    return least.values, least.indices // costs.shape[1], least.indices % costs.shape[1]
+
+
+def _best(grid: Grid, sources: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Least cost, its choice of order and its origin, each [B, J]."""
     # sample by sample: the table of one sample is all that lies in memory
-    least = [grid.costs(sample, sources, targets).min(0) for sample in range(len(grid))]
-    return torch.stack([row.values for row in least]), torch.stack([row.indices for row in least])
+    costs, choice, source = (
+        torch.stack(part)
+        for part in zip(*(_least(grid.costs(b, sources, targets)) for b in range(len(grid))), strict=True)
+    )
+    return costs, choice, sources[source]
 
 
-def _read_back(origins: Sequence[Tensor]) -> Tensor:
-    """Paths [B, n+1] from the clean end back through the n levels' origins, each [B, N+1]."""
-    node = torch.full((len(origins[0]), 1), origins[0].shape[1] - 1)
-    path = [node]
-    for origin in reversed(origins):
+def _read_back(levels: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Paths [B, n+1] and choices [B, n] from the clean end back through the n levels' origins and choices, each
+    [B, N+1]."""
+    node = torch.full((len(levels[0][0]), 1), levels[0][0].shape[1] - 1)
+    path, choices = [node], []
+    for origin, choice in reversed(levels):
+        choices.append(choice.gather(1, node))
         node = origin.gather(1, node)
         path.append(node)
-    return torch.cat(path[::-1], 1)
+    return torch.cat(path[::-1], 1), torch.cat(choices[::-1], 1)

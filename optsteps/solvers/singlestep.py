@@ -37,16 +37,21 @@ class TwoStage(Solver):
     def step(
         self, state: State, x: Tensor, t: Tensor, t_next: Tensor, denoise: Denoise, order: int | None = None
     ) -> tuple[Tensor, State]:
-        process = denoise.process
         t, t_next = t.expand(len(x)), t_next.expand(len(x))
+        return self.finish(x, denoise(x, t), t, t_next, denoise, order), state
+
+    def finish(
+        self, x: Tensor, first: Tensor, t: Tensor, t_next: Tensor, denoise: Denoise, order: int | None = None
+    ) -> Tensor:
+        """The step from x [B, ...] at t [B] to t_next [B] once its first evaluation is known."""
+        process = denoise.process
         a, b = first_order(process, t, t_next)
-        first = denoise(x, t)
         x_next = expand(a, x) * x + expand(b, x) * first
         if order == 1:
-            return x_next, state
+            return x_next
         single = self.single(process, t, t_next)
         if bool(single.all()):
-            return x_next, state
+            return x_next
         here = (~single).nonzero()[:, 0]
         whole = len(here) == len(x)
         if not whole:
@@ -56,7 +61,7 @@ class TwoStage(Solver):
         a, b = first_order(process, t, s)
         second = denoise(expand(a, x) * x + expand(b, x) * first, s)
         change = expand(self.correction(process, t, s, t_next), x) * (second - first)
-        return x_next + change if whole else x_next.index_add(0, here.to(x.device), change), state
+        return x_next + change if whole else x_next.index_add(0, here.to(x.device), change)
 
     def single(self, process: Process, t: Tensor, t_next: Tensor) -> Tensor:
         """Boolean: does the step from t to t_next take one evaluation?"""

@@ -6,7 +6,7 @@ With y = x / alpha, rho = sigma / alpha and any phi(rho) for which phi / rho inc
 
 c = (rho / phi)^2, has the marginals of the probability-flow ODE (Cui et al., arXiv:2309.06169, Prop. 1 and 2, solved
 with the integrating factor 1 / phi; for constant D the variance is kept: (phi_t rho_s / phi_s)^2 + phi_t^2 (c_t - c_s)
-= rho_t^2). phi = rho is the ODE, phi = rho^2 the posterior sampling of DDPM. Whatever phi, a step with D held constant is
+= rho_t^2). phi = rho is the ODE, phi = rho^2 the posterior sampling of DDPM. Whatever phi, the step with D constant is
 
     x_next = a x + (alpha' - a alpha) D + sqrt(sigma'^2 - a^2 sigma^2) n,
 

@@ -27,7 +27,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from optsteps.methods import OSS, SearchProblem
-from optsteps.methods.grid import Grid
+from optsteps.methods.grid import MultistepGrid
 from optsteps.processes import EDM
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule
@@ -331,11 +331,11 @@ def test_costs_lose_nothing_to_cancellation(dtype: torch.dtype) -> None:
     """States at noise level 80 differ from the teacher's by far less than a float32 rounding of their squares."""
     shrink = lambda x, t, cond: x * (0.25 / (0.25 + t**2)).to(x)[:, None] + 0.1 * torch.tanh(x)  # noqa: E731
     problem = SearchProblem(shrink, EDM(), build_solver("euler"), noise(2, 784, dtype=dtype), teacher(EDM(), 40))
-    grid = Grid(problem, torch.arange(2), max_batch=512)
+    grid = MultistepGrid(problem, torch.arange(2), max_batch=512, stride=1)
     sources, targets = torch.arange(40), torch.arange(1, 41)
     grid.put(sources, grid.teacher[:, :-1], torch.ones(2, 40, dtype=torch.bool))
-    grid.evaluate(sources)
-    costs = grid.costs(1, sources, targets)
+    grid.evaluate(sources, targets)
+    costs = grid.costs(1, sources, targets)[0]
     t, x = problem.teacher.times, grid.teacher[1].double()
     denoised = shrink(grid.teacher[1, :-1], t[:-1], None).double()
     ratio = t[None, 1:, None] / t[:-1, None, None]
@@ -562,7 +562,7 @@ def test_memory_does_not_grow_with_the_number_of_samples(options: dict[str, obje
         ({"average": "mode"}, "'mean', 'median' or 'pooled', got 'mode'"),
         ({"average": "pooled", "published": True}, "no pooled average"),
         ({"max_batch": 0}, "at least 1, got 0"),
-        ({"shard_size": 0}, "at least 1, got 512 and 0"),
+        ({"shard_size": 0}, "at least 1, got 512, 0 and 1"),
     ],
 )
 def test_unknown_options_are_named(options: dict[str, object], message: str) -> None:
@@ -582,10 +582,26 @@ def test_more_steps_than_the_teacher(average: str) -> None:
         OSS(average=average).search(mixture_problem("edm", samples=1, teacher_steps=10), [5, 11])
 
 
-def test_a_solver_of_two_evaluations_is_refused() -> None:
-    problem = dataclasses.replace(mixture_problem("edm", samples=1, teacher_steps=5), solver=build_solver("heun"))
-    with pytest.raises(ValueError, match="'heun'"):
+@pytest.mark.parametrize("name", ["ddim_stochastic", "sde_dpmpp_2m", "er_sde_2"])
+def test_a_stochastic_solver_is_refused(name: str) -> None:
+    problem = dataclasses.replace(mixture_problem("edm", samples=1, teacher_steps=5), solver=build_solver(name))
+    with pytest.raises(ValueError, match=f"'{name}' reaches only up to its noise"):
         OSS().search(problem, [2])
+
+
+@pytest.mark.parametrize("name", ["heun", "dpmpp_2m"])
+def test_the_released_code_knows_euler_only(name: str) -> None:
+    problem = dataclasses.replace(mixture_problem("edm", samples=1, teacher_steps=5), solver=build_solver(name))
+    with pytest.raises(ValueError, match=f"Euler's steps only, not those of '{name}'"):
+        OSS(published=True).search(problem, [2])
+
+
+def test_a_stride_that_does_not_fit() -> None:
+    problem = mixture_problem("edm", samples=1, teacher_steps=10)
+    with pytest.raises(ValueError, match="stride 3 does not divide the teacher's 10 steps"):
+        OSS(stride=3).search(problem, [2])
+    with pytest.raises(ValueError, match="6 student steps .* only 10, one in 2"):
+        OSS(stride=2).search(problem, [6])
 
 
 @pytest.mark.parametrize("average", ["mean", "pooled"])
