@@ -71,6 +71,7 @@ class Trial:
         noise: unit Gaussian [B, ...] that no search saw.
         cond: goes with it.
         judges: what to measure.
+        seed, index: what stochastic solvers' paths depend on; index [B], 0 ... B-1 for None.
         max_batch: most samples in one call of the denoiser.
         traced: the first so many samples are also compared with the teacher along the way.
     """
@@ -82,6 +83,8 @@ class Trial:
     noise: Tensor
     cond: Cond
     judges: Sequence[Judge]
+    seed: int = 0
+    index: Tensor | None = None
     max_batch: int = 512
     traced: int = 32
     _answers: dict[str, Tensor] = field(default_factory=dict, repr=False)
@@ -120,12 +123,8 @@ class Trial:
     def judge_oracle(self, method: str, schedules: Sequence[Schedule]) -> Row:
         """Sample k with schedule k, searched for it; the first len(schedules) samples of the trial."""
         denoiser = CountedDenoiser(self.denoiser)
-        x = torch.cat(
-            [
-                sample(denoiser, schedule, self.solver, self.noise[k : k + 1], take(self.cond, slice(k, k + 1)))
-                for k, schedule in enumerate(schedules)
-            ]
-        )
+        own = [replace(self, **self._part(slice(k, k + 1))) for k in range(len(schedules))]
+        x = torch.cat([one._final(denoiser, schedule) for one, schedule in zip(own, schedules, strict=True)])
         few = replace(self, judges=[judge for judge in self.judges if not judge.needs_many])
         figures = few._figures(x, self.teacher_samples()[: len(x)], take(self.cond, slice(0, len(x))))
         figures = {name: figure for name, figure in figures.items() if figure.values is not None}
@@ -138,11 +137,10 @@ class Trial:
         Between its own times the teacher is interpolated linearly in noise level, which is what Euler's steps are.
         Where alpha is 0 the difference is NaN.
         """
-        noise, cond = self.noise[: self.traced], take(self.cond, slice(0, self.traced))
         if "path" not in self._answers:
-            self._answers["path"] = self._scaled(self.teacher, noise, cond)
+            self._answers["path"] = self._scaled(self.teacher)
         teacher = self._answers["path"]
-        student = self._scaled(schedule, noise, cond)
+        student = self._scaled(schedule)
         # increasing levels, from the clean end
         levels, wanted = self.teacher.noise_levels.flip(0), schedule.noise_levels
         above = torch.searchsorted(levels, wanted).clamp(1, len(levels) - 1)
@@ -152,13 +150,20 @@ class Trial:
         expected = torch.lerp(path[above - 1], path[above], weight)
         return (student - expected).square().flatten(1).mean(1).cpu()
 
-    def _scaled(self, schedule: Schedule, noise: Tensor, cond: Cond) -> Tensor:
-        states = sample(self.denoiser, schedule, self.solver, noise, cond, return_trajectory=True).double()
+    def _part(self, part: slice) -> dict[str, Any]:
+        """The fields of a trial of some of the samples."""
+        index = torch.arange(len(self.noise)) if self.index is None else self.index
+        return {"noise": self.noise[part], "cond": take(self.cond, part), "index": index[part]}
+
+    def _scaled(self, schedule: Schedule) -> Tensor:
+        """The traced samples' states over alpha at every time [n+1, b, ...]."""
+        traced = self._part(slice(0, self.traced))
+        states = sample(self.denoiser, schedule, self.solver, **traced, seed=self.seed, return_trajectory=True).double()
         alpha = self.process.alpha(schedule.times).to(states.device)
         return states / alpha.reshape(-1, *(1,) * (states.ndim - 1))
 
-    def _final(self, denoiser: CountedDenoiser, schedule: Schedule) -> Tensor:
-        return end_points(denoiser, schedule, self.solver, self.noise, self.cond, self.max_batch)
+    def _final(self, denoiser: Denoiser, schedule: Schedule) -> Tensor:
+        return end_points(denoiser, schedule, self.solver, self.noise, self.cond, self.max_batch, self.seed, self.index)
 
     def _figures(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
         return {name: figure for judge in self.judges for name, figure in judge.judge(x, teacher, cond).items()}

@@ -96,6 +96,10 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
         if name != method_name:
             methods[name] = instantiate(rival)
     judges = _judges(config, model)
+    steps = list(config.steps)
+    if config.nfe is not None:
+        per_call = getattr(model.denoiser, "nfe", 1)
+        steps = sorted({solver.steps(nfe // per_call, process, *teacher.times[[0, -1]]) for nfe in config.nfe})
 
     counter = Counter(Console(stderr=True))
     denoiser = counter.watch(model.denoiser)
@@ -109,24 +113,26 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
 
     unseen = range(FIRST_TEST_SAMPLE, FIRST_TEST_SAMPLE + config.test.samples)
     noise, cond = samples(unseen)
-    trial = Trial(denoiser, process, solver, teacher, noise, cond, judges, config.max_batch)
+    trial = Trial(
+        denoiser, process, solver, teacher, noise, cond, judges, config.seed, torch.tensor(unseen), config.max_batch
+    )
     rows: list[Row] = []
     with counter.progress:
         problem = stated(range(config.search.samples))
         results: dict[str, SearchResult] = {}
         for name, method in methods.items():
             with counter.stage(f"search {name}"):
-                results[name] = method.search(problem, config.steps)
+                results[name] = method.search(problem, steps)
         with counter.stage("teacher", len(noise) * solver.nfe(teacher) * getattr(denoiser, "nfe", 1)):
             rows.append(trial.judge_teacher())
         with counter.stage("compare"):
-            for n in config.steps:
+            for n in steps:
                 for name, result in results.items():
                     rows.append(trial.judge(name, result.schedules[n], result.nfe, result.seconds))
         main = methods[method_name]
         if isinstance(main, OSS) and results[method_name].per_sample is not None and config.test.oracle > 1:
             with counter.stage("oracle"):
-                rows += _oracle(main, method_name, trial, stated(unseen[: config.test.oracle]), config.steps)
+                rows += _oracle(main, method_name, trial, stated(unseen[: config.test.oracle]), steps)
 
     found = [v for figure in config.metric.verdicts for v in verdicts(rows, method_name, figure)]
     facts = _facts(config, model, solver.name, teacher, judges, command, fabric.device)

@@ -51,12 +51,15 @@ def calibrate_amplitude(problem: SearchProblem, schedule: Schedule, max_batch: i
     states = [problem.solver.init(x) for x in student]
     amplitude = torch.zeros(schedule.steps, problem.noise.shape[1], 2, dtype=torch.float64)
     amplitude[..., 0] = 1.0
+    orders = schedule.orders or problem.solver.orders(schedule.steps)
     found = schedule
     for i in range(schedule.steps):
         for part, cond in enumerate(conds):
             denoise = Denoise(denoiser, problem.process, cond)
             t, t_next = schedule.times[i : i + 2]
-            student[part], states[part] = problem.solver.step(states[part], student[part], t, t_next, denoise)
+            student[part], states[part] = problem.solver.step(
+                states[part], student[part], t, t_next, denoise, orders[i]
+            )
         amplitude[i] = _affine(torch.cat(student), teacher[:, i + 1])
         found = Schedule(
             schedule.times, schedule.process, schedule.orders, schedule.initial_scale, amplitude, schedule.metadata

@@ -80,6 +80,16 @@ class Solver(ABC):
         """Denoiser calls per sample of a walk down `schedule`; guidance doubles what each costs."""
         return schedule.steps
 
+    def steps(self, nfe: int, process: Process, t_first: Tensor, t_last: Tensor) -> int:
+        """The most steps from t_first to t_last that take at most `nfe` denoiser calls per sample.
+
+        Raises:
+            ValueError: not even one step.
+        """
+        if nfe < 1:
+            raise ValueError(f"{nfe} evaluations pay for no step of {self.name}")
+        return nfe
+
 
 def first_order(process: Process, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
     """Coefficients (a, b) of the step that holds D and eps constant: x_next = alpha' D + sigma' (x - alpha D) / sigma.

@@ -74,6 +74,14 @@ class TwoStage(Solver):
             single[i] |= order == 1
         return 2 * schedule.steps - int(single.sum())
 
+    def steps(self, nfe: int, process: Process, t_first: Tensor, t_last: Tensor) -> int:
+        clean, infinite = bool(is_clean(process, t_last)), bool(process.alpha(t_first) == 0)
+        if nfe == 1 and (clean or infinite):
+            return 1
+        if nfe < 2:
+            raise ValueError(f"{nfe} evaluations pay for no step of {self.name}; it takes 2")
+        return (nfe + clean + infinite) // 2
+
 
 class Heun(TwoStage):
     """Heun's method on dy/ds = (y - D) / s, with y = x / alpha and noise level s (Karras et al., arXiv:2206.00364,
