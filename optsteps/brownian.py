@@ -65,9 +65,9 @@ class BrownianPaths:
 
     def _value(self, k: int, clock: float) -> tuple[np.ndarray, float]:
         """W_k at the clock rounded down to the resolution, and that time."""
-        mantissa, octave = math.frexp(clock)
-        if octave <= LOWEST:  # zero among them
+        if clock < math.ldexp(1.0, LOWEST):
             return np.zeros(self.shape), 0.0
+        mantissa, octave = math.frexp(clock)
         place = int((2 * mantissa - 1) * 2**DEPTH)
         left, length = self._octaves_below(k, octave), math.ldexp(1.0, octave - 1)
         right = left + math.sqrt(length) * self._normal(k, octave, 0)

@@ -2,8 +2,8 @@
 
     python experiments/benchmarks/solver_overhead.py
 
-Needs the k-diffusion package. Both walk the same schedule with the same trivial denoiser in one process on one thread, in
-turns, and the least of the repetitions counts; the denoiser's own time is taken off both.
+Needs the k-diffusion package. Both walk the same schedule with the same trivial denoiser in one process on one thread,
+in turns, and the least of the repetitions counts; the denoiser's own time is taken off both.
 """
 
 from __future__ import annotations
@@ -53,9 +53,8 @@ def main() -> None:
     torch.set_num_threads(1)
     schedule = build_schedule("edm", EDM(), args.steps, t_max=80.0, t_min=0.002)
     sigmas, noise = schedule.times.float(), torch.randn(1, 4)
-    print(
-        f"{'solver':14} {'k-diffusion':>12} {'optsteps':>12}   microseconds per step, {args.steps} steps of a 1 x 4 tensor"
-    )
+    print(f"microseconds per step, {args.steps} steps of a 1 x 4 tensor")
+    print(f"{'solver':14} {'k-diffusion':>12} {'optsteps':>12}")
     for name, (other, options) in PAIRS.items():
         solver, loop = build_solver(name), getattr(theirs, other)
         calls = solver.nfe(schedule)

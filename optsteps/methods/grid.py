@@ -210,13 +210,12 @@ class MultistepGrid(Grid):
         found = torch.zeros(*orders.shape, self.solver.order + 1, dtype=torch.float64)
         found[..., 0], found[..., 1] = self.a[origin, targets], self.b[origin, targets]
         for m in range(2, self.solver.order + 1):
-            rows = torch.nonzero(orders == m, as_tuple=True)
-            if len(rows[0]):
-                memory = self._at(numbers[rows], origin[rows])[0]
-                ends = torch.stack([self.times[targets[rows]], self.times[origin[rows]]], 1)
-                found[(*rows, slice(2, m + 1))] = self.solver.weights(
-                    self.process, torch.cat([ends, memory[:, : m - 1]], 1)
-                )
+            here = orders == m
+            if bool(here.any()):
+                memory = self._at(numbers[here], origin[here])[0]
+                ends = torch.stack([self.times[targets[here]], self.times[origin[here]]], 1)
+                weights = self.solver.weights(self.process, torch.cat([ends, memory[:, : m - 1]], 1))
+                found[here, 2 : m + 1] = weights
         return found
 
 

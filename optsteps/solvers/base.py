@@ -2,7 +2,8 @@
 
 A solver owns no loop. `init(x)` gives a state, `step(state, x, t, t_next, denoise)` gives the next `(x, state)`. `t`
 and `t_next` are scalars or one per sample, so that a search can advance nodes of different times in one batch; a state
-is batch-leading tensors only, so that a search can gather and scatter it.
+is batch-leading tensors only, so that a search can gather and scatter it. Times stay in float64 on the CPU, wherever
+the samples are.
 """
 
 from __future__ import annotations

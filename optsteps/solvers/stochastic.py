@@ -10,8 +10,8 @@ with the integrating factor 1 / phi; for constant D the variance is kept: (phi_t
 
     x_next = a x + (alpha' - a alpha) D + sqrt(sigma'^2 - a^2 sigma^2) n,
 
-so a solver here says a, the clock c, and the weights of its remembered outputs. Strong order 1/2 in general, 1 where D
-does not depend on x; the orders of the deterministic part show where the noise is small.
+so a solver here says a, the clock c, and the weights of its remembered outputs. The noise is additive: strong order 1,
+whatever the order of the deterministic part, which shows where the noise is small.
 """
 
 from __future__ import annotations

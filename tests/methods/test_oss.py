@@ -600,7 +600,7 @@ def test_a_stride_that_does_not_fit() -> None:
     problem = mixture_problem("edm", samples=1, teacher_steps=10)
     with pytest.raises(ValueError, match="stride 3 does not divide the teacher's 10 steps"):
         OSS(stride=3).search(problem, [2])
-    with pytest.raises(ValueError, match="6 student steps .* only 10, one in 2"):
+    with pytest.raises(ValueError, match=r"6 student steps .* only 10, one in 2"):
         OSS(stride=2).search(problem, [6])
 
 

@@ -1,0 +1,368 @@
+"""Parity with implementations nobody here wrote: k-diffusion's samplers and diffusers' schedulers.
+
+Both sides walk the same times from the same noise with the exact denoiser of a mixture, and every state of the walk is
+compared, in units of its size. Neither package is a dependency: without one, the tests that need it are skipped.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from optsteps import Schedule, build_schedule
+from optsteps.models.analytic import GaussianMixture
+from optsteps.processes import EDM, VP, Flow, Process
+from optsteps.sampling import sample
+from optsteps.solvers import Denoise, Solver, build_solver
+
+MIXTURE = GaussianMixture([[0.0, 1.0, 0.5], [2.0, -1.0, 0.0], [-1.0, -0.5, 1.0]], [0.3, 0.6, 0.1], [1.0, 2.0, 1.5])
+RANGES: dict[str, tuple[Process, float, float]] = {
+    "edm": (EDM(), 80.0, 0.002),
+    "vp": (VP.linear(), 999.0, 0.0),
+    "flow": (Flow(), 0.99, 0.01),
+}
+STEPS = [5, 10, 20]
+TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-5}
+# From noise level s to s', Heun adds (s - s') / 2 s' times a difference of two outputs and DPM-2 (s - s') / sqrt(s s')
+# times one: up to 42 and 9 in the longest of 5 steps here. What float32 rounds off the outputs is multiplied as well,
+# and so it is by IPNDM's coefficients, whose sizes add up to 6.7 in every step.
+FLOAT32_TOLERANCES = {"heun": 1e-4, "dpm2": 3e-5, "ipndm": 3e-5}
+
+dtypes = pytest.mark.parametrize("dtype", TOLERANCES, ids=["float64", "float32"])
+kinds = pytest.mark.parametrize("kind", ["karras", "random"])
+finals = pytest.mark.parametrize("final", ["t_min", "zero"])
+
+
+def _tolerance(name: str, dtype: torch.dtype) -> float:
+    return FLOAT32_TOLERANCES.get(name, TOLERANCES[dtype]) if dtype == torch.float32 else TOLERANCES[dtype]
+
+
+def _normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _schedule(where: str, kind: str, final: str, steps: int, seed: int | None = None) -> Schedule:
+    """EDM's levels, or random ones whose gaps in log noise level differ by up to a factor of 11."""
+    process, t_max, t_min = RANGES[where]
+    if kind == "karras":
+        return build_schedule("edm", process, steps, t_max=t_max, t_min=t_min, final=final)
+    count = steps - (final == "zero")
+    generator = torch.Generator().manual_seed(steps if seed is None else seed)
+    gaps = 0.1 + torch.rand(count, generator=generator, dtype=torch.float64)
+    first, last = process.log_snr([t_max, t_min])
+    inner = process.time_of_log_snr(torch.lerp(first, last, (gaps.cumsum(0) / gaps.sum())[:-1]))
+    clean = [process.t_clean] if final == "zero" else []
+    return Schedule([t_max, *inner.tolist(), t_min, *clean], process)
+
+
+def _our_walk(solver: Solver, schedule: Schedule, noise: Tensor) -> Tensor:
+    return sample(MIXTURE.denoiser(schedule.process), schedule, solver, noise, return_trajectory=True)
+
+
+def _deviation(ours: Tensor, theirs: Tensor) -> float:
+    """The largest of walks [n+1, B, d]: of a state's entries, in units of the state's largest entry."""
+    assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+    assert bool(torch.isfinite(theirs).all())
+    return float(((ours - theirs).abs().amax((1, 2)) / theirs.abs().amax((1, 2))).max())
+
+
+# k-diffusion ---------------------------------------------------------------------------------------------------------
+
+K_DIFFUSION: dict[str, tuple[str, dict[str, Any]]] = {
+    "euler": ("sample_euler", {}),
+    "heun": ("sample_heun", {}),
+    "dpm2": ("sample_dpm_2", {}),
+    "dpmpp_2s": ("sample_dpmpp_2s_ancestral", {"eta": 0.0}),
+    "dpmpp_2m": ("sample_dpmpp_2m", {}),
+}
+
+
+@pytest.fixture(scope="module")
+def k_diffusion() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it imports packages that warn of their own deprecations
+        return pytest.importorskip("k_diffusion.sampling")
+
+
+@dtypes
+@finals
+@kinds
+@pytest.mark.parametrize("name", K_DIFFUSION)
+def test_k_diffusion(k_diffusion: Any, name: str, kind: str, final: str, dtype: torch.dtype) -> None:
+    function, parameters = K_DIFFUSION[name]
+    for steps in STEPS:
+        # times that float32 holds exactly: k-diffusion computes in the dtype of its sigmas
+        schedule = Schedule(_schedule("edm", kind, final, steps).times.float(), EDM())
+        noise = _normal(6, 3, seed=steps).to(dtype)
+        path: list[Tensor] = []
+        last = getattr(k_diffusion, function)(
+            MIXTURE.denoiser(EDM()),
+            noise * schedule.times[0].to(dtype),
+            schedule.times.to(dtype),
+            callback=lambda info, path=path: path.append(info["x"]),
+            disable=True,
+            **parameters,
+        )
+        ours = _our_walk(build_solver(name), schedule, noise)
+        assert _deviation(ours, torch.stack([*path, last])) < _tolerance(name, dtype)
+
+
+# diffusers -----------------------------------------------------------------------------------------------------------
+
+
+class Pair(NamedTuple):
+    """A scheduler of diffusers with its options, and our solver with its own."""
+
+    scheduler: str
+    options: dict[str, Any]
+    solver: str
+    parameters: dict[str, Any]
+    processes: tuple[str, ...] = ("vp", "flow")
+
+    @property
+    def without_alpha(self) -> bool:
+        """Does the scheduler know noise levels alone, its sample being x / alpha? Then every process is EDM to it."""
+        return "edm" in self.processes
+
+
+PAIRS = {
+    "euler": Pair("EulerDiscreteScheduler", {}, "euler", {}, ("edm", "vp", "flow")),
+    "heun": Pair("HeunDiscreteScheduler", {}, "heun", {}, ("edm", "vp", "flow")),
+    "flow_euler": Pair("FlowMatchEulerDiscreteScheduler", {}, "euler", {}, ("flow",)),
+    "dpmpp_2s": Pair("DPMSolverSinglestepScheduler", {"solver_order": 2}, "dpmpp_2s", {}),
+    "dpmpp_2m": Pair("DPMSolverMultistepScheduler", {"solver_order": 2}, "dpmpp_2m", {}),
+    "dpmpp_3m": Pair("DPMSolverMultistepScheduler", {"solver_order": 3}, "dpmpp_3m", {}),
+    "ipndm": Pair("IPNDMScheduler", {}, "ipndm", {"order": 4}, ("vp",)),
+    **{
+        f"deis_{k}": Pair("DEISMultistepScheduler", {"solver_order": k}, "deis", {"order": k, "kind": "logrho"})
+        for k in (1, 2, 3)
+    },
+    **{
+        f"unipc_{k}_{b}": Pair(
+            "UniPCMultistepScheduler", {"solver_order": k, "solver_type": b}, "unipc", {"order": k, "kind": b}
+        )
+        for k in (1, 2, 3)
+        for b in ("bh1", "bh2")
+    },
+}
+
+
+class _Kept(Tensor):
+    """A tensor that keeps its dtype. Some schedulers' steps cast the sample to float32 in passing, which would leave
+    nothing to compare at 1e-8; what they compute is the same in float64."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self
+
+
+def _output(prediction: str, process: Process, x: Tensor, t: Tensor) -> Tensor:
+    """What a network of diffusers' prediction_type `prediction` returns for the exact denoiser."""
+    denoised = MIXTURE.denoiser(process)(x, t)
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    if prediction == "flow_prediction":
+        return (x - denoised) / sigma
+    eps = (x - alpha * denoised) / sigma
+    return {"sample": denoised, "epsilon": eps, "v_prediction": alpha * eps - sigma * denoised}[prediction]
+
+
+def _their_walk(
+    pair: Pair, prediction: str, options: dict[str, Any], schedule: Schedule, noise: Tensor, steps: int
+) -> Tensor:
+    """The states of a scheduler over the first `steps` steps of `schedule`, driven as a pipeline does but for tables.
+
+    Schedulers take integer times, interpolate tables of float32 or take no times at all, so what set_timesteps makes is
+    replaced by the schedule's own levels in float64. Steps count from begin_index: no timestep is ever looked up.
+    """
+    process, times = schedule.process, schedule.times
+    scheduler_class = getattr(pytest.importorskip("diffusers"), pair.scheduler)
+    known = inspect.signature(scheduler_class.__init__).parameters
+    options = {"prediction_type": prediction, "use_flow_sigmas": process.name == "flow", **options, **pair.options}
+    scheduler = scheduler_class(**{key: value for key, value in options.items() if key in known})
+
+    # the second evaluation of a step is a call of the scheduler's own
+    two = pair.solver in ("heun", "dpmpp_2s")
+    evaluated = times[:-1]
+    if two:
+        levels = schedule.noise_levels
+        inner = times[1:] if pair.solver == "heun" else process.time_of_noise_level((levels[:-1] * levels[1:]).sqrt())
+        evaluated = torch.stack([times[:-1], inner], 1).flatten()[: -1 if times[-1] == process.t_clean else None]
+    table = torch.cat([evaluated, times[-1:]])
+    scheduler.set_timesteps(len(evaluated))
+    if pair.solver == "ipndm":
+        scheduler.betas, scheduler.alphas = process.sigma(table), process.alpha(table)
+    elif process.name == "flow" and not pair.without_alpha:
+        scheduler.sigmas = process.sigma(table)
+    else:
+        scheduler.sigmas = process.noise_level(table)
+    scheduler.timesteps = torch.arange(len(evaluated), dtype=torch.float32)
+    scheduler.set_begin_index(0)
+    scheduler.is_scale_input_called = True  # or it warns that the network's input is to be scaled, which ours is not
+
+    x = noise * schedule.scale
+    path = [x]
+    factor = process.alpha(table) if pair.without_alpha else torch.ones_like(table)
+    for i in range(len(evaluated) if steps == schedule.steps else steps):
+        output, given = _output(prediction, process, x, table[i]), (x / factor[i]).as_subclass(_Kept)
+        x = scheduler.step(output, scheduler.timesteps[i], given).prev_sample.as_subclass(Tensor) * factor[i + 1]
+        path.append(x)
+    return torch.stack([*path[:-1:2], path[-1]] if two else path)
+
+
+def _compare(
+    name: str,
+    schedule: Schedule,
+    lowered: str = "never",
+    dtype: torch.dtype = torch.float64,
+    prediction: str | None = None,
+) -> float:
+    """The deviation of our walk from that of the pair `name`.
+
+    Args:
+        lowered: what becomes of a multistep solver's order over the last steps: "never" anything; with
+            "lower_order_final" it falls to 1; with "euler_at_final" it is 1 in the last.
+        prediction: diffusers' prediction_type, if the scheduler has one.
+    """
+    pair, process, steps = PAIRS[name], schedule.process, schedule.steps
+    to_zero = bool(schedule.times[-1] == process.t_clean)
+    # the singlestep scheduler means another thing by lower_order_final: may a last evaluation be a step of its own?
+    single = pair.solver == "dpmpp_2s"
+    options = {
+        "final_sigmas_type": "zero" if to_zero else "sigma_min",
+        "lower_order_final": to_zero if single else lowered == "lower_order_final",
+        "euler_at_final": lowered == "euler_at_final",
+    }
+    if pair.solver == "ipndm":
+        prediction = "v_prediction"  # it forms sigma x + alpha output, which is eps of that
+    elif prediction is None:
+        prediction = "flow_prediction" if process.name == "flow" and not pair.without_alpha else "epsilon"
+        if process.name == "vp" and dtype == torch.float32:
+            prediction = "v_prediction"  # D = (x - sigma eps) / alpha has 5 digits left where sigma / alpha is 157
+
+    parameters, orders = dict(pair.parameters), None
+    if lowered == "lower_order_final":
+        # diffusers lowers for fewer than 15 steps only, but in UniPC always; we lower when told to
+        parameters["lower_order_final"] = steps < 15 or pair.solver == "unipc"
+    solver = build_solver(pair.solver, **parameters)
+    if lowered == "euler_at_final":
+        orders = [solver.order] * (steps - 1) + [1]
+    noise = _normal(6, 3, seed=steps).to(dtype)
+    ours = _our_walk(solver, Schedule(schedule.times, process, orders), noise)
+
+    # Our step to noise level 0 returns D. DEIS multiplies 0 by inf there, UniPC too with bh1, and with bh2 unless it
+    # lowers its order; IPNDM extrapolates eps over that step. With these, walks are compared up to the last step.
+    if pair.solver == "unipc":
+        comparable = parameters["kind"] == "bh2" and (lowered == "lower_order_final" or solver.order == 1)
+    else:
+        comparable = pair.solver not in ("deis", "ipndm")
+    if to_zero and not comparable:
+        assert torch.equal(ours[-1], MIXTURE.denoiser(process)(ours[-2], schedule.times[-2]))
+        steps, ours = steps - 1, ours[:-1]
+    return _deviation(ours, _their_walk(pair, prediction, options, schedule, noise, steps))
+
+
+WALKS = [(name, where) for name, pair in PAIRS.items() for where in pair.processes]
+LOWERED = [
+    (*walk, "lower_order_final") for walk in WALKS if walk[0].startswith(("dpmpp_2m", "dpmpp_3m", "deis", "unipc"))
+]
+LOWERED += [(*walk, "euler_at_final") for walk in WALKS if walk[0] in ("dpmpp_2m", "dpmpp_3m")]
+
+
+@dtypes
+@finals
+@kinds
+@pytest.mark.parametrize(("name", "where"), WALKS)
+def test_diffusers(name: str, where: str, kind: str, final: str, dtype: torch.dtype) -> None:
+    for steps in STEPS:
+        schedule = _schedule(where, kind, final, steps)
+        assert _compare(name, schedule, dtype=dtype) < _tolerance(name, dtype)
+
+
+@finals
+@pytest.mark.parametrize(("name", "where", "lowered"), LOWERED)
+def test_diffusers_with_a_lower_order_at_the_end(name: str, where: str, lowered: str, final: str) -> None:
+    for steps in STEPS:
+        assert _compare(name, _schedule(where, "random", final, steps), lowered) < 1e-8
+
+
+# DPM-Solver++'s second order weighs the output at t = 1 with 0, as a limit, which is not to remember it. Its third
+# order then takes a second-order step of another form than its own second order; UniPC, whose own table is kept below
+# 1, corrects the state that arrives from there, and we do not.
+@dtypes
+@finals
+@kinds
+@pytest.mark.parametrize("name", ["flow_euler", "dpmpp_2m"])
+def test_diffusers_from_the_infinite_noise_level(name: str, kind: str, final: str, dtype: torch.dtype) -> None:
+    for steps in STEPS:
+        below = _schedule("flow", kind, final, steps - 1)
+        schedule = Schedule([1.0, *below.times.tolist()], below.process)
+        assert _compare(name, schedule, dtype=dtype) < TOLERANCES[dtype]
+
+
+@pytest.mark.parametrize("prediction", ["sample", "epsilon", "v_prediction"])
+@pytest.mark.parametrize("name", ["euler", "dpmpp_2s", "dpmpp_3m", "deis_3", "unipc_3_bh2"])
+def test_diffusers_whatever_the_network_predicts(name: str, prediction: str) -> None:
+    schedule = _schedule("vp", "random", "t_min", 10)
+    assert _compare(name, schedule, prediction=prediction) < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("dpmpp_2m", {"lower_order_final": True}),
+        ("dpmpp_3m", {"corrected": True}),
+        ("deis_2", {"kind": "tab"}),
+        ("unipc_2_bh1", {"kind": "bh2"}),
+        ("unipc_2_bh2", {"corrector": False}),
+        ("ipndm", {"variable_step": True}),
+    ],
+)
+def test_variants_are_told_apart(name: str, changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = PAIRS[name]
+    monkeypatch.setitem(PAIRS, name, pair._replace(parameters={**pair.parameters, **changed}))
+    assert _compare(name, _schedule("vp", "random", "t_min", 10)) > 1e-4
+
+
+# times per sample ----------------------------------------------------------------------------------------------------
+
+MULTISTEP: list[tuple[str, dict[str, Any]]] = [
+    ("dpmpp_2m", {}),
+    ("dpmpp_3m", {}),
+    ("dpmpp_3m", {"corrected": True}),
+    ("deis", {"kind": "tab"}),
+    ("deis", {"kind": "logrho"}),
+    ("ipndm", {}),
+    ("ipndm", {"variable_step": True}),
+    ("unipc", {"order": 3, "corrector": False}),
+    ("unipc", {"order": 3, "kind": "bh1"}),
+    ("unipc", {"order": 2}),
+]
+
+
+@pytest.mark.parametrize("where", RANGES)
+@pytest.mark.parametrize(("name", "parameters"), MULTISTEP)
+def test_walks_of_different_times_go_together(name: str, parameters: dict[str, Any], where: str) -> None:
+    """Samples of four walks, shuffled before every step with their states, as a search gathers them."""
+    process, solver, steps = RANGES[where][0], build_solver(name, **parameters), 7
+    schedules = [_schedule(where, "random", "zero" if seed % 2 else "t_min", steps, seed) for seed in range(4)]
+    if where == "flow":  # two of the walks leave from t = 1, which is not remembered
+        schedules[:2] = [Schedule([1.0, *schedule.times[1:].tolist()], process) for schedule in schedules[:2]]
+    noise = _normal(4, 3, 3, seed=0)
+    alone = torch.stack([_our_walk(solver, *walk) for walk in zip(schedules, noise, strict=True)])  # [walk, n+1, B, d]
+
+    denoise, generator = Denoise(MIXTURE.denoiser(process), process), torch.Generator().manual_seed(0)
+    walk, member = torch.arange(12) // 3, torch.arange(12) % 3
+    times = torch.stack([schedule.times for schedule in schedules])
+    x = alone[walk, 0, member]
+    state = solver.init(x)
+    for i in range(steps):
+        rows = torch.randperm(12, generator=generator)
+        walk, member, x, state = walk[rows], member[rows], x[rows], tuple(part[rows] for part in state)
+        x, state = solver.step(state, x, times[walk, i], times[walk, i + 1], denoise)
+        if i == 0:
+            assert torch.equal(state[0].isnan()[:, 0], process.alpha(times[walk, 0]) == 0)
+        torch.testing.assert_close(x, alone[walk, i + 1, member], rtol=1e-12, atol=1e-12)
