@@ -18,7 +18,7 @@ from optsteps.trajectories import trajectory
 
 
 class Grid(ABC):
-    """Some samples of a problem on the nodes 0 (noisy end) ... N, every stride-th of its teacher's times.
+    """Some samples of a problem on nodes 0 (noisy end) ... N, the given ones of its teacher's times.
 
     Attributes:
         teacher: the teacher's states [B, N+1, ...].
@@ -29,15 +29,15 @@ class Grid(ABC):
 
     choices: list[int]
 
-    def __init__(self, problem: SearchProblem, index: Tensor, max_batch: int, stride: int) -> None:
+    def __init__(self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int) -> None:
         noise, self.cond = problem.samples(index)
         self.process, self.max_batch = problem.process, max_batch
         self.denoiser = CountedDenoiser(problem.denoiser)
-        self.times = problem.teacher.times[::stride]
+        self.times = problem.teacher.times[nodes]
         self.last = len(self.times) - 1
         self.a, self.b = first_order(self.process, self.times[:, None], self.times[None, :])
         whole = trajectory(self.denoiser, problem.teacher, problem.solver, noise, self.cond, max_batch)
-        self.teacher = whole[:, ::stride].contiguous()
+        self.teacher = whole if len(nodes) == whole.shape[1] else whole[:, nodes]
         self.state = torch.zeros_like(self.teacher)
         self._denoised = torch.zeros_like(self.teacher)
         self._pending = torch.zeros(self.teacher.shape[:2], dtype=torch.bool)
@@ -95,9 +95,9 @@ class MultistepGrid(Grid):
     remembered outputs, with coefficients of the times alone: the costs of a whole table of steps are inner products.
     """
 
-    def __init__(self, problem: SearchProblem, index: Tensor, max_batch: int, stride: int) -> None:
+    def __init__(self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int) -> None:
         assert isinstance(problem.solver, Multistep)
-        super().__init__(problem, index, max_batch, stride)
+        super().__init__(problem, index, nodes, max_batch)
         self.solver = problem.solver
         self.choices = list(range(1, self.solver.order + 1))
         # the solver's state at every node, with room for all it remembers
@@ -223,9 +223,9 @@ class TwoStageGrid(Grid):
     """Nodes for a solver that evaluates twice within a step: the second evaluation depends on the target, so a level
     costs one evaluation for every pair of nodes, and their results are all kept."""
 
-    def __init__(self, problem: SearchProblem, index: Tensor, max_batch: int, stride: int) -> None:
+    def __init__(self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int) -> None:
         assert isinstance(problem.solver, TwoStage)
-        super().__init__(problem, index, max_batch, stride)
+        super().__init__(problem, index, nodes, max_batch)
         self.solver = problem.solver
         self.choices = [problem.solver.order]
         self._reached = torch.empty(0)
@@ -255,7 +255,7 @@ class TwoStageGrid(Grid):
         self.put(targets, self._reached[numbers, place, torch.arange(len(targets))], where)
 
 
-def build_grid(problem: SearchProblem, index: Tensor, max_batch: int, stride: int) -> Grid:
+def build_grid(problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int) -> Grid:
     """The grid that suits the problem's solver.
 
     Raises:
@@ -267,9 +267,9 @@ def build_grid(problem: SearchProblem, index: Tensor, max_batch: int, stride: in
             "to its noise; search with a deterministic solver, or use a method for stochastic ones"
         )
     if isinstance(problem.solver, Multistep):
-        return MultistepGrid(problem, index, max_batch, stride)
+        return MultistepGrid(problem, index, nodes, max_batch)
     if isinstance(problem.solver, TwoStage):
-        return TwoStageGrid(problem, index, max_batch, stride)
+        return TwoStageGrid(problem, index, nodes, max_batch)
     raise ValueError(f"OSS knows solvers of one and of two evaluations per step; {problem.solver.name!r} is neither")
 
 

@@ -17,6 +17,7 @@ from optsteps.methods.base import SearchProblem, SearchResult, ShardedMethod
 from optsteps.methods.grid import Grid, build_grid, flow_scale
 from optsteps.schedules import Schedule
 from optsteps.solvers.multistep import Multistep
+from optsteps.solvers.singlestep import TwoStage
 
 Start = Literal["teacher", "free"]
 Average = Literal["mean", "median", "pooled"]
@@ -36,7 +37,7 @@ class OSS(ShardedMethod):
     With a multistep solver (Algorithm 2) a step may have the solver's order or any lower one: the pair (order, i) of
     least cost is kept, the remembered outputs travel with the node, and the schedule holds the orders (averaged: each
     step's most frequent one). With a solver of two evaluations per step every pair of nodes costs one evaluation a
-    level: search it on a coarser grid (`stride`).
+    level, so it is searched on a coarser grid.
 
     Costs to all later times are inner products, a row of candidates at once. To lose no precision to cancellation, the
     multiple sigma(t) of the initial noise, which teacher and student share and which is all but all of a noisy state,
@@ -51,7 +52,8 @@ class OSS(ShardedMethod):
         published: reproduce the released code: a level starts from the one before ("at most k steps"), the read-back
             mixes levels and may repeat index 0, and "median" averages the entries len//2 and len//2 - 1, truncated
             towards the clean end. A repeated index is a step of no length and is left out of the `Schedule`.
-        stride: only every stride-th of the teacher's times may be chosen; it must divide the teacher's steps.
+        grid_steps: choose among the ends of so many of the teacher's steps, as evenly spread as may be, instead of all.
+            None: all, but 25 for solvers of two evaluations per step.
         amplitude: calibrate the schedules' amplitude (eq. 13) on the problem's samples.
         max_batch: most samples in one call of the denoiser.
         shard_size: samples searched together; memory grows with it, not with the number of samples ("pooled" keeps
@@ -62,8 +64,8 @@ class OSS(ShardedMethod):
     no such step).
 
     Raises:
-        ValueError: unknown `start` or `average`; in `search`, more steps than there are nodes, a stride that does not
-            divide the teacher's steps, a stochastic solver, or `published` with another than a first-order one.
+        ValueError: unknown `start` or `average`; in `search`, more steps than the grid has or more grid steps than the
+            teacher has, a stochastic solver, or `published` with another solver than Euler's.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class OSS(ShardedMethod):
         start: Start = "teacher",
         average: Average = "mean",
         published: bool = False,
-        stride: int = 1,
+        grid_steps: int | None = None,
         amplitude: bool = False,
         max_batch: int = 512,
         shard_size: int = 64,
@@ -82,12 +84,10 @@ class OSS(ShardedMethod):
             raise ValueError(f"average must be 'mean', 'median' or 'pooled', got {average!r}")
         if published and average == "pooled":
             raise ValueError("the released code has no pooled average; use average='mean' or 'median'")
-        if max_batch < 1 or shard_size < 1 or stride < 1:
-            raise ValueError(
-                f"max_batch, shard_size and stride must be at least 1, got {max_batch}, {shard_size} and {stride}"
-            )
+        if max_batch < 1 or shard_size < 1:
+            raise ValueError(f"max_batch and shard_size must be at least 1, got {max_batch} and {shard_size}")
         self.start, self.average, self.published, self.amplitude = start, average, published, amplitude
-        self.max_batch, self.shard_size, self.stride = max_batch, shard_size, stride
+        self.max_batch, self.shard_size, self.grid_steps = max_batch, shard_size, grid_steps
 
     def partial(
         self, problem: SearchProblem, steps: Sequence[int], index: Tensor, previous: Any = None, decision: Any = None
@@ -116,7 +116,7 @@ class OSS(ShardedMethod):
         read = {n: _read_back(levels[:n]) for n in steps}
         orders = torch.tensor(grid.choices)
         return _Paths(
-            {n: path * self.stride for n, (path, _) in read.items()},
+            {n: path for n, (path, _) in read.items()},
             {n: orders[chosen] for n, (_, chosen) in read.items()},
             finals,
             grid.denoiser.evaluations,
@@ -133,11 +133,12 @@ class OSS(ShardedMethod):
             for name in ("paths", "orders", "finals")
         )
         nfe = sum(part.evaluations for part in partials) / len(problem.noise)
-        last = problem.teacher.steps // self.stride
+        nodes = self._nodes(problem)
         schedules = {}
         for n in steps:
-            path = self._average(paths[n] // self.stride, last) * self.stride
+            path = nodes[self._average(paths[n], len(nodes) - 1)]
             schedules[n] = self.path_schedule(problem, path, orders[n].mode(0).values)
+            paths[n] = nodes[paths[n]]
         return self._result(problem, schedules, nfe, {"final_mse": finals}, paths, orders)
 
     def path_schedule(self, problem: SearchProblem, path: Tensor, orders: Tensor | None = None) -> Schedule:
@@ -164,7 +165,7 @@ class OSS(ShardedMethod):
         return Schedule(times[path], problem.process, kept, initial_scale=scale, metadata=described)
 
     def _started(self, problem: SearchProblem, steps: Sequence[int], index: Tensor) -> Grid:
-        grid = build_grid(problem, index, self.max_batch, self.stride)
+        grid = build_grid(problem, index, self._nodes(problem), self.max_batch)
         for node in self._starts(grid.last, steps):
             grid.put_start(node)
         return grid
@@ -225,7 +226,7 @@ class OSS(ShardedMethod):
         previous: _PooledLevel | None,
         decision: list[_PooledDecision] | None,
     ) -> _PooledLevel:
-        levels = list(self._levels(problem.teacher.steps // self.stride, steps))
+        levels = list(self._levels(len(self._nodes(problem)) - 1, steps))
         if previous is None or decision is None:
             grid, finals = self._started(problem, steps, index), {}
         else:
@@ -252,7 +253,8 @@ class OSS(ShardedMethod):
         partials: Sequence[_PooledLevel],
         decided: list[_PooledDecision],
     ) -> SearchResult | list[_PooledDecision]:
-        last = problem.teacher.steps // self.stride
+        nodes = self._nodes(problem)
+        last = len(nodes) - 1
         levels = list(self._levels(last, steps))
         if len(decided) < len(levels):
             sources, _ = levels[len(decided)]
@@ -268,20 +270,27 @@ class OSS(ShardedMethod):
         schedules = {}
         for n in steps:
             path, choice = _read_back(tables[:n])
-            schedules[n] = self.path_schedule(problem, path[0] * self.stride, torch.tensor(grid.choices)[choice[0]])
+            schedules[n] = self.path_schedule(problem, nodes[path[0]], torch.tensor(grid.choices)[choice[0]])
         nfe = sum(part.grid.denoiser.evaluations for part in partials) / len(problem.noise)
         finals = {n: torch.cat([part.finals[n] for part in partials]) for n in steps}
         evidence = {"final_mse": finals, "costs": [level.costs for level in decided]}
         return self._result(problem, schedules, nfe, evidence)
 
+    def _nodes(self, problem: SearchProblem) -> Tensor:
+        """Indices [N+1] of the teacher's times that may be chosen."""
+        whole = problem.teacher.steps
+        coarse = min(25, whole) if isinstance(problem.solver, TwoStage) else whole
+        wanted = coarse if self.grid_steps is None else self.grid_steps
+        if not 1 <= wanted <= whole:
+            raise ValueError(f"grid_steps must lie between 1 and the teacher's {whole} steps, got {wanted}")
+        return torch.linspace(0, whole, wanted + 1, dtype=torch.float64).round().long()
+
     def _check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
-        if problem.teacher.steps % self.stride:
-            raise ValueError(f"stride {self.stride} does not divide the teacher's {problem.teacher.steps} steps")
-        if steps[-1] > problem.teacher.steps // self.stride:
+        available = len(self._nodes(problem)) - 1
+        if steps[-1] > available:
             raise ValueError(
-                f"{steps[-1]} student steps were asked for, but the teacher has only {problem.teacher.steps}"
-                f"{f', one in {self.stride} of which may be chosen' if self.stride > 1 else ''}; a student's times "
-                "are a subset of the teacher's"
+                f"{steps[-1]} student steps were asked for, but the teacher has only {available} to choose from; a "
+                "student's times are a subset of the teacher's"
             )
         if self.published and problem.solver.name != "euler":
             raise ValueError(f"the released code knows Euler's steps only, not those of {problem.solver.name!r}")

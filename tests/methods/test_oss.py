@@ -331,7 +331,7 @@ def test_costs_lose_nothing_to_cancellation(dtype: torch.dtype) -> None:
     """States at noise level 80 differ from the teacher's by far less than a float32 rounding of their squares."""
     shrink = lambda x, t, cond: x * (0.25 / (0.25 + t**2)).to(x)[:, None] + 0.1 * torch.tanh(x)  # noqa: E731
     problem = SearchProblem(shrink, EDM(), build_solver("euler"), noise(2, 784, dtype=dtype), teacher(EDM(), 40))
-    grid = MultistepGrid(problem, torch.arange(2), max_batch=512, stride=1)
+    grid = MultistepGrid(problem, torch.arange(2), torch.arange(41), max_batch=512)
     sources, targets = torch.arange(40), torch.arange(1, 41)
     grid.put(sources, grid.teacher[:, :-1], torch.ones(2, 40, dtype=torch.bool))
     grid.evaluate(sources, targets)
@@ -562,7 +562,7 @@ def test_memory_does_not_grow_with_the_number_of_samples(options: dict[str, obje
         ({"average": "mode"}, "'mean', 'median' or 'pooled', got 'mode'"),
         ({"average": "pooled", "published": True}, "no pooled average"),
         ({"max_batch": 0}, "at least 1, got 0"),
-        ({"shard_size": 0}, "at least 1, got 512, 0 and 1"),
+        ({"shard_size": 0}, "at least 1, got 512 and 0"),
     ],
 )
 def test_unknown_options_are_named(options: dict[str, object], message: str) -> None:
@@ -596,12 +596,23 @@ def test_the_released_code_knows_euler_only(name: str) -> None:
         OSS(published=True).search(problem, [2])
 
 
-def test_a_stride_that_does_not_fit() -> None:
+def test_a_coarser_grid_is_a_subset_of_the_teacher_s_times() -> None:
+    problem = mixture_problem("edm", samples=4, teacher_steps=20)
+    allowed = {0, 3, 6, 9, 11, 14, 17, 20}  # 20 i / 7, rounded
+    for average in ("mean", "median", "pooled"):
+        found = OSS(grid_steps=7, average=average).search(problem, [4])
+        assert set(found.schedules[4].metadata["indices"]) <= allowed
+        assert found.schedules[4].metadata["indices"][0] == 0
+        if found.per_sample is not None:
+            assert set(found.per_sample[4].flatten().tolist()) <= allowed
+
+
+def test_a_grid_that_does_not_fit() -> None:
     problem = mixture_problem("edm", samples=1, teacher_steps=10)
-    with pytest.raises(ValueError, match="stride 3 does not divide the teacher's 10 steps"):
-        OSS(stride=3).search(problem, [2])
-    with pytest.raises(ValueError, match=r"6 student steps .* only 10, one in 2"):
-        OSS(stride=2).search(problem, [6])
+    with pytest.raises(ValueError, match="grid_steps must lie between 1 and the teacher's 10 steps, got 11"):
+        OSS(grid_steps=11).search(problem, [2])
+    with pytest.raises(ValueError, match="6 student steps were asked for, but the teacher has only 5 to choose from"):
+        OSS(grid_steps=5).search(problem, [6])
 
 
 @pytest.mark.parametrize("average", ["mean", "pooled"])

@@ -78,7 +78,7 @@ def test_search_is_the_naive_programme(solver: str, process: str) -> None:
 @pytest.mark.parametrize("solver", TWO_STAGE)
 def test_search_with_two_evaluations_a_step_is_the_naive_programme(solver: str, process: str) -> None:
     problem = problem_with(process, solver)
-    found = OSS(stride=2).search(problem, [2, 3])
+    found = OSS(grid_steps=6).search(problem, [2, 3])
     assert found.per_sample is not None
     assert found.per_sample_orders is None
     assert found.schedules[3].orders is None
@@ -93,7 +93,7 @@ def test_search_with_two_evaluations_a_step_is_the_naive_programme(solver: str, 
 @pytest.mark.parametrize("solver", [*MULTISTEP, *TWO_STAGE])
 def test_the_path_read_back_costs_what_it_says(solver: str, process: str) -> None:
     problem = problem_with(process, solver, samples=6, teacher_steps=20)
-    method = OSS(stride=2 if solver in TWO_STAGE else 1)
+    method = OSS(grid_steps=10 if solver in TWO_STAGE else None)
     found = method.search(problem, [3, 5])
     end = sample(problem.denoiser, problem.teacher, problem.solver, problem.noise)
     for n in (3, 5):
@@ -139,7 +139,7 @@ def test_the_model_wide_orders_are_the_most_frequent_ones() -> None:
 
 def test_evaluations_of_two_stage_search_are_one_a_pair() -> None:
     problem = problem_with("edm", "dpm2", samples=2, teacher_steps=12)
-    found = OSS(stride=2).search(problem, [3])
+    found = OSS(grid_steps=6).search(problem, [3])
     walk = 2 * 12  # the teacher's
     first = 1 + (6 - 3 + 1)  # from node 0 to nodes 1 ... 4
     second = 4 + sum(1 for i in range(1, 5) for j in range(2, 6) if i < j)
