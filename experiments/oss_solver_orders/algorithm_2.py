@@ -2,8 +2,8 @@
 
     python experiments/oss_solver_orders/algorithm_2.py
 
-For the shipped MNIST model and a mixture in the plane: schedules searched on samples 0, 1, ...; mean squared error to the
-100-step teacher of the same solver on unseen samples, paired, with 95 % bootstrap intervals of the differences.
+For the shipped MNIST model and a mixture in the plane: schedules searched on samples 0, 1, ...; mean squared error to
+the 100-step teacher of the same solver on unseen samples, paired, with 95 % bootstrap intervals of the differences.
 """
 
 from __future__ import annotations

@@ -30,7 +30,11 @@ ALONGSIDE = {
     "model=grid": TOY,
     "metric=toy": TINY_PLANE,
     "experiment=mixture": TOY[1:],
-    "solver=heun": [*TINY_PLANE, "method=edm", "~method@rivals.oss_pooled"],
+    # OSS needs a solver that is deterministic
+    **{
+        f"solver={name}": [*TINY_PLANE, "method=edm", "~method@rivals.oss_pooled"]
+        for name in ("ddim_stochastic", "sde_dpmpp_2m", "er_sde_1", "er_sde_2", "er_sde_3")
+    },
     "logger=wandb": [*TINY_PLANE, "+logger.mode=offline"],
     # noise levels of SD 1.5 under its own process
     "method=published": [*TINY_PLANE, "process=vp"],
@@ -88,7 +92,10 @@ def test_a_run_leaves_what_it_promises_and_is_repeatable(tmp_path: Path, monkeyp
     [
         (["method=nonsense"], ["nonsense", "oss"]),
         (["solver=nonsense"], ["nonsense", "euler"]),
-        (["solver=heun", "~method@rivals.oss_pooled"], ["heun", "euler"]),
+        (["solver=er_sde_2", "~method@rivals.oss_pooled"], ["er_sde_2", "deterministic"]),
+        (["solver=deis", "solver.kind=rho"], ["tab", "logrho", "rho"]),
+        (["solver=unipc", "solver.order=5"], ["unipc", "5"]),
+        (["nfe=[1]", "solver=heun"], ["1", "heun"]),
         (["steps=[9]"], ["9", "6"]),
         (["steps=[0]"], ["0"]),
         (["steps=[]"], ["[]"]),
@@ -150,6 +157,20 @@ def test_full_disk_leaves_no_half_written_file(tmp_path: Path, monkeypatch: pyte
     assert "No space left" in capsys.readouterr().err
     left = [path for path in tmp_path.rglob("*") if path.is_file() and ".hydra" not in path.parts]
     assert all(path.suffix == ".log" for path in left), left
+
+
+def test_evaluations_instead_of_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(monkeypatch, tmp_path, *TINY, *TINY_PLANE, "nfe=[4,7]", "solver=heun")
+    rows = json.loads((tmp_path / "metrics.json").read_text())["rows"]
+    assert {(row["steps"], row["nfe"]) for row in rows if row["method"] != "teacher"} == {(2, 4), (3, 6)}
+
+
+def test_a_schedule_keeps_the_orders_it_was_searched_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(monkeypatch, tmp_path, *TINY, *TINY_PLANE, "solver=dpmpp_3m")
+    orders = Schedule.load(tmp_path / "schedule_3.json").orders
+    assert orders is not None
+    assert orders[0] == 1
+    assert max(orders) <= 3
 
 
 def test_a_sweep_from_the_shell(tmp_path: Path) -> None:
