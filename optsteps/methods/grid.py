@@ -101,22 +101,20 @@ class MultistepGrid(Grid):
         self.solver = problem.solver
         self.choices = list(range(1, self.solver.order + 1))
         # the solver's state at every node, with room for all it remembers
-        nodes = self.state.flatten(0, 1)
+        states = self.state.flatten(0, 1)
         self._memory: State = ()
         if self.solver.memory > 0:
-            times = torch.full((len(nodes), self.solver.memory), torch.nan, dtype=torch.float64)
-            past = nodes.new_zeros(len(nodes), self.solver.memory, *nodes.shape[1:])
-            self._memory = (times, past, *(part.clone() for part in self.solver.init(nodes)[2:]))
+            times = torch.full((len(states), self.solver.memory), torch.nan, dtype=torch.float64)
+            past = states.new_zeros(len(states), self.solver.memory, *states.shape[1:])
+            self._memory = (times, past, *self.solver.init(states)[2:])
 
     def evaluate(self, sources: Tensor, targets: Tensor) -> None:
         fresh = self._evaluate_pending(sources)
         if self._memory:
             for pairs in fresh.nonzero().split(self.max_batch):
                 sample, node = pairs.unbind(1)
-                here = sample * (self.last + 1) + node
-                memory = tuple(part[here] for part in self._memory)
-                x, t = self.state[sample, node], self.times[node]
-                self.state[sample, node] = self.solver.arrive(self.process, memory, x, t, self._denoised[sample, node])
+                x, denoised, t = self.state[sample, node], self._denoised[sample, node], self.times[node]
+                self.state[sample, node] = self.solver.arrive(self.process, self._at(sample, node), x, t, denoised)
 
     def costs(self, sample: int, sources: Tensor, targets: Tensor) -> Tensor:
         """As `Grid.costs`, by inner products.
@@ -232,7 +230,7 @@ class TwoStageGrid(Grid):
 
     def evaluate(self, sources: Tensor, targets: Tensor) -> None:
         self._evaluate_pending(sources)
-        self._sources, self._targets = sources, targets
+        self._sources = sources
         self._reached = self.state.new_zeros(len(self), len(sources), len(targets), *self.state.shape[2:])
         ahead = (sources[:, None] < targets).expand(len(self), -1, -1)
         for triples in ahead.nonzero().split(self.max_batch):

@@ -146,11 +146,9 @@ class OSS(ShardedMethod):
         orders [n] of its steps, which it keeps where the solver has several."""
         path = path.unique_consecutive()  # the released code may repeat index 0
         times = problem.teacher.times
-        scale = None
+        scale = problem.teacher.initial_scale
         if self.start == "free" and path[0] > 0:
             scale = float(problem.teacher.scale * flow_scale(problem.process, times, int(path[0])))
-        else:
-            scale = problem.teacher.initial_scale
         described = {
             "method": "oss",
             "start": self.start,

@@ -152,7 +152,7 @@ class DPMpp2M(Multistep):
         return alpha_next[..., None] * torch.expm1(-h)[..., None] * 0.5 / ratios
 
 
-class DPMpp3M(Multistep):
+class DPMpp3M(DPMpp2M):
     """DPM-Solver++(3M), the third-order multistep of the released code (Lu et al., arXiv:2211.01095).
 
     With D1 and D2 the first and second divided differences of D at lambda, in units of h,
@@ -167,16 +167,15 @@ class DPMpp3M(Multistep):
 
     name: ClassVar[str] = "dpmpp_3m"
     orders_known: ClassVar[range] = range(1, 4)
-    extrapolates = "D"
 
     def __init__(self, order: int = 3, corrected: bool = False, lower_order_final: bool = False) -> None:
         super().__init__(order, lower_order_final)
         self.corrected = corrected
 
     def weights(self, process: Process, times: Tensor) -> Tensor:
-        alpha_next, h, ratios = log_snr_steps(process, times)
         if times.shape[-1] == 3:
-            return alpha_next[..., None] * torch.expm1(-h)[..., None] * 0.5 / ratios
+            return super().weights(process, times)
+        alpha_next, h, ratios = log_snr_steps(process, times)
         r_0, r_1 = ratios[..., :1], ratios[..., 1:] - ratios[..., :1]
         # divided differences as coefficients of (D_1 - D, D_2 - D)
         last = torch.cat([-1 / r_0, torch.zeros_like(r_0)], -1)
