@@ -6,10 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from optsteps.solvers.adams import DEIS, IPNDM
 from optsteps.solvers.base import Denoise, Solver, State
-from optsteps.solvers.multistep import DEIS, IPNDM, DPMpp2M, DPMpp3M, Euler, Multistep, UniPC
+from optsteps.solvers.dpmpp import DPMpp2M, DPMpp3M
+from optsteps.solvers.multistep import Euler, Multistep
 from optsteps.solvers.singlestep import DPM2, DPMpp2S, Heun, TwoStage
 from optsteps.solvers.stochastic import ERSDE, SDEDPMpp2M, Stochastic, StochasticDDIM
+from optsteps.solvers.unipc import UniPC
 
 SOLVERS: dict[str, Callable[..., Solver]] = {
     solver.name: solver

@@ -25,7 +25,8 @@ from torch import Tensor
 from optsteps.denoisers import expand
 from optsteps.processes import Process
 from optsteps.solvers.base import Denoise, State
-from optsteps.solvers.multistep import QUADRATURE, Multistep, log_snr_steps
+from optsteps.solvers.integrals import QUADRATURE, log_snr_steps
+from optsteps.solvers.multistep import Multistep
 
 
 class Stochastic(Multistep):

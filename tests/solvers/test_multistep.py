@@ -18,7 +18,7 @@ from optsteps.models.analytic import GaussianMixture
 from optsteps.processes import EDM, VP, Flow, Process
 from optsteps.sampling import sample
 from optsteps.solvers import SOLVERS, Denoise, Solver, State, build_solver
-from optsteps.solvers.multistep import phi
+from optsteps.solvers.integrals import phi
 
 PROCESSES: dict[str, Process] = {"edm": EDM(), "vp": VP.linear(), "flow": Flow()}
 MIXTURE = GaussianMixture([[0.0, 1.0], [1.5, -0.5], [-1.0, -1.0]], [0.5, 0.2, 0.3], [1.0, 2.0, 1.5])
