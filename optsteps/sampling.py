@@ -9,7 +9,7 @@ from optsteps.brownian import BrownianPaths
 from optsteps.conditions import Cond, batch_size
 from optsteps.denoisers import CountedDenoiser, Denoiser, expand
 from optsteps.schedules import Schedule
-from optsteps.solvers.base import Denoise, Solver
+from optsteps.solvers.base import Denoise, Solver, State
 
 
 def check_batch(noise: Tensor, cond: Cond) -> None:
@@ -58,11 +58,10 @@ def sample(
     )
     with torch.set_grad_enabled(schedule.times.requires_grad):
         x = noise * expand(schedule.scale, noise)
-        state = solver.init(x)
+        state: State = ()
         path = [x]
-        orders = schedule.orders or solver.orders(schedule.steps)
-        for i, (t, t_next) in enumerate(zip(schedule.times[:-1], schedule.times[1:], strict=True)):
-            x, state = solver.step(state, x, t, t_next, denoise, orders[i])
+        for i, move in enumerate(solver.moves(schedule, x)):
+            x, state = move(state, x, denoise)
             x = calibrated(schedule, i, x)
             if return_trajectory:
                 path.append(x)

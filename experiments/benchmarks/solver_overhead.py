@@ -27,7 +27,9 @@ PAIRS = {
     "dpm2": ("sample_dpm_2", {}),
     "dpmpp_2s": ("sample_dpmpp_2s_ancestral", {"eta": 0.0}),
     "dpmpp_2m": ("sample_dpmpp_2m", {}),
+    "sde_dpmpp_2s": ("sample_dpmpp_sde", {}),
     "sde_dpmpp_2m": ("sample_dpmpp_2m_sde", {}),
+    "sde_dpmpp_3m": ("sample_dpmpp_3m_sde", {}),
 }
 
 
@@ -49,6 +51,7 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its own dependencies, at import
         from k_diffusion import sampling as theirs
+    warnings.filterwarnings("ignore", module="torchsde")  # of rounding at an interval's end
 
     torch.set_num_threads(1)
     schedule = build_schedule("edm", EDM(), args.steps, t_max=80.0, t_min=0.002)

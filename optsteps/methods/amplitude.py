@@ -11,7 +11,7 @@ from optsteps.denoisers import CountedDenoiser
 from optsteps.methods.base import SearchProblem
 from optsteps.sampling import calibrated
 from optsteps.schedules import Schedule
-from optsteps.solvers.base import Denoise
+from optsteps.solvers.base import Denoise, State
 from optsteps.trajectories import trajectory
 
 QUANTILES = (0.05, 0.95)
@@ -48,18 +48,14 @@ def calibrate_amplitude(problem: SearchProblem, schedule: Schedule, max_batch: i
         ]
     )
     student = [part * schedule.scale.to(part) for part in noise]
-    states = [problem.solver.init(x) for x in student]
+    states: list[State] = [()] * len(student)
     amplitude = torch.zeros(schedule.steps, problem.noise.shape[1], 2, dtype=torch.float64)
     amplitude[..., 0] = 1.0
-    orders = schedule.orders or problem.solver.orders(schedule.steps)
     found = schedule
-    for i in range(schedule.steps):
+    for i, move in enumerate(problem.solver.moves(schedule, problem.noise)):
         for part, cond in enumerate(conds):
             denoise = Denoise(denoiser, problem.process, cond)
-            t, t_next = schedule.times[i : i + 2]
-            student[part], states[part] = problem.solver.step(
-                states[part], student[part], t, t_next, denoise, orders[i]
-            )
+            student[part], states[part] = move(states[part], student[part], denoise)
         amplitude[i] = _affine(torch.cat(student), teacher[:, i + 1])
         found = Schedule(
             schedule.times, schedule.process, schedule.orders, schedule.initial_scale, amplitude, schedule.metadata

@@ -106,7 +106,7 @@ class MultistepGrid(Grid):
         if self.solver.memory > 0:
             times = torch.full((len(states), self.solver.memory), torch.nan, dtype=torch.float64)
             past = states.new_zeros(len(states), self.solver.memory, *states.shape[1:])
-            self._memory = (times, past, *self.solver.init(states)[2:])
+            self._memory = (times, past, self.solver.init(states)[2])
 
     def evaluate(self, sources: Tensor, targets: Tensor) -> None:
         fresh = self._evaluate_pending(sources)
@@ -158,9 +158,7 @@ class MultistepGrid(Grid):
         sample, source = kept[:, 0], origin.expand(len(self), -1)[kept[:, 0], kept[:, 1]]
         z, denoised, t = self.state[sample, source], self._denoised[sample, source], self.times[source]
         newest = self.solver.quantity(self.process, z, t, denoised)
-        left = self.solver.remember(
-            self.process, self._at(sample, source), z, t, newest, orders[kept[:, 0], kept[:, 1]]
-        )
+        left = self.solver.remember(self.process, self._at(sample, source), t, newest, orders[kept[:, 0], kept[:, 1]])
         there = sample * (self.last + 1) + targets[kept[:, 1]]
         for part, new in zip(self._memory, left, strict=True):
             part[there] = new

@@ -11,13 +11,15 @@ from optsteps.solvers.base import Denoise, Solver, State
 from optsteps.solvers.dpmpp import DPMpp2M, DPMpp3M
 from optsteps.solvers.multistep import Euler, Multistep
 from optsteps.solvers.singlestep import DPM2, DPMpp2S, Heun, TwoStage
-from optsteps.solvers.stochastic import ERSDE, SDEDPMpp2M, Stochastic, StochasticDDIM
+from optsteps.solvers.stochastic import ERSDE, SDEDPMpp2M, SDEDPMpp2S, SDEDPMpp3M, Stochastic, StochasticDDIM
 from optsteps.solvers.unipc import UniPC
 
+_DETERMINISTIC = (Euler, Heun, DPM2, DPMpp2S, DPMpp2M, DPMpp3M, IPNDM, DEIS, UniPC)
+_STOCHASTIC = (StochasticDDIM, SDEDPMpp2S, SDEDPMpp2M, SDEDPMpp3M)
 SOLVERS: dict[str, Callable[..., Solver]] = {
-    solver.name: solver
-    for solver in (Euler, Heun, DPM2, DPMpp2S, DPMpp2M, DPMpp3M, IPNDM, DEIS, UniPC, StochasticDDIM, SDEDPMpp2M)
-} | {f"er_sde_{order}": partial(ERSDE, order) for order in ERSDE.orders_known}
+    **{solver.name: solver for solver in (*_DETERMINISTIC, *_STOCHASTIC)},
+    **{f"er_sde_{order}": partial(ERSDE, order) for order in ERSDE.orders_known},
+}
 
 
 def build_solver(name: str, **parameters: Any) -> Solver:
@@ -48,6 +50,8 @@ __all__ = [
     "Heun",
     "Multistep",
     "SDEDPMpp2M",
+    "SDEDPMpp2S",
+    "SDEDPMpp3M",
     "Solver",
     "State",
     "Stochastic",

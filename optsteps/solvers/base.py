@@ -9,14 +9,16 @@ the samples are.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from optsteps.brownian import BrownianPaths
-from optsteps.conditions import Cond
+from optsteps.conditions import Cond, take
 from optsteps.denoisers import Denoiser
 from optsteps.processes import Process
 from optsteps.schedules import Schedule
@@ -43,6 +45,15 @@ class Denoise:
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """x [B, ...], t scalar or [B] -> [B, ...]."""
         return self.denoiser(x, t.expand(len(x)).to(x.device), self.cond)
+
+    def take(self, index: Tensor) -> Denoise:
+        """For some of the batch's samples, by their place in it [b]."""
+        paths = None if self.paths is None else self.paths.take(index)
+        return Denoise(self.denoiser, self.process, take(self.cond, index), paths)
+
+
+# one step of a known schedule: (state, x [B, ...], denoise) -> (x at the next time, state there)
+Move = Callable[[State, Tensor, Denoise], tuple[Tensor, State]]
 
 
 class Solver(ABC):
@@ -72,6 +83,25 @@ class Solver(ABC):
             order: at most this order for this step; None for the solver's own. Remembered outputs that are missing
                 lower it further.
         """
+
+    def moves(self, schedule: Schedule, x: Tensor) -> list[Move]:
+        """The steps of `schedule` for samples like x [B, ...], in order; the first is given the state ().
+
+        They are what `step` does with the schedule's times and orders. Where the coefficients are functions of the
+        times alone, a solver computes those of all steps at once, beforehand.
+        """
+
+        def move(
+            t: Tensor, t_next: Tensor, order: int, state: State, x: Tensor, denoise: Denoise
+        ) -> tuple[Tensor, State]:
+            return self.step(state or self.init(x), x, t, t_next, denoise, order)
+
+        orders = schedule.orders or self.orders(schedule.steps)
+        return [partial(move, *at) for at in zip(schedule.times[:-1], schedule.times[1:], orders, strict=True)]
+
+    def base(self, process: Process, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients (a, b) of the step x_next = a x + b D that holds D constant, of the shape of t."""
+        return first_order(process, t, t_next)
 
     def orders(self, steps: int) -> list[int]:
         """The order to ask for at each of `steps` steps."""

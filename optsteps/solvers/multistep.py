@@ -2,7 +2,7 @@
 
 Every one of them takes the first-order step and corrects it by what the remembered outputs q differ from the newest:
 
-    x_next = a x + b D + sum_k w_k (q_k - q_0),   a, b of `first_order`,
+    x_next = a x + b D + sum_k w_k (q_k - q_0),   a, b of `Solver.base`,
 
 where q is the quantity the solver extrapolates: D itself, or eps = (x - alpha D) / sigma. A solver that integrates
 constants exactly can be written so whatever its paper's form, and written so it is finite at both ends of the range.
@@ -12,7 +12,8 @@ Below, h is the step in log-SNR lambda = log(alpha / sigma), h_k the distance to
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -20,16 +21,17 @@ from torch import Tensor
 
 from optsteps.denoisers import expand
 from optsteps.processes import Process
-from optsteps.solvers.base import Denoise, Solver, State, first_order, is_clean
+from optsteps.schedules import Schedule
+from optsteps.solvers.base import Denoise, Move, Solver, State, is_clean
 
 
 class Multistep(Solver):
     """What the solvers with a memory share; each gives its weights.
 
-    The state is (times [B, K], outputs [B, K, ...]), newest first, K growing from 0 to order - 1. A time of NaN marks
-    an output that is absent: a flow's t = 1, where the noise level is infinite, is not remembered. A walk starts with
-    nothing remembered, so its first steps are of low order: they hold the whole walk to order 2 (UniPC's corrector: 3),
-    and a higher order shows once the memory is full.
+    The state is (times [B, K], outputs [B, K, ...], order [B] of the step that led here), newest first, K growing from
+    0 to order - 1. A time of NaN marks an output that is absent: a flow's t = 1, where the noise level is infinite, is
+    not remembered. A walk starts with nothing remembered, so its first steps are of low order: they hold the whole walk
+    to order 2 (UniPC's corrector: 3), and a higher order shows once the memory is full.
 
     Args:
         order: of the solver: it uses up to order - 1 remembered outputs, fewer where there are fewer.
@@ -63,35 +65,75 @@ class Multistep(Solver):
         return self.order - 1
 
     def init(self, x: Tensor) -> State:
-        return torch.empty(len(x), 0, dtype=torch.float64), x.new_empty(len(x), 0, *x.shape[1:])
+        nothing = torch.empty(len(x), 0, dtype=torch.float64)
+        return nothing, x.new_empty(len(x), 0, *x.shape[1:]), torch.zeros(len(x), dtype=torch.long)
 
     def step(
         self, state: State, x: Tensor, t: Tensor, t_next: Tensor, denoise: Denoise, order: int | None = None
     ) -> tuple[Tensor, State]:
-        process = denoise.process
+        process, (times, outputs, left) = denoise.process, state
         denoised = denoise(x, t)
-        if self.memory == 0:
-            a, b = self.base(process, t, t_next)
-            return expand(a, x) * x + expand(b, x) * denoised, state
         t, t_next = t.expand(len(x)), t_next.expand(len(x))
-        x = self.arrive(process, state, x, t, denoised)
-        newest = self.quantity(process, x, t, denoised)
-        times, outputs = state[:2]
         orders = self.usable(process, times, t, t_next, self.order if order is None else order)
-        a, b = self.base(process, t, t_next)
-        x_next = expand(a, x) * x + expand(b, x) * denoised
-        weights = by_order(self.weights, process, torch.stack([t_next, t, *times.unbind(1)], 1), orders, 1)
-        for k, weight in enumerate(weights.unbind(1)):
-            x_next = x_next + expand(weight, x) * (outputs[:, k] - newest)
-        return x_next, self.remember(process, state, x, t, newest, orders)
+        single, weights, arrival = self._coefficients(process, t, t_next, times, orders, left)
+        numbers = [[expand(column, x) for column in part.unbind(1)] for part in (single, weights, arrival)]
+        x_next, newest = self._advance(numbers, outputs.unbind(1), x, denoised)
+        return x_next, self.remember(process, state, t, newest, orders)
 
-    def base(self, process: Process, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
-        """a and b of the step without memory."""
-        return first_order(process, t, t_next)
+    def moves(self, schedule: Schedule, x: Tensor) -> list[Move]:
+        process, t, t_next = schedule.process, schedule.times[:-1], schedule.times[1:]
+        asked = torch.tensor(schedule.orders or self.orders(schedule.steps))
+        # the K times that each step remembers, newest first
+        kept = _unless_pure_noise(process, t)
+        padded = torch.cat([t.new_full((self.memory,), torch.nan), kept])
+        times = torch.stack([padded[k : k + len(t)] for k in reversed(range(self.memory))] or [kept], 1)
+        times = times[:, : self.memory]
+        orders = self.usable(process, times, t, t_next, asked)
+        left = torch.cat([orders.new_zeros(1), orders[:-1]])
+        coefficients = self._coefficients(process, t, t_next, times, orders, left)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        single, weights, arrival = (_rows(part.to(dtype)) for part in coefficients)
+
+        def move(i: int, outputs: State, x: Tensor, denoise: Denoise) -> tuple[Tensor, State]:
+            numbers = single[i], weights[i][: orders[i] - 1], arrival[i][: left[i]]
+            x_next, newest = self._advance(numbers, outputs, x, denoise(x, t[i]))
+            return x_next, (newest, *outputs)[: self.memory]
+
+        return [partial(move, i) for i in range(len(t))]
+
+    def _coefficients(
+        self, process: Process, t: Tensor, t_next: Tensor, times: Tensor, orders: Tensor, left: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(a, b, alpha, sigma) [B, 4] of the steps from t [B] to t_next [B] with the remembered times [B, K], the
+        weights of their remembered outputs, and those of the arrival at t with a step of the orders left [B]."""
+        single = torch.stack([*self.base(process, t, t_next), process.alpha(t), process.sigma(t)], 1)
+        here = torch.cat([t[:, None], times], 1)
+        weights = by_order(self.weights, process, torch.cat([t_next[:, None], here], 1), orders, 1)
+        return single, weights, self.arrival(process, here, left)
+
+    def _advance(
+        self, numbers: Sequence[Sequence[Tensor]], outputs: Sequence[Tensor], x: Tensor, denoised: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """x_next and the newest output, by the coefficients shaped to multiply x."""
+        (a, b, alpha, sigma), weights, arrival = numbers
+        if arrival:
+            x = _corrected(x, arrival, [denoised, *outputs[1:]], outputs[0])
+        newest = denoised if self.extrapolates == "D" else (x - alpha * denoised) / sigma
+        return _corrected(a * x + b * denoised, weights, outputs, newest), newest
+
+    def arrival(self, process: Process, times: Tensor, left: Tensor) -> Tensor:
+        """Weights [B, A] of (D - q_1, q_2 - q_1, ..., q_A - q_1) by which a state that arrives at t with a step of the
+        order left [B], 0 for none, is corrected before it leaves; times [B, K+1] = (t, t_1, ..., t_K)."""
+        return times.new_zeros(len(times), 0)
 
     def arrive(self, process: Process, state: State, x: Tensor, t: Tensor, denoised: Tensor) -> Tensor:
         """Where the step from t [B] leaves from, for the x [B, ...] that arrived there and its D."""
-        return x
+        times, outputs, left = state
+        weights = self.arrival(process, torch.cat([t[:, None], times], 1), left)
+        if weights.shape[1] == 0:
+            return x
+        columns = [expand(column, x) for column in weights.unbind(1)]
+        return _corrected(x, columns, [denoised, *outputs.unbind(1)[1:]], outputs[:, 0])
 
     def quantity(self, process: Process, x: Tensor, t: Tensor, denoised: Tensor) -> Tensor:
         """What is extrapolated and remembered, of x [B, ...] and its D."""
@@ -99,18 +141,17 @@ class Multistep(Solver):
             return denoised
         return (x - expand(process.alpha(t), x) * denoised) / expand(process.sigma(t), x)
 
-    def usable(self, process: Process, times: Tensor, t: Tensor, t_next: Tensor, order: int) -> Tensor:
+    def usable(self, process: Process, times: Tensor, t: Tensor, t_next: Tensor, order: int | Tensor) -> Tensor:
         """The order [B], at most `order`, of a step from t [B] to t_next [B] with the remembered times [B, K]."""
         present = torch.isfinite(times).sum(1) + 1
         single = is_clean(process, t_next) | (process.alpha(t) == 0)
-        return present.clamp(max=min(order, self.order)).masked_fill(single, 1)
+        return torch.minimum(present.clamp(max=self.order), torch.as_tensor(order)).masked_fill(single, 1)
 
-    def remember(self, process: Process, state: State, x: Tensor, t: Tensor, newest: Tensor, orders: Tensor) -> State:
-        """The state after leaving x at t [B], whose output is `newest`, with a step of the given orders [B]."""
-        absent = process.alpha(t) == 0
-        times = torch.cat([t.masked_fill(absent, torch.nan)[:, None], state[0]], 1)
+    def remember(self, process: Process, state: State, t: Tensor, newest: Tensor, orders: Tensor) -> State:
+        """The state after leaving t [B], where the output is `newest`, with a step of the given orders [B]."""
+        times = torch.cat([_unless_pure_noise(process, t)[:, None], state[0]], 1)
         outputs = torch.cat([newest[:, None], state[1]], 1)
-        return times[:, : self.memory], outputs[:, : self.memory]
+        return times[:, : self.memory], outputs[:, : self.memory], orders
 
 
 class Euler(Multistep):
@@ -126,6 +167,23 @@ class Euler(Multistep):
 
     def weights(self, process: Process, times: Tensor) -> Tensor:
         raise AssertionError("a first-order step remembers nothing")
+
+
+def _unless_pure_noise(process: Process, t: Tensor) -> Tensor:
+    """t with NaN where alpha is 0: an output there is not remembered."""
+    return t.masked_fill(process.alpha(t) == 0, torch.nan)
+
+
+def _rows(numbers: Tensor) -> list[tuple[Tensor, ...]]:
+    """The rows of numbers [n, P], each of P scalars."""
+    return list(zip(*(column.unbind() for column in numbers.unbind(1)), strict=True)) or [()] * len(numbers)
+
+
+def _corrected(x: Tensor, weights: Sequence[Tensor], outputs: Sequence[Tensor], origin: Tensor) -> Tensor:
+    """x + sum_k w_k (q_k - origin)."""
+    for weight, output in zip(weights, outputs, strict=False):
+        x = x + weight * (output - origin)
+    return x
 
 
 def by_order(

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from optsteps.conditions import take
 from optsteps.denoisers import expand
 from optsteps.processes import Process
 from optsteps.schedules import Schedule
-from optsteps.solvers.base import Denoise, Solver, State, first_order, is_clean
+from optsteps.solvers.base import Denoise, Move, Solver, State, is_clean
 
 
 class TwoStage(Solver):
     """What the solvers of two evaluations share: a first-order step to an inner time s, a second evaluation there, and
     one linear combination of x and both outputs:
 
-        x_s = first-order step of x, D to s;   x_next = a x + b D + c (D(x_s, s) - D).
+        x_s = step of x, D to s that holds D constant;   x_next = a x + b D + c (D(x_s, s) - D).
 
     Order 2. A step to noise level 0, and the first from a flow's t = 1 where the noise level is infinite, is a
     first-order step of one evaluation.
@@ -32,7 +34,7 @@ class TwoStage(Solver):
 
     @abstractmethod
     def correction(self, process: Process, t: Tensor, s: Tensor, t_next: Tensor) -> Tensor:
-        """c in float64, of the shape of t; a and b are those of `first_order` from t to t_next."""
+        """c in float64, of the shape of t; a and b are those of `base` from t to t_next."""
 
     def step(
         self, state: State, x: Tensor, t: Tensor, t_next: Tensor, denoise: Denoise, order: int | None = None
@@ -45,23 +47,53 @@ class TwoStage(Solver):
     ) -> Tensor:
         """The step from x [B, ...] at t [B] to t_next [B] once its first evaluation is known."""
         process = denoise.process
-        a, b = first_order(process, t, t_next)
+        a, b = self.base(process, t, t_next)
         x_next = expand(a, x) * x + expand(b, x) * first
         if order == 1:
             return x_next
-        single = self.single(process, t, t_next)
-        if bool(single.all()):
+        here = (~self.single(process, t, t_next)).nonzero()[:, 0]
+        if len(here) == 0:
             return x_next
-        here = (~single).nonzero()[:, 0]
-        whole = len(here) == len(x)
-        if not whole:
-            t, t_next, first, x = t[here], t_next[here], first[here.to(x.device)], x[here.to(x.device)]
-            denoise = Denoise(denoise.denoiser, process, take(denoise.cond, here))
+        rows = here.to(x.device)
+        x, first, t, t_next, denoise = x[rows], first[rows], t[here], t_next[here], denoise.take(here)
+        s, *numbers = self._second(process, t, t_next)
+        return x_next.index_add(0, rows, self._change(x, first, t, s, [expand(k, x) for k in numbers], denoise))
+
+    def moves(self, schedule: Schedule, x: Tensor) -> list[Move]:
+        process, t, t_next = schedule.process, schedule.times[:-1], schedule.times[1:]
+        asked = torch.tensor(schedule.orders or self.orders(schedule.steps))
+        twice = (~self.single(process, t, t_next) & (asked > 1)).nonzero()[:, 0]
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        ends = torch.stack(self.base(process, t, t_next)).to(dtype).unbind(1)
+        s, *numbers = self._second(process, t[twice], t_next[twice])
+        second = dict(zip(twice.tolist(), zip(s, torch.stack(numbers).to(dtype).unbind(1), strict=True), strict=True))
+
+        def move(i: int, state: State, x: Tensor, denoise: Denoise) -> tuple[Tensor, State]:
+            a, b = ends[i].unbind()
+            first = denoise(x, t[i])
+            x_next = a * x + b * first
+            if i in second:
+                s, numbers = second[i]
+                x_next = x_next + self._change(x, first, t[i], s, numbers.unbind(), denoise)
+            return x_next, state
+
+        return [partial(move, i) for i in range(len(t))]
+
+    def _second(self, process: Process, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """s, the coefficients of the first-order step to it, and c, all of the shape of t."""
         s = self.inner_time(process, t, t_next)
-        a, b = first_order(process, t, s)
-        second = denoise(expand(a, x) * x + expand(b, x) * first, s)
-        change = expand(self.correction(process, t, s, t_next), x) * (second - first)
-        return x_next + change if whole else x_next.index_add(0, here.to(x.device), change)
+        return s, *self.base(process, t, s), self.correction(process, t, s, t_next)
+
+    def inner(self, x: Tensor, first: Tensor, t: Tensor, s: Tensor, a: Tensor, b: Tensor, denoise: Denoise) -> Tensor:
+        """x_s [B, ...], with a and b shaped to multiply x."""
+        return a * x + b * first
+
+    def _change(
+        self, x: Tensor, first: Tensor, t: Tensor, s: Tensor, numbers: Sequence[Tensor], denoise: Denoise
+    ) -> Tensor:
+        """What the second evaluation adds, by the coefficients (a, b) to s and c, shaped to multiply x."""
+        a, b, c = numbers
+        return c * (denoise(self.inner(x, first, t, s, a, b, denoise), s) - first)
 
     def single(self, process: Process, t: Tensor, t_next: Tensor) -> Tensor:
         """Boolean: does the step from t to t_next take one evaluation?"""
@@ -124,7 +156,7 @@ class DPMpp2S(TwoStage):
 
     def correction(self, process: Process, t: Tensor, s: Tensor, t_next: Tensor) -> Tensor:
         # D(x_s, s) takes the place of D altogether
-        return first_order(process, t, t_next)[1]
+        return self.base(process, t, t_next)[1]
 
 
 def _midpoint(process: Process, t: Tensor, t_next: Tensor) -> Tensor:

@@ -10,30 +10,33 @@ with the integrating factor 1 / phi; for constant D the variance is kept: (phi_t
 
     x_next = a x + (alpha' - a alpha) D + sqrt(sigma'^2 - a^2 sigma^2) n,
 
-so a solver here says a, the clock c, and the weights of its remembered outputs. The noise is additive: strong order 1,
+so a solver here says a, the clock c, and what it makes of its outputs. The noise is additive: strong order 1,
 whatever the order of the deterministic part, which shows where the noise is small.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, Literal
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from optsteps.denoisers import expand
 from optsteps.processes import Process
-from optsteps.solvers.base import Denoise, State
-from optsteps.solvers.integrals import QUADRATURE, log_snr_steps
+from optsteps.schedules import Schedule
+from optsteps.solvers.base import Denoise, Move, Solver, State
+from optsteps.solvers.dpmpp import Kind, check_kind, linear_weights, quadratic_weights
+from optsteps.solvers.integrals import QUADRATURE
 from optsteps.solvers.multistep import Multistep
+from optsteps.solvers.singlestep import DPMpp2S
 
 
-class Stochastic(Multistep):
-    """What the stochastic solvers share: the deterministic part of `Multistep`, and noise."""
+class Stochastic(Solver):
+    """What the stochastic solvers share: noise added to the step of the class that follows in their bases."""
 
     stochastic: ClassVar[bool] = True
-    extrapolates = "D"
 
     @abstractmethod
     def decay(self, process: Process, t: Tensor, t_next: Tensor) -> Tensor:
@@ -50,17 +53,29 @@ class Stochastic(Multistep):
     def step(
         self, state: State, x: Tensor, t: Tensor, t_next: Tensor, denoise: Denoise, order: int | None = None
     ) -> tuple[Tensor, State]:
+        mean, state = super().step(state, x, t, t_next, denoise, order)  # type: ignore[safe-super]
+        return self.perturbed(mean, t, t_next, denoise), state
+
+    def moves(self, schedule: Schedule, x: Tensor) -> list[Move]:
+        def noisy(move: Move, t: Tensor, t_next: Tensor, state: State, x: Tensor, denoise: Denoise) -> Any:
+            mean, state = move(state, x, denoise)
+            return self.perturbed(mean, t, t_next, denoise), state
+
+        ends = zip(super().moves(schedule, x), schedule.times[:-1], schedule.times[1:], strict=True)
+        return [partial(noisy, *at) for at in ends]
+
+    def perturbed(self, mean: Tensor, t: Tensor, t_next: Tensor, denoise: Denoise) -> Tensor:
+        """The state at t_next [B, ...] whose mean, given the state at t, is `mean`."""
         if denoise.paths is None:
             raise ValueError(f"{self.name} is stochastic and needs Brownian paths; sample with optsteps.sample")
         process = denoise.process
-        mean, state = super().step(state, x, t, t_next, denoise, order)
         kept = (self.decay(process, t, t_next) * process.sigma(t)) ** 2
         size = (process.sigma(t_next) ** 2 - kept).clamp(min=0).sqrt()
         noise = denoise.paths.increments(self.clock(process, t), self.clock(process, t_next))
-        return mean + expand(size, x) * noise.to(x), state
+        return mean + expand(size, mean) * noise.to(mean)
 
 
-class StochasticDDIM(Stochastic):
+class StochasticDDIM(Stochastic, Multistep):
     """DDIM with noise (Song et al., arXiv:2010.02502, Eq. 12 and 16): s = eta sigma' sqrt(1 - e^-2h),
     x_next = alpha' D + sqrt(sigma'^2 - s^2) eps + s n, h the step in log-SNR. AYS's Stochastic-DDIM is eta = 1.
 
@@ -70,6 +85,7 @@ class StochasticDDIM(Stochastic):
 
     name: ClassVar[str] = "ddim_stochastic"
     orders_known: ClassVar[range] = range(1, 2)
+    extrapolates = "D"
 
     def __init__(self, eta: float = 1.0) -> None:
         super().__init__(1)
@@ -88,34 +104,19 @@ class StochasticDDIM(Stochastic):
         raise AssertionError("a first-order step remembers nothing")
 
 
-class SDEDPMpp2M(Stochastic):
-    """SDE-DPM-Solver++(2M) (Lu et al., arXiv:2211.01095, App. A; k-diffusion's form with eta): phi = rho^(1 + eta), D
-    extrapolated from the last output.
+class SDEDPMpp(Stochastic):
+    """What the SDE forms of DPM-Solver++ share (Lu et al., arXiv:2211.01095, App. A; eta as in k-diffusion's
+    multistep samplers): phi = rho^(1 + eta), so that
 
-    x_next = a x + b (D + (h / 2 h_1) (D - D_1)) + noise,
-    a = (sigma' / sigma) e^(-eta h),  b = alpha' (1 - e^(-(1 + eta) h)).
+    a = (sigma' / sigma) e^(-eta h),  b = alpha' (1 - e^(-(1 + eta) h)),
 
-    Args:
-        eta: 0 is DPM-Solver++(2M), 1 the published SDE.
-        kind: "midpoint" as above; "heun": phi_2 in place of phi_1 / 2, the exact integral of a linear D.
+    and D is integrated against an exponential of the rate 1 + eta where the ODE's is 1.
     """
 
-    name: ClassVar[str] = "sde_dpmpp_2m"
-    orders_known: ClassVar[range] = range(1, 3)
-
-    def __init__(
-        self,
-        order: int = 2,
-        eta: float = 1.0,
-        kind: Literal["midpoint", "heun"] = "midpoint",
-        lower_order_final: bool = False,
-    ) -> None:
-        super().__init__(order, lower_order_final)
+    def __init__(self, eta: float) -> None:
         if eta < 0:
             raise ValueError(f"eta must not be negative, got {eta}")
-        if kind not in ("midpoint", "heun"):
-            raise ValueError(f"kind must be 'midpoint' or 'heun', got {kind!r}")
-        self.eta, self.kind = eta, kind
+        self.eta = eta
 
     def decay(self, process: Process, t: Tensor, t_next: Tensor) -> Tensor:
         return process.sigma(t_next) / process.sigma(t) * level_ratio(process, t, t_next) ** self.eta
@@ -123,14 +124,78 @@ class SDEDPMpp2M(Stochastic):
     def clock(self, process: Process, t: Tensor) -> Tensor:
         return process.noise_level(t) ** (-2 * self.eta)
 
+
+class SDEDPMpp2S(SDEDPMpp, DPMpp2S):
+    """SDE-DPM-Solver++(2S) with r = 1/2 (k-diffusion's `sample_dpmpp_sde`): the exponential midpoint rule, two
+    evaluations a step, the noise of the midpoint and of the end read off one path.
+
+    Args:
+        eta: 0 is DPM-Solver++(2S), 1 the published SDE.
+    """
+
+    name: ClassVar[str] = "sde_dpmpp_2s"
+
+    def __init__(self, eta: float = 1.0) -> None:
+        super().__init__(eta)
+
+    def inner(self, x: Tensor, first: Tensor, t: Tensor, s: Tensor, a: Tensor, b: Tensor, denoise: Denoise) -> Tensor:
+        return self.perturbed(super().inner(x, first, t, s, a, b, denoise), t, s, denoise)
+
+
+class SDEDPMpp2M(SDEDPMpp, Multistep):
+    """SDE-DPM-Solver++(2M): D extrapolated from the last output, x_next = a x + b (D + (h / 2 h_1) (D - D_1)) + noise.
+
+    Args:
+        eta: 0 is DPM-Solver++(2M), 1 the published SDE.
+        kind: as in `DPMpp2M`.
+    """
+
+    name: ClassVar[str] = "sde_dpmpp_2m"
+    orders_known: ClassVar[range] = range(1, 3)
+    extrapolates = "D"
+
+    def __init__(
+        self, order: int = 2, eta: float = 1.0, kind: Kind = "midpoint", lower_order_final: bool = False
+    ) -> None:
+        SDEDPMpp.__init__(self, eta)
+        Multistep.__init__(self, order, lower_order_final)
+        self.kind = check_kind(kind)
+
     def weights(self, process: Process, times: Tensor) -> Tensor:
-        alpha_next, h, ratios = log_snr_steps(process, times)
-        z = (1 + self.eta) * h
-        share = -torch.expm1(-z) / 2 if self.kind == "midpoint" else 1 + torch.expm1(-z) / z
-        return -(alpha_next * share)[..., None] / ratios
+        return linear_weights(process, times, 1 + self.eta, self.kind)
 
 
-class ERSDE(Stochastic):
+class SDEDPMpp3M(SDEDPMpp, Multistep):
+    """SDE-DPM-Solver++(3M), k-diffusion's `sample_dpmpp_3m_sde`: `DPMpp3M` with the rate 1 + eta, and noise.
+
+    Args:
+        eta: 0 is DPM-Solver++(3M), 1 the SDE.
+        corrected, kind: as in `DPMpp3M`; k-diffusion starts with "heun", diffusers with "midpoint".
+    """
+
+    name: ClassVar[str] = "sde_dpmpp_3m"
+    orders_known: ClassVar[range] = range(1, 4)
+    extrapolates = "D"
+
+    def __init__(
+        self,
+        order: int = 3,
+        eta: float = 1.0,
+        corrected: bool = False,
+        kind: Kind = "heun",
+        lower_order_final: bool = False,
+    ) -> None:
+        SDEDPMpp.__init__(self, eta)
+        Multistep.__init__(self, order, lower_order_final)
+        self.corrected, self.kind = corrected, check_kind(kind)
+
+    def weights(self, process: Process, times: Tensor) -> Tensor:
+        if times.shape[-1] == 3:
+            return linear_weights(process, times, 1 + self.eta, self.kind)
+        return quadratic_weights(process, times, 1 + self.eta, self.corrected)
+
+
+class ERSDE(Stochastic, Multistep):
     """Extended-reverse-time SDE solver of orders 1 to 3 (Cui et al., arXiv:2309.06169, Algorithms 1 to 3), with the
     paper's noise scale phi(rho) = rho (e^(rho^0.3) + 10).
 
@@ -148,6 +213,7 @@ class ERSDE(Stochastic):
 
     name: ClassVar[str] = "er_sde"
     orders_known: ClassVar[range] = range(1, 4)
+    extrapolates = "D"
 
     def __init__(self, order: int, corrected: bool = False, lower_order_final: bool = False) -> None:
         super().__init__(order, lower_order_final)

@@ -8,9 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from optsteps.denoisers import expand
 from optsteps.processes import Process
-from optsteps.solvers.base import State
 from optsteps.solvers.integrals import log_snr_steps, phi
 from optsteps.solvers.multistep import Multistep, by_order
 
@@ -22,8 +20,6 @@ class UniPC(Multistep):
     and rho solves sum_k rho_k r_k^(i-1) = i! (-h) phi_{i+1}(-h) / B(h). The corrector is the same with the evaluation
     at t_next itself among the D_k: it costs nothing, for that evaluation is the next step's. It takes the state that
     arrives at a time and leaves from a better one, one order higher.
-
-    The state is that of `Multistep` with the order [B] of the step that led here.
 
     Args:
         kind: B(h): "bh1" is -h, "bh2" e^-h - 1.
@@ -50,17 +46,23 @@ class UniPC(Multistep):
     def memory(self) -> int:
         return self.order if self.corrector else self.order - 1
 
-    def init(self, x: Tensor) -> State:
-        return *super().init(x), torch.zeros(len(x), dtype=torch.long)
-
     def weights(self, process: Process, times: Tensor) -> Tensor:
         alpha_next, h, ratios = log_snr_steps(process, times)
         return self._solved(alpha_next, h, -ratios)
 
-    def corrector_weights(self, process: Process, times: Tensor) -> Tensor:
-        """Weights of (D(t_next) - D, D_1 - D, ..., D_{m-1} - D) [..., m] for times [..., m+1] as in `weights`."""
+    def arrival(self, process: Process, times: Tensor, left: Tensor) -> Tensor:
+        if not self.corrector or times.shape[1] == 1:
+            return super().arrival(process, times, left)
+        return by_order(self._correction, process, times, left.masked_fill(~torch.isfinite(times[:, 1]), 0), 0)
+
+    def _correction(self, process: Process, times: Tensor) -> Tensor:
+        """Weights of (D(t_next) - D, D_1 - D, ..., D_{m-1} - D) [..., m] for times [..., m+1] as in `weights`: the
+        corrector's, less what the predictor added to its first-order step."""
         alpha_next, h, ratios = log_snr_steps(process, times)
-        return self._solved(alpha_next, h, torch.cat([torch.ones_like(h)[..., None], -ratios], -1))
+        corrected = self._solved(alpha_next, h, torch.cat([torch.ones_like(h)[..., None], -ratios], -1))
+        if times.shape[-1] == 2:
+            return corrected
+        return torch.cat([corrected[..., :1], corrected[..., 1:] - self.weights(process, times)], -1)
 
     def _solved(self, alpha_next: Tensor, h: Tensor, r: Tensor) -> Tensor:
         b_h = -h if self.kind == "bh1" else torch.expm1(-h)
@@ -72,24 +74,3 @@ class UniPC(Multistep):
             moments = [math.factorial(i) * -h * phi(i + 1, -h) / b_h for i in range(1, count + 1)]
             rho = torch.linalg.solve(powers, torch.stack(moments, -1))
         return -(alpha_next * b_h)[..., None] * rho / r
-
-    def arrive(self, process: Process, state: State, x: Tensor, t: Tensor, denoised: Tensor) -> Tensor:
-        times, outputs, left_order = state
-        if not self.corrector or times.shape[1] == 0:
-            return x
-        orders = left_order.masked_fill(~torch.isfinite(times[:, 0]), 0)
-        all_times = torch.cat([t[:, None], times], 1)
-        # what the predictor added to its first-order step is taken back, the corrector's put in its place
-        others = [denoised, *outputs[:, 1:].unbind(1)]
-        for weight, other in zip(
-            by_order(self.corrector_weights, process, all_times, orders, 0).unbind(1), others, strict=False
-        ):
-            x = x + expand(weight, x) * (other - outputs[:, 0])
-        for weight, other in zip(
-            by_order(self.weights, process, all_times, orders, 1).unbind(1), others[1:], strict=False
-        ):
-            x = x - expand(weight, x) * (other - outputs[:, 0])
-        return x
-
-    def remember(self, process: Process, state: State, x: Tensor, t: Tensor, newest: Tensor, orders: Tensor) -> State:
-        return *super().remember(process, state, x, t, newest, orders), orders

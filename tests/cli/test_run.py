@@ -15,6 +15,7 @@ import torch
 from optsteps import Schedule
 from optsteps.cli import run as command
 from optsteps.cli.common import CONFIG_DIR
+from optsteps.solvers import SOLVERS, build_solver
 
 TINY = ["steps=[2,3]", "teacher.steps=6", "search.samples=3", "test.samples=32", "test.oracle=3", "logger=none"]
 TOY = ["metric=toy", "metric.judges.1.samples=64"]
@@ -33,7 +34,8 @@ ALONGSIDE = {
     # OSS needs a solver that is deterministic
     **{
         f"solver={name}": [*TINY_PLANE, "method=edm", "~method@rivals.oss_pooled"]
-        for name in ("ddim_stochastic", "sde_dpmpp_2m", "er_sde_1", "er_sde_2", "er_sde_3")
+        for name in SOLVERS
+        if build_solver(name).stochastic
     },
     "logger=wandb": [*TINY_PLANE, "+logger.mode=offline"],
     # noise levels of SD 1.5 under its own process

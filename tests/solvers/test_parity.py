@@ -7,14 +7,17 @@ compared, in units of its size. Neither package is a dependency: without one, th
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
 from typing import Any, NamedTuple
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
 
 from optsteps import Schedule, build_schedule
+from optsteps.brownian import BrownianPaths
 from optsteps.models.analytic import GaussianMixture
 from optsteps.processes import EDM, VP, Flow, Process
 from optsteps.sampling import sample
@@ -30,8 +33,9 @@ STEPS = [5, 10, 20]
 TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-5}
 # From noise level s to s', Heun adds (s - s') / 2 s' times a difference of two outputs and DPM-2 (s - s') / sqrt(s s')
 # times one: up to 42 and 9 in the longest of 5 steps here. What float32 rounds off the outputs is multiplied as well,
-# and so it is by IPNDM's coefficients, whose sizes add up to 6.7 in every step.
-FLOAT32_TOLERANCES = {"heun": 1e-4, "dpm2": 3e-5, "ipndm": 3e-5}
+# and so it is by IPNDM's coefficients, whose sizes add up to 6.7 in every step. k-diffusion forms the weight
+# 1 - (1 - e^-z) / z of its SDE's "heun" in float32, where the small steps' cancels.
+FLOAT32_TOLERANCES = {"heun": 1e-4, "dpm2": 3e-5, "ipndm": 3e-5, "2m heun": 3e-5}
 
 dtypes = pytest.mark.parametrize("dtype", TOLERANCES, ids=["float64", "float32"])
 kinds = pytest.mark.parametrize("kind", ["karras", "random"])
@@ -69,6 +73,19 @@ def _deviation(ours: Tensor, theirs: Tensor) -> float:
     assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
     assert bool(torch.isfinite(theirs).all())
     return float(((ours - theirs).abs().amax((1, 2)) / theirs.abs().amax((1, 2))).max())
+
+
+def _midpoints(schedule: Schedule) -> Tensor:
+    """Geometric means of neighbouring noise levels, as times [n]."""
+    levels = schedule.noise_levels
+    return schedule.process.time_of_noise_level((levels[:-1] * levels[1:]).sqrt())
+
+
+def _evaluated_twice(schedule: Schedule, inner: Tensor) -> Tensor:
+    """The times of a walk with an inner time [n] in every step but one to noise level 0."""
+    times = schedule.times
+    every = torch.stack([times[:-1], inner], 1).flatten()
+    return torch.cat([every[: -1 if times[-1] == schedule.process.t_clean else None], times[-1:]])
 
 
 # k-diffusion ---------------------------------------------------------------------------------------------------------
@@ -112,6 +129,49 @@ def test_k_diffusion(k_diffusion: Any, name: str, kind: str, final: str, dtype: 
         assert _deviation(ours, torch.stack([*path, last])) < _tolerance(name, dtype)
 
 
+def _noise(process: Process, table: Tensor, i: int, two: bool, paths: BrownianPaths) -> Tensor:
+    """The unit Gaussian of the i-th of another implementation's draws, read off our paths: from table[i] to
+    table[i + 1], where a second evaluation's goes from the step's start to its end."""
+    levels = process.noise_level(table[[i - i % 2 if two else i, i + 1]])
+    return paths.increments(*levels**-2)
+
+
+SDE: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
+    "2s": ("sample_dpmpp_sde", {}, "sde_dpmpp_2s", {}),
+    "2m": ("sample_dpmpp_2m_sde", {}, "sde_dpmpp_2m", {}),
+    "2m heun": ("sample_dpmpp_2m_sde", {"solver_type": "heun"}, "sde_dpmpp_2m", {"kind": "heun"}),
+    "3m": ("sample_dpmpp_3m_sde", {}, "sde_dpmpp_3m", {}),
+}
+
+
+@dtypes
+@finals
+@kinds
+@pytest.mark.parametrize("case", SDE)
+def test_k_diffusion_on_the_same_noise(k_diffusion: Any, case: str, kind: str, final: str, dtype: torch.dtype) -> None:
+    function, options, name, parameters = SDE[case]
+    for steps in STEPS:
+        schedule = Schedule(_schedule("edm", kind, final, steps).times.float(), EDM())
+        noise, paths = _normal(6, 3, seed=steps).to(dtype), BrownianPaths(5, range(6), (3,))
+        two = name == "sde_dpmpp_2s"
+        table = _evaluated_twice(schedule, _midpoints(schedule)) if two else schedule.times
+        draws = iter([_noise(EDM(), table, i, two, paths).to(dtype) for i in range(len(table) - 1)])
+        path: list[Tensor] = []
+        last = getattr(k_diffusion, function)(
+            MIXTURE.denoiser(EDM()),
+            noise * schedule.times[0].to(dtype),
+            schedule.times.to(dtype),
+            callback=lambda info, path=path: path.append(info["x"]),
+            disable=True,
+            noise_sampler=lambda *_, draws=draws: next(draws),
+            **options,
+        )
+        ours = sample(
+            MIXTURE.denoiser(EDM()), schedule, build_solver(name, **parameters), noise, seed=5, return_trajectory=True
+        )
+        assert _deviation(ours, torch.stack([*path, last])) < _tolerance(case, dtype)
+
+
 # diffusers -----------------------------------------------------------------------------------------------------------
 
 
@@ -130,6 +190,7 @@ class Pair(NamedTuple):
         return "edm" in self.processes
 
 
+_SDE = {"algorithm_type": "sde-dpmsolver++"}
 PAIRS = {
     "euler": Pair("EulerDiscreteScheduler", {}, "euler", {}, ("edm", "vp", "flow")),
     "heun": Pair("HeunDiscreteScheduler", {}, "heun", {}, ("edm", "vp", "flow")),
@@ -137,6 +198,21 @@ PAIRS = {
     "dpmpp_2s": Pair("DPMSolverSinglestepScheduler", {"solver_order": 2}, "dpmpp_2s", {}),
     "dpmpp_2m": Pair("DPMSolverMultistepScheduler", {"solver_order": 2}, "dpmpp_2m", {}),
     "dpmpp_3m": Pair("DPMSolverMultistepScheduler", {"solver_order": 3}, "dpmpp_3m", {}),
+    "dpmpp_2m_heun": Pair(
+        "DPMSolverMultistepScheduler", {"solver_order": 2, "solver_type": "heun"}, "dpmpp_2m", {"kind": "heun"}
+    ),
+    "sde_dpmpp_1": Pair("DPMSolverMultistepScheduler", {**_SDE, "solver_order": 1}, "sde_dpmpp_2m", {"order": 1}),
+    "sde_dpmpp_2s": Pair("DPMSolverSinglestepScheduler", {**_SDE, "solver_order": 2}, "sde_dpmpp_2s", {}),
+    "sde_dpmpp_2m": Pair("DPMSolverMultistepScheduler", {**_SDE, "solver_order": 2}, "sde_dpmpp_2m", {}),
+    "sde_dpmpp_2m_heun": Pair(
+        "DPMSolverMultistepScheduler",
+        {**_SDE, "solver_order": 2, "solver_type": "heun"},
+        "sde_dpmpp_2m",
+        {"kind": "heun"},
+    ),
+    "sde_dpmpp_3m": Pair(
+        "DPMSolverMultistepScheduler", {**_SDE, "solver_order": 3}, "sde_dpmpp_3m", {"kind": "midpoint"}
+    ),
     "ipndm": Pair("IPNDMScheduler", {}, "ipndm", {"order": 4}, ("vp",)),
     **{
         f"deis_{k}": Pair("DEISMultistepScheduler", {"solver_order": k}, "deis", {"order": k, "kind": "logrho"})
@@ -150,6 +226,22 @@ PAIRS = {
         for b in ("bh1", "bh2")
     },
 }
+
+
+def _with_its_sign(scheduler_class: type) -> type:
+    """diffusers' third-order SDE step adds alpha' ((1 - e^-z - z) / z^2 - 1/2) D2, z = 2 h, where its own deterministic
+    step and k-diffusion's have + 1/2: as it stands, the weight of D2 does not vanish with the step. We compare with the
+    step after alpha' D2 is added to it; when the sign is mended there, this goes."""
+
+    class Mended(scheduler_class):  # type: ignore[misc, valid-type]
+        def multistep_dpm_solver_third_order_update(self, outputs: list[Tensor], **given: Any) -> Tensor:
+            alpha, sigma = self._sigma_to_alpha_sigma_t(self.sigmas[self.step_index - 2 : self.step_index + 2])
+            h_1, h_0, h = torch.log(alpha / sigma).diff()
+            divided = (outputs[-1] - outputs[-2]) / h_0 - (outputs[-2] - outputs[-3]) / h_1
+            step = super().multistep_dpm_solver_third_order_update(outputs, **given)
+            return step + alpha[-1] * h**2 * divided / (h_0 + h_1)
+
+    return Mended
 
 
 class _Kept(Tensor):
@@ -182,16 +274,16 @@ def _their_walk(
     scheduler_class = getattr(pytest.importorskip("diffusers"), pair.scheduler)
     known = inspect.signature(scheduler_class.__init__).parameters
     options = {"prediction_type": prediction, "use_flow_sigmas": process.name == "flow", **options, **pair.options}
+    module = sys.modules[scheduler_class.__module__]
+    if pair.solver == "sde_dpmpp_3m":
+        scheduler_class = _with_its_sign(scheduler_class)
     scheduler = scheduler_class(**{key: value for key, value in options.items() if key in known})
 
     # the second evaluation of a step is a call of the scheduler's own
-    two = pair.solver in ("heun", "dpmpp_2s")
-    evaluated = times[:-1]
-    if two:
-        levels = schedule.noise_levels
-        inner = times[1:] if pair.solver == "heun" else process.time_of_noise_level((levels[:-1] * levels[1:]).sqrt())
-        evaluated = torch.stack([times[:-1], inner], 1).flatten()[: -1 if times[-1] == process.t_clean else None]
-    table = torch.cat([evaluated, times[-1:]])
+    two = pair.solver in ("heun", "dpmpp_2s", "sde_dpmpp_2s")
+    inner = times[1:] if pair.solver == "heun" else _midpoints(schedule)
+    table = _evaluated_twice(schedule, inner) if two else times
+    evaluated = table[:-1]
     scheduler.set_timesteps(len(evaluated))
     if pair.solver == "ipndm":
         scheduler.betas, scheduler.alphas = process.sigma(table), process.alpha(table)
@@ -206,9 +298,12 @@ def _their_walk(
     x = noise * schedule.scale
     path = [x]
     factor = process.alpha(table) if pair.without_alpha else torch.ones_like(table)
+    paths = BrownianPaths(0, range(len(noise)), noise.shape[1:])
     for i in range(len(evaluated) if steps == schedule.steps else steps):
         output, given = _output(prediction, process, x, table[i]), (x / factor[i]).as_subclass(_Kept)
-        x = scheduler.step(output, scheduler.timesteps[i], given).prev_sample.as_subclass(Tensor) * factor[i + 1]
+        drawn = _noise(process, table, i, two, paths).to(noise) if "sde" in pair.solver else None
+        with mock.patch.object(module, "randn_tensor", return_value=drawn, create=True):
+            x = scheduler.step(output, scheduler.timesteps[i], given).prev_sample.as_subclass(Tensor) * factor[i + 1]
         path.append(x)
     return torch.stack([*path[:-1:2], path[-1]] if two else path)
 
@@ -230,7 +325,7 @@ def _compare(
     pair, process, steps = PAIRS[name], schedule.process, schedule.steps
     to_zero = bool(schedule.times[-1] == process.t_clean)
     # the singlestep scheduler means another thing by lower_order_final: may a last evaluation be a step of its own?
-    single = pair.solver == "dpmpp_2s"
+    single = pair.solver in ("dpmpp_2s", "sde_dpmpp_2s")
     options = {
         "final_sigmas_type": "zero" if to_zero else "sigma_min",
         "lower_order_final": to_zero if single else lowered == "lower_order_final",
@@ -314,6 +409,10 @@ def test_diffusers_whatever_the_network_predicts(name: str, prediction: str) -> 
     ("name", "changed"),
     [
         ("dpmpp_2m", {"lower_order_final": True}),
+        ("dpmpp_2m", {"kind": "heun"}),
+        ("sde_dpmpp_2m", {"kind": "heun"}),
+        ("sde_dpmpp_2m", {"eta": 0.9}),
+        ("sde_dpmpp_3m", {"corrected": True}),
         ("dpmpp_3m", {"corrected": True}),
         ("deis_2", {"kind": "tab"}),
         ("unipc_2_bh1", {"kind": "bh2"}),

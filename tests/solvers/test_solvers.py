@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from optsteps import Schedule, build_schedule
+from optsteps import Schedule, build_schedule, sample
+from optsteps.brownian import BrownianPaths
 from optsteps.denoisers import Denoiser
 from optsteps.models.analytic import Gaussian, GaussianMixture
 from optsteps.processes import EDM, VP, Flow, Process
-from optsteps.solvers import SOLVERS, Denoise, Heun, build_solver
+from optsteps.solvers import SOLVERS, Denoise, Heun, Solver, State, build_solver
 
 NAMES = ["euler", "heun"]
 RANGES: dict[str, tuple[Process, float, float]] = {
@@ -204,3 +205,51 @@ def test_names_and_orders() -> None:
 def test_unknown_solvers(name: str, parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_solver(name, **parameters)
+
+
+# sample() and step ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["edm", "vp", "flow from pure noise"])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_the_moves_of_a_schedule_are_its_steps(name: str, where: str) -> None:
+    """sample() computes a schedule's coefficients beforehand; one step after the other gives the same walk."""
+    process, t_max, t_min = RANGES[where.split()[0]]
+    inner = build_schedule("edm", process, 7, t_max=t_max, t_min=t_min, final="zero").times
+    times = torch.cat([inner.new_ones(1), inner]) if where.startswith("flow") else inner
+    solver = build_solver(name)
+    asked = [min(solver.order, order) for order in [3, 1, 2, 3, 3, 2, 3, 3]]
+    schedule = Schedule(times, process, asked[: len(times) - 1])
+    noise = _normal(5, 3)
+    denoise = Denoise(MIXTURE.denoiser(process), process, paths=BrownianPaths(0, range(5), (3,)))
+    x = noise * schedule.scale
+    state, path = solver.init(x), [x]
+    for t, t_next, order in zip(times[:-1], times[1:], schedule.orders, strict=True):
+        x, state = solver.step(state, x, t, t_next, denoise, order)
+        path.append(x)
+    walked = sample(MIXTURE.denoiser(process), schedule, solver, noise, return_trajectory=True)
+    torch.testing.assert_close(walked, torch.stack(path), rtol=1e-12, atol=1e-12)
+
+
+def test_a_solver_of_one_s_own_is_a_step() -> None:
+    """`init` and `step` are all that sample() asks for: here Euler with a heavy ball, whose state is the last D."""
+
+    class HeavyBall(Solver):
+        name, order = "heavy_ball", 1
+
+        def init(self, x: Tensor) -> State:
+            return (torch.zeros_like(x),)
+
+        def step(
+            self, state: State, x: Tensor, t: Tensor, t_next: Tensor, denoise: Denoise, order: int | None = None
+        ) -> tuple[Tensor, State]:
+            denoised = denoise(x, t)
+            pulled = 0.9 * denoised + 0.1 * state[0]
+            return pulled + t_next / t * (x - pulled), (denoised,)
+
+    schedule = Schedule([9.0, 3.0, 1.0], EDM())
+    found = sample(lambda x, t, cond=None: x / 2, schedule, HeavyBall(), torch.ones(1, 1, dtype=torch.float64))
+    pulled = 0.9 * 4.5
+    second = pulled + (9 - pulled) / 3
+    pulled = 0.9 * second / 2 + 0.1 * 4.5
+    assert found.item() == pytest.approx(pulled + (second - pulled) / 3, rel=1e-12)

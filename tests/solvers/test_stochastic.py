@@ -14,7 +14,7 @@ from optsteps import Schedule, build_schedule, sample
 from optsteps.denoisers import Denoiser
 from optsteps.models.analytic import Gaussian, GaussianMixture
 from optsteps.processes import EDM, VP, Flow, Process
-from optsteps.solvers import Denoise, build_solver
+from optsteps.solvers import Denoise, Multistep, build_solver
 
 STD = 0.7
 SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -23,6 +23,10 @@ SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
     "2m": ("sde_dpmpp_2m", {}),
     "2m heun": ("sde_dpmpp_2m", {"kind": "heun"}),
     "2m eta 0.3": ("sde_dpmpp_2m", {"eta": 0.3}),
+    "2s": ("sde_dpmpp_2s", {}),
+    "2s eta 0.3": ("sde_dpmpp_2s", {"eta": 0.3}),
+    "3m": ("sde_dpmpp_3m", {}),
+    "3m corrected eta 0.3": ("sde_dpmpp_3m", {"corrected": True, "eta": 0.3}),
     "er 1": ("er_sde_1", {}),
     "er 2": ("er_sde_2", {}),
     "er 3": ("er_sde_3", {}),
@@ -59,7 +63,7 @@ def first_order_terms(case: str, process: Process, t: Tensor, t_next: Tensor) ->
     if name == "ddim_stochastic":
         size = options.get("eta", 1.0) * sigma_next * math.sqrt(1 - ratio**2)
         a = math.sqrt(sigma_next**2 - size**2) / sigma
-    elif name == "sde_dpmpp_2m":
+    elif name.startswith("sde_dpmpp"):
         eta = options.get("eta", 1.0)
         a, size = sigma_next / sigma * ratio**eta, sigma_next * math.sqrt(1 - ratio ** (2 * eta))
     else:
@@ -84,11 +88,12 @@ def gain(process: Process, t: Tensor) -> float:
 
 
 def closed_form_variance(case: str, process: Process, schedule: Schedule) -> float:
-    """The walk's final variance: x is linear in the initial and the steps' noise, and its coefficients are carried
-    along; remembered outputs enter with the solver's weights."""
+    """The walk's final variance: x is linear in the initial noise and in two independent normal numbers per step, the
+    first half's and the second's; its coefficients are carried along. Remembered outputs enter with the solver's
+    weights."""
     solver, times = build(case), schedule.times
     steps = schedule.steps
-    x = np.zeros(steps + 1)
+    x = np.zeros(2 * steps + 1)
     x[0] = schedule.scale.item()
     outputs: list[np.ndarray] = []
     known: list[Tensor] = []
@@ -97,17 +102,28 @@ def closed_form_variance(case: str, process: Process, schedule: Schedule) -> flo
         a, b, size = first_order_terms(case, process, t, t_next)
         output = gain(process, t) * x
         single = t_next == process.t_clean or process.alpha(t) == 0
-        order = 1 if single else min(solver.order, 1 + len(known))
         new = a * x + b * output
-        if order > 1:
-            weights = solver.weights(process, torch.stack([t_next, t, *known[: order - 1]]))
-            for weight, past in zip(weights.tolist(), outputs, strict=False):
-                new = new + weight * (past - output)
-        new[i + 1] += size
+        noise = np.zeros(2 * steps + 1)
+        noise[2 * i + 1] = size
+        if isinstance(solver, Multistep):
+            order = 1 if single else min(solver.order, 1 + len(known))
+            if order > 1:
+                weights = solver.weights(process, torch.stack([t_next, t, *known[: order - 1]]))
+                for weight, past in zip(weights.tolist(), outputs, strict=False):
+                    new = new + weight * (past - output)
+        elif not single:
+            middle = process.time_of_log_snr((process.log_snr(t) + process.log_snr(t_next)) / 2)
+            a_s, b_s, size_s = first_order_terms(case, process, t, middle)
+            inner = a_s * x + b_s * output
+            inner[2 * i + 1] += size_s
+            new = a * x + b * gain(process, middle) * inner
+            first, second = (process.noise_level(torch.stack([t, middle, t_next])) ** (-2 * solver.eta)).diff()
+            noise[2 * i + 1] = size * (first / (first + second)).sqrt()
+            noise[2 * i + 2] = size * (second / (first + second)).sqrt()
         if process.alpha(t) > 0:
             outputs.insert(0, output)
             known.insert(0, t)
-        x = new
+        x = new + noise
     return float((x**2).sum())
 
 
@@ -156,15 +172,23 @@ def test_strong_order(case: str) -> None:
     assert slope > 0.8, (slope, errors)
 
 
+ZERO_NOISE = [
+    ("euler", "ddim_stochastic", {}),
+    ("dpmpp_2s", "sde_dpmpp_2s", {}),
+    ("dpmpp_2m", "sde_dpmpp_2m", {}),
+    ("dpmpp_3m", "sde_dpmpp_3m", {"kind": "midpoint"}),
+]
+
+
 @pytest.mark.parametrize("where", ENDS)
 def test_eta_0_is_deterministic(where: str) -> None:
     process = ENDS[where][0]
     mixture = GaussianMixture([[-1.0, 0.0], [1.0, 0.5]], [0.3, 0.2])
     noise = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     schedule = walk(process, where, 9)
-    for plain, noisy in (("euler", "ddim_stochastic"), ("dpmpp_2m", "sde_dpmpp_2m")):
+    for plain, noisy, options in ZERO_NOISE:
         expected = sample(mixture.denoiser(process), schedule, build_solver(plain), noise)
-        found = sample(mixture.denoiser(process), schedule, build_solver(noisy, eta=0.0), noise)
+        found = sample(mixture.denoiser(process), schedule, build_solver(noisy, eta=0.0, **options), noise)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
 
 
