@@ -67,7 +67,8 @@ class Trial:
     """Unseen samples with the teacher's answer, for all rows alike.
 
     Args:
-        denoiser, process, solver, teacher: as in the search.
+        denoiser, process, solver: as in the search.
+        teacher, teacher_solver: the many-step walk that samples are compared with; None for the students' solver.
         noise: unit Gaussian [B, ...] that no search saw.
         cond: goes with it.
         judges: what to measure.
@@ -87,18 +88,19 @@ class Trial:
     index: Tensor | None = None
     max_batch: int = 512
     traced: int = 32
+    teacher_solver: Solver | None = None
     _answers: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def teacher_samples(self) -> Tensor:
         """The teacher's final samples [B, ...], computed once."""
         if "final" not in self._answers:
-            self._answers["final"] = self._final(CountedDenoiser(self.denoiser), self.teacher)
+            self._answers["final"] = self._final(CountedDenoiser(self.denoiser), self.teacher, self._walker)
         return self._answers["final"]
 
     def judge(self, method: str, schedule: Schedule, search_nfe: float = 0.0, search_seconds: float = 0.0) -> Row:
         """Sample with `schedule` and measure."""
         denoiser = CountedDenoiser(self.denoiser)
-        x = self._final(denoiser, schedule)
+        x = self._final(denoiser, schedule, self.solver)
         nfe = denoiser.evaluations / len(self.noise)
         return Row(
             method,
@@ -116,7 +118,7 @@ class Trial:
         """The teacher itself, on the figures that do not compare with it."""
         x = self.teacher_samples()
         figures = self._figures(x, x, self.cond)
-        nfe = self.solver.nfe(self.teacher) * getattr(self.denoiser, "nfe", 1)
+        nfe = self._walker.nfe(self.teacher) * getattr(self.denoiser, "nfe", 1)
         kept = {name: figure for name, figure in figures.items() if name not in ("mse", "psnr")}
         return Row("teacher", self.teacher.steps, nfe, self.teacher, x, kept)
 
@@ -124,7 +126,8 @@ class Trial:
         """Sample k with schedule k, searched for it; the first len(schedules) samples of the trial."""
         denoiser = CountedDenoiser(self.denoiser)
         own = [replace(self, **self._part(slice(k, k + 1))) for k in range(len(schedules))]
-        x = torch.cat([one._final(denoiser, schedule) for one, schedule in zip(own, schedules, strict=True)])
+        pairs = zip(own, schedules, strict=True)
+        x = torch.cat([one._final(denoiser, schedule, self.solver) for one, schedule in pairs])
         few = replace(self, judges=[judge for judge in self.judges if not judge.needs_many])
         figures = few._figures(x, self.teacher_samples()[: len(x)], take(self.cond, slice(0, len(x))))
         figures = {name: figure for name, figure in figures.items() if figure.values is not None}
@@ -138,9 +141,9 @@ class Trial:
         Where alpha is 0 the difference is NaN.
         """
         if "path" not in self._answers:
-            self._answers["path"] = self._scaled(self.teacher)
+            self._answers["path"] = self._scaled(self.teacher, self._walker)
         teacher = self._answers["path"]
-        student = self._scaled(schedule)
+        student = self._scaled(schedule, self.solver)
         # increasing levels, from the clean end
         levels, wanted = self.teacher.noise_levels.flip(0), schedule.noise_levels
         above = torch.searchsorted(levels, wanted).clamp(1, len(levels) - 1)
@@ -155,15 +158,19 @@ class Trial:
         index = torch.arange(len(self.noise)) if self.index is None else self.index
         return {"noise": self.noise[part], "cond": take(self.cond, part), "index": index[part]}
 
-    def _scaled(self, schedule: Schedule) -> Tensor:
+    @property
+    def _walker(self) -> Solver:
+        return self.teacher_solver or self.solver
+
+    def _scaled(self, schedule: Schedule, solver: Solver) -> Tensor:
         """The traced samples' states over alpha at every time [n+1, b, ...]."""
         traced = self._part(slice(0, self.traced))
-        states = sample(self.denoiser, schedule, self.solver, **traced, seed=self.seed, return_trajectory=True).double()
+        states = sample(self.denoiser, schedule, solver, **traced, seed=self.seed, return_trajectory=True).double()
         alpha = self.process.alpha(schedule.times).to(states.device)
         return states / alpha.reshape(-1, *(1,) * (states.ndim - 1))
 
-    def _final(self, denoiser: Denoiser, schedule: Schedule) -> Tensor:
-        return end_points(denoiser, schedule, self.solver, self.noise, self.cond, self.max_batch, self.seed, self.index)
+    def _final(self, denoiser: Denoiser, schedule: Schedule, solver: Solver) -> Tensor:
+        return end_points(denoiser, schedule, solver, self.noise, self.cond, self.max_batch, self.seed, self.index)
 
     def _figures(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
         return {name: figure for judge in self.judges for name, figure in judge.judge(x, teacher, cond).items()}

@@ -30,6 +30,7 @@ from optsteps.noise import unit_noise
 from optsteps.reporting.run_folder import write_report
 from optsteps.reporting.tables import terminal_table, verdict_sentences
 from optsteps.schedules import Schedule, build_schedule
+from optsteps.solvers import build_solver
 
 # samples from this number on are for judging: no search sees them
 FIRST_TEST_SAMPLE = 1_000_000
@@ -87,10 +88,10 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     model: Model = instantiate(config.model, _partial_=True)(process=process, device=fabric.device)
     solver = instantiate(config.solver)
     t_max, t_min = model.time_range
-    teacher_options = {k: v for k, v in config.teacher.items() if k not in ("family", "steps")}
-    teacher = build_schedule(
-        config.teacher.family, process, config.teacher.steps, t_max=t_max, t_min=t_min, **teacher_options
-    )
+    options = {k: v for k, v in config.teacher.items() if k not in ("family", "steps", "solver")}
+    many_steps = partial(build_schedule, config.teacher.family, process, t_max=t_max, t_min=t_min, **options)
+    teacher, judged_by = (many_steps(steps=n) for n in (config.teacher.steps, config.test.teacher_steps))
+    walker = build_solver(config.teacher.solver) if config.teacher.solver is not None else solver
     methods: dict[str, Method] = {method_name: instantiate(config.method)}
     for name, rival in config.rivals.items():
         if name != method_name:
@@ -109,12 +110,22 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
 
     def stated(index: range) -> SearchProblem:
         noise, cond = samples(index)
-        return SearchProblem(denoiser, process, solver, noise, teacher, cond)
+        return SearchProblem(denoiser, process, solver, noise, teacher, cond, teacher_solver=walker)
 
     unseen = range(FIRST_TEST_SAMPLE, FIRST_TEST_SAMPLE + config.test.samples)
     noise, cond = samples(unseen)
     trial = Trial(
-        denoiser, process, solver, teacher, noise, cond, judges, config.seed, torch.tensor(unseen), config.max_batch
+        denoiser,
+        process,
+        solver,
+        judged_by,
+        noise,
+        cond,
+        judges,
+        config.seed,
+        torch.tensor(unseen),
+        config.max_batch,
+        teacher_solver=walker,
     )
     rows: list[Row] = []
     with counter.progress:
@@ -123,7 +134,7 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
         for name, method in methods.items():
             with counter.stage(f"search {name}"):
                 results[name] = method.search(problem, steps)
-        with counter.stage("teacher", len(noise) * solver.nfe(teacher) * getattr(denoiser, "nfe", 1)):
+        with counter.stage("teacher", len(noise) * walker.nfe(judged_by) * getattr(denoiser, "nfe", 1)):
             rows.append(trial.judge_teacher())
         with counter.stage("compare"):
             for n in steps:
@@ -135,7 +146,7 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
                 rows += _oracle(main, method_name, trial, stated(unseen[: config.test.oracle]), steps)
 
     found = [v for figure in config.metric.verdicts for v in verdicts(rows, method_name, figure)]
-    facts = _facts(config, model, solver.name, teacher, judges, command, fabric.device)
+    facts = _facts(config, model, solver.name, [teacher, judged_by], judges, command, fabric.device)
     paths = write_report(folder, f"{model.name}: {method_name} with {solver.name}", rows, found, facts, method_name)
     console = Console()
     console.print(terminal_table(rows))
@@ -177,16 +188,17 @@ def _facts(
     config: DictConfig,
     model: Model,
     solver: str,
-    teacher: Schedule,
+    teachers: Sequence[Schedule],
     judges: Sequence[Judge],
     command: str,
     device: torch.device,
 ) -> dict[str, str]:
+    teacher, judged_by = teachers
     facts = {
         "model": model.name,
         "process": repr(model.process),
         "solver": solver,
-        "teacher": f"{config.teacher.family}, {teacher.steps} steps, t {teacher.times[0]:g} to {teacher.times[-1]:g}",
+        "teacher": _described(config, teacher, solver),
         "search samples": f"numbers 0 to {config.search.samples - 1} of seed {config.seed}",
         "test samples": f"numbers {FIRST_TEST_SAMPLE} to {FIRST_TEST_SAMPLE + config.test.samples - 1} of that seed",
         "command": command,
@@ -195,6 +207,8 @@ def _facts(
         f"Python {platform.python_version()}",
         "commit": _commit(),
     }
+    if judged_by.steps != teacher.steps:
+        facts["teacher of the comparison"] = _described(config, judged_by, solver)
     for judge in judges:
         if isinstance(judge, TeacherJudge) and judge.data_range is not None:
             facts["PSNR data range"] = f"{judge.data_range:g}"
@@ -202,6 +216,11 @@ def _facts(
         value = entropy(model.distribution, 100_000, torch.Generator().manual_seed(0)).value
         facts["entropy of the true distribution"] = f"{value:.3f} nats"
     return facts
+
+
+def _described(config: DictConfig, teacher: Schedule, solver: str) -> str:
+    walk = f"{teacher.steps} steps of {config.teacher.solver or solver}"
+    return f"{config.teacher.family}, {walk}, t {teacher.times[0]:g} to {teacher.times[-1]:g}"
 
 
 def _commit() -> str:

@@ -41,9 +41,10 @@ def calibrate_amplitude(problem: SearchProblem, schedule: Schedule, max_batch: i
     parts = range(0, len(problem.noise), max_batch)
     conds = [take(problem.cond, slice(i, i + max_batch)) for i in parts]
     noise = problem.noise.split(max_batch)
+    walker = problem.teacher_solver or problem.solver
     teacher = torch.cat(
         [
-            trajectory(denoiser, problem.teacher, problem.solver, part, cond, max_batch)[:, nodes.to(part.device)]
+            trajectory(denoiser, problem.teacher, walker, part, cond, max_batch)[:, nodes.to(part.device)]
             for part, cond in zip(noise, conds, strict=True)
         ]
     )

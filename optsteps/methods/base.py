@@ -26,11 +26,12 @@ class SearchProblem:
     Args:
         denoiser: D(x [B, ...], t [B], cond) -> [B, ...].
         process: its noising process.
-        solver: the student's solver; the teacher's too.
+        solver: the student's solver.
         noise: unit Gaussian [B, ...].
         cond: condition of the noise's samples, or None.
         data, data_cond: clean samples [S, ...] and their condition, for methods that need data.
         teacher: the many-step schedule; methods on a grid choose among its times.
+        teacher_solver: walks the teacher's schedule; None for the student's solver.
 
     Raises:
         ValueError: batch sizes of noise and cond (data and data_cond) differ, no samples, or a teacher of another
@@ -45,6 +46,7 @@ class SearchProblem:
     cond: Cond = None
     data: Tensor | None = None
     data_cond: Cond = None
+    teacher_solver: Solver | None = None
 
     def __post_init__(self) -> None:
         if len(self.noise) == 0:

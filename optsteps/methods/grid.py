@@ -36,7 +36,8 @@ class Grid(ABC):
         self.times = problem.teacher.times[nodes]
         self.last = len(self.times) - 1
         self.a, self.b = first_order(self.process, self.times[:, None], self.times[None, :])
-        whole = trajectory(self.denoiser, problem.teacher, problem.solver, noise, self.cond, max_batch)
+        walker = problem.teacher_solver or problem.solver
+        whole = trajectory(self.denoiser, problem.teacher, walker, noise, self.cond, max_batch)
         self.teacher = whole if len(nodes) == whole.shape[1] else whole[:, nodes]
         self.state = torch.zeros_like(self.teacher)
         self._denoised = torch.zeros_like(self.teacher)

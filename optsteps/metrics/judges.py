@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -117,6 +118,7 @@ class FidelityJudge(Judge):
         classifier: weights of the `Classifier` whose features are compared; None for `extractor`.
         extractor: name of one of torch-fidelity's own extractors, e.g. "inception-v3-compat".
         extractor_weights: that extractor's weights file.
+        kid_subsets: KID is the mean over this many random subsets of 1000; half a second each.
     """
 
     needs_many = True
@@ -129,6 +131,7 @@ class FidelityJudge(Judge):
         classifier: str | None = None,
         extractor: str | None = None,
         extractor_weights: str | None = None,
+        kid_subsets: int = 100,
     ) -> None:
         if (classifier is None) == (extractor is None):
             raise ValueError("FidelityJudge takes either a classifier or the name of an extractor")
@@ -138,15 +141,13 @@ class FidelityJudge(Judge):
         assert extractor is not None
         self.extractor = build_extractor(extractor, extractor_weights)
         self.reference = load_file(resolve_weights(features))["features"]
-        self.sets, self.settings = sets, FidelitySettings(figures=tuple(figures))
+        self.sets, self.settings = sets, FidelitySettings(kid_subsets, figures=tuple(figures))
 
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
         if x.ndim != 4:
             raise ValueError(f"FID and its kin compare images [B, C, H, W], not samples of shape {tuple(x.shape[1:])}")
         found = extract_features(self.extractor.to(x.device), x)
-        values = fidelity_values(found, self.reference, self.settings)
-        per_set = fidelity_per_set(found, self.reference, self.sets, self.settings)
-        return {name: set_wise(value, per_set[name], HIGHER_IS_BETTER[name]) for name, value in values.items()}
+        return _fidelity(found, self.reference, self.sets, self.settings)
 
 
 class DistributionJudge(Judge):
@@ -157,16 +158,33 @@ class DistributionJudge(Judge):
     Args:
         distribution: with `sample` and `log_prob`.
         samples: true samples to compare with.
+        figures: which of "fid", "kid", "precision", "recall" to compute too, of the coordinates themselves: FID is then
+            the Frechet distance of the Gaussians with the samples' and the truth's moments.
+        kid_subsets: as in `FidelityJudge`.
     """
 
-    def __init__(self, distribution: Distribution, samples: int) -> None:
+    sets: ClassVar[int] = 8
+
+    def __init__(
+        self, distribution: Distribution, samples: int, figures: Sequence[str] = (), kid_subsets: int = 100
+    ) -> None:
         self.distribution = distribution
+        self.settings = FidelitySettings(kid_subsets, figures=tuple(figures)) if figures else None
         self.truth = distribution.sample(samples, torch.Generator().manual_seed(0))
 
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
         x = x.cpu().double()
-        distances = torch.tensor([sliced_wasserstein(part, self.truth) for part in x.chunk(8)], dtype=torch.float64)
+        parts = x.chunk(self.sets)
+        distances = torch.tensor([sliced_wasserstein(part, self.truth) for part in parts], dtype=torch.float64)
         return {
             "nll": sample_wise(negative_log_likelihood(x, self.distribution.log_prob), None),
             "sliced_wasserstein": set_wise(sliced_wasserstein(x, self.truth), distances, False),
+            **(_fidelity(x, self.truth, self.sets, self.settings) if self.settings else {}),
         }
+
+
+def _fidelity(features: Tensor, reference: Tensor, sets: int, settings: FidelitySettings) -> dict[str, Figure]:
+    """The settings' figures of features [B, F] against reference [M, F], with intervals over disjoint sets."""
+    values = fidelity_values(features, reference, settings)
+    per_set = fidelity_per_set(features, reference, sets, settings)
+    return {name: set_wise(value, per_set[name], HIGHER_IS_BETTER[name]) for name, value in values.items()}
