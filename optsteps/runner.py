@@ -93,7 +93,7 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     teacher, judged_by = (many_steps(steps=n) for n in (config.teacher.steps, config.test.teacher_steps))
     walker = build_solver(config.teacher.solver) if config.teacher.solver is not None else solver
     methods: dict[str, Method] = {method_name: instantiate(config.method)}
-    for name, rival in config.rivals.items():
+    for name, rival in config.get("rivals", {}).items():
         if name != method_name:
             methods[name] = instantiate(rival)
     judges = _judges(config, model)

@@ -166,3 +166,29 @@ def test_a_row_as_data() -> None:
     assert data["times"] == schedule.times.tolist() == data["noise_levels"]
     assert data["figures"] == {"constant": {"value": 1.0, "low": 1.0, "high": 1.0}}
     assert (data["samples"], len(data["path_error"])) == (40, 5)
+
+
+def test_a_teacher_of_another_solver() -> None:
+    heun, schedule = build_solver("heun"), build_schedule("logsnr", EDM(), 6, **ENDS)
+    given = trial(teacher_solver=heun)
+    truth = sample(given.denoiser, given.teacher, heun, given.noise)
+    expected = (final(given, schedule) - truth).square().mean(1)
+    assert torch.allclose(given.judge("logsnr", schedule).figures["mse"].values, expected)  # type: ignore[arg-type]
+    assert given.judge_teacher().nfe == 100
+    # half the teacher's schedule leaves Heun's trajectory under Euler, and only there
+    assert given.path_error(given.teacher)[-1] > 1e-8
+    assert dataclasses.replace(given, solver=heun).path_error(given.teacher).max() < 1e-20
+
+
+def test_fid_and_kid_in_the_plane() -> None:
+    """FID of coordinates is the Frechet distance of two Gaussians: |m - m'|^2 + tr(C + C' - 2 (C C')^1/2)."""
+    judge = DistributionJudge(MIXTURE, 4000, ["fid", "kid"], kid_subsets=4)
+    truth = MIXTURE.sample(4000, torch.Generator().manual_seed(0))
+    moved = judge.judge(truth + torch.tensor([0.5, 0.0]), truth, None)
+    assert moved["fid"].interval.value == pytest.approx(0.25, rel=1e-6)
+    assert moved["fid"].higher_is_better is False
+    wider = judge.judge(2 * (truth - truth.mean(0)) + truth.mean(0), truth, None)
+    assert wider["fid"].interval.value == pytest.approx(truth.T.cov().trace().item(), rel=1e-6)
+    # samples of the truth's own: KID's estimate has mean 0
+    same = judge.judge(MIXTURE.sample(4000, torch.Generator().manual_seed(1)), truth, None)
+    assert abs(same["kid"].interval.value) < 0.1 * moved["kid"].interval.value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from optsteps.metrics.statistics import Interval
@@ -21,7 +22,8 @@ class Quantity:
         """`value` in this unit."""
         places = int(self.digits[1]) if self.digits.endswith("f") else 15
         rounded = round(self.scale * value, places) + 0.0  # never -0.00
-        return f"{rounded:{sign}{self.digits}}".removesuffix(".")
+        digits = self.digits if not 1e6 <= abs(rounded) < math.inf else ".1e"
+        return f"{rounded:{sign}{digits}}".removesuffix(".")
 
     def interval(self, interval: Interval, sign: str = "") -> str:
         """[low, high] in this unit."""

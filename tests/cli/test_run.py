@@ -30,7 +30,11 @@ ALONGSIDE = {
     "model=mixture": TOY,
     "model=grid": TOY,
     "metric=toy": TINY_PLANE,
+    "metric=plane": [*TINY_PLANE, "test.samples=32"],
+    "metric=distances": ["test.samples=32", "metric.judges.1.sets=4"],
     "experiment=mixture": TOY[1:],
+    "experiment=solver_orders_mixture": ["nfe=null", "teacher.solver=heun", "test.samples=32"],
+    "experiment=solver_orders_mnist": ["nfe=null", "test.samples=32", "metric.judges.1.sets=4"],
     # OSS needs a solver that is deterministic
     **{
         f"solver={name}": [*TINY_PLANE, "method=edm", "~method@rivals.oss_pooled"]

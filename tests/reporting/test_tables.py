@@ -96,6 +96,7 @@ def test_the_terminal_shows_the_same_numbers_in_80_columns() -> None:
         ("mse", 3.2e-6, "3.20e-06"),
         ("accuracy", 0.9765, "97.7"),
         ("lpips", 0.5, "0.500"),
+        ("kid", 12345678.9, "1.2e+10"),
     ],
 )
 def test_digits(name: str, value: float, written: str) -> None:

@@ -1,0 +1,68 @@
+"""Tables over many runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from optsteps.metrics import Interval
+from optsteps.reporting.pivot import Record, pivot, read_records
+
+
+def record(solver: str, method: str, nfe: int, psnr: float) -> Record:
+    fields = {"solver.name": solver, "method": method, "nfe": nfe}
+    return Record(fields, {"psnr": Interval(psnr, psnr - 1, psnr + 1)})
+
+
+RECORDS = [
+    record("euler", "oss", 10, 30.0),
+    record("euler", "edm", 10, 25.0),
+    record("euler", "oss", 5, 20.0),
+    record("heun", "oss", 10, 40.0),
+    record("heun", "edm", 10, 41.0),
+]
+
+
+def test_lines_columns_and_the_best_of_a_group() -> None:
+    assert pivot(RECORDS, ["solver.name", "method"], "nfe", "psnr", max).splitlines() == [
+        "| solver | method | 5 | 10 |",
+        "| :-- | :-- | --: | --: |",
+        "| euler | oss | 20.00 | **30.00** |",
+        "| euler | edm | - | 25.00 |",
+        "| heun | oss | - | 40.00 |",
+        "| heun | edm | - | **41.00** |",
+    ]
+    assert "**25.00**" in pivot(RECORDS, ["solver.name", "method"], "nfe", "psnr", min)
+    assert "**" not in pivot(RECORDS, ["solver.name", "method"], "nfe", "psnr", None)
+
+
+def test_errors_name_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match=r"two results for .*'oss'.* at nfe = 10; add the field"):
+        pivot(RECORDS, ["method"], "nfe", "psnr", max)
+    with pytest.raises(ValueError, match=r"no field 'seed'; it has method, nfe, solver\.name"):
+        pivot(RECORDS, ["seed"], "nfe", "psnr", max)
+    with pytest.raises(ValueError, match="no row has the figure 'fid'; there are psnr"):
+        pivot(RECORDS, ["method"], "nfe", "fid", max)
+
+
+def test_runs_are_read_with_their_config(tmp_path: Path) -> None:
+    for number, solver in enumerate(("euler", "heun")):
+        run = tmp_path / str(number)
+        (run / ".hydra").mkdir(parents=True)
+        (run / ".hydra" / "config.yaml").write_text(
+            f"name: run${{seed}}\nseed: 3\nsolver: {{name: {solver}}}\nnfe: [5, 10]\nteacher: {{solver: null}}\n"
+        )
+        rows = [
+            {"method": "oss", "steps": nfe // 2, "nfe": nfe, "oracle": False,
+             "figures": {"fid": {"value": nfe, "low": 0.0, "high": 9.0}}}
+            for nfe in (4, 10, 200)
+        ]  # fmt: skip
+        (run / "metrics.json").write_text(json.dumps({"rows": rows}))
+    records = read_records(tmp_path)
+    assert [(r.fields["solver.name"], r.fields["nfe"], r.fields["budget"]) for r in records] == [
+        (solver, nfe, budget) for solver in ("euler", "heun") for nfe, budget in ((4, 5), (10, 10), (200, 200))
+    ]
+    assert (records[0].fields["teacher.solver"], records[0].fields["name"]) == (None, "run3")
+    assert records[0].figures["fid"] == Interval(4, 0.0, 9.0)
+    with pytest.raises(FileNotFoundError, match="no run"):
+        read_records(tmp_path / "elsewhere")
