@@ -9,7 +9,7 @@ from torch import Tensor
 from optsteps.comparison import Row, Trial, as_data, verdicts
 from optsteps.conditions import Cond
 from optsteps.metrics import Interval, TeacherJudge
-from optsteps.metrics.judges import DistributionJudge, Figure, Judge, sample_wise, set_wise
+from optsteps.metrics.judges import CoordinateJudge, DistributionJudge, Figure, Judge, sample_wise, set_wise
 from optsteps.models.analytic import GaussianMixture
 from optsteps.processes import EDM, Flow
 from optsteps.sampling import sample
@@ -182,7 +182,7 @@ def test_a_teacher_of_another_solver() -> None:
 
 def test_fid_and_kid_in_the_plane() -> None:
     """FID of coordinates is the Frechet distance of two Gaussians: |m - m'|^2 + tr(C + C' - 2 (C C')^1/2)."""
-    judge = DistributionJudge(MIXTURE, 4000, ["fid", "kid"], kid_subsets=4)
+    judge = CoordinateJudge(MIXTURE, 4000, ["fid", "kid"], sets=4, kid_subsets=4)
     truth = MIXTURE.sample(4000, torch.Generator().manual_seed(0))
     moved = judge.judge(truth + torch.tensor([0.5, 0.0]), truth, None)
     assert moved["fid"].interval.value == pytest.approx(0.25, rel=1e-6)

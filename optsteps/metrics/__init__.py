@@ -17,7 +17,15 @@ from optsteps.metrics.features import (
     fidelity_values,
 )
 from optsteps.metrics.fidelity import Fidelity
-from optsteps.metrics.judges import ClassJudge, DistributionJudge, FidelityJudge, Figure, Judge, TeacherJudge
+from optsteps.metrics.judges import (
+    ClassJudge,
+    CoordinateJudge,
+    DistributionJudge,
+    FidelityJudge,
+    Figure,
+    Judge,
+    TeacherJudge,
+)
 from optsteps.metrics.statistics import Interval, Verdict, bootstrap, paired_difference, spread, verdict
 from optsteps.metrics.teacher import mse, psnr
 from optsteps.metrics.toy import Distribution, entropy, negative_log_likelihood, sliced_wasserstein
@@ -25,6 +33,7 @@ from optsteps.metrics.toy import Distribution, entropy, negative_log_likelihood,
 __all__ = [
     "HIGHER_IS_BETTER",
     "ClassJudge",
+    "CoordinateJudge",
     "Distribution",
     "DistributionJudge",
     "Extractor",

@@ -150,6 +150,28 @@ class FidelityJudge(Judge):
         return _fidelity(found, self.reference, self.sets, self.settings)
 
 
+class CoordinateJudge(Judge):
+    """FID, KID, precision and recall of low-dimensional samples of a known distribution, their coordinates standing for
+    an image's features: FID is the Frechet distance of the Gaussians with the samples' and the truth's moments.
+
+    Args:
+        distribution: with `sample`.
+        samples: true samples to compare with.
+        figures, sets, kid_subsets: as in `FidelityJudge`.
+    """
+
+    needs_many = True
+
+    def __init__(
+        self, distribution: Distribution, samples: int, figures: Sequence[str], sets: int, kid_subsets: int = 100
+    ) -> None:
+        self.truth = distribution.sample(samples, torch.Generator().manual_seed(0))
+        self.sets, self.settings = sets, FidelitySettings(kid_subsets, figures=tuple(figures))
+
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
+        return _fidelity(x.cpu().double(), self.truth, self.sets, self.settings)
+
+
 class DistributionJudge(Judge):
     """Against a known density: negative log-likelihood (nats) and sliced Wasserstein distance to true samples.
 
@@ -158,28 +180,18 @@ class DistributionJudge(Judge):
     Args:
         distribution: with `sample` and `log_prob`.
         samples: true samples to compare with.
-        figures: which of "fid", "kid", "precision", "recall" to compute too, of the coordinates themselves: FID is then
-            the Frechet distance of the Gaussians with the samples' and the truth's moments.
-        kid_subsets: as in `FidelityJudge`.
     """
 
-    sets: ClassVar[int] = 8
-
-    def __init__(
-        self, distribution: Distribution, samples: int, figures: Sequence[str] = (), kid_subsets: int = 100
-    ) -> None:
+    def __init__(self, distribution: Distribution, samples: int) -> None:
         self.distribution = distribution
-        self.settings = FidelitySettings(kid_subsets, figures=tuple(figures)) if figures else None
         self.truth = distribution.sample(samples, torch.Generator().manual_seed(0))
 
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
         x = x.cpu().double()
-        parts = x.chunk(self.sets)
-        distances = torch.tensor([sliced_wasserstein(part, self.truth) for part in parts], dtype=torch.float64)
+        distances = torch.tensor([sliced_wasserstein(part, self.truth) for part in x.chunk(8)], dtype=torch.float64)
         return {
             "nll": sample_wise(negative_log_likelihood(x, self.distribution.log_prob), None),
             "sliced_wasserstein": set_wise(sliced_wasserstein(x, self.truth), distances, False),
-            **(_fidelity(x, self.truth, self.sets, self.settings) if self.settings else {}),
         }
 
 

@@ -30,7 +30,7 @@ ALONGSIDE = {
     "model=mixture": TOY,
     "model=grid": TOY,
     "metric=toy": TINY_PLANE,
-    "metric=plane": [*TINY_PLANE, "test.samples=32"],
+    "metric=plane": TINY_PLANE[:1],
     "metric=distances": ["test.samples=32", "metric.judges.1.sets=4"],
     "experiment=mixture": TOY[1:],
     "experiment=solver_orders_mixture": ["nfe=null", "teacher.solver=heun", "test.samples=32"],
