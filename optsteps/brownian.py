@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 LOWEST = -80  # the path starts as one normal number at the clock's 2^LOWEST
-DEPTH = 24  # the clock is resolved to this many bits within an octave
+DEPTH = 16  # the clock is resolved to this many bits within an octave
 
 
 class BrownianPaths:
@@ -34,21 +34,23 @@ class BrownianPaths:
     def __init__(self, seed: int, index: Sequence[int] | Tensor, shape: Sequence[int]) -> None:
         self.keys = [np.random.SeedSequence([seed, int(k), 1]).generate_state(2, np.uint64) for k in index]
         self.shape = tuple(shape)
-        # the sum of the octaves below the one last asked for: a walk goes up the clock
+        # a walk goes up the clock: the sum of the octaves below the one last asked for, and the last end
         self._below: list[tuple[int, np.ndarray] | None] = [None] * len(self.keys)
+        self._last: list[tuple[float, tuple[np.ndarray, float]] | None] = [None] * len(self.keys)
 
     def take(self, index: Tensor) -> BrownianPaths:
         """The paths of some of the samples, by their place in the batch [b]."""
         chosen = BrownianPaths(0, [], self.shape)
         chosen.keys = [self.keys[int(i)] for i in index]
         chosen._below = [self._below[int(i)] for i in index]
+        chosen._last = [self._last[int(i)] for i in index]
         return chosen
 
     def increments(self, clock: Tensor, clock_next: Tensor) -> Tensor:
         """(W(clock_next) - W(clock)) / sqrt(clock_next - clock): unit Gaussian, independent over disjoint intervals.
 
         Args:
-            clock, clock_next: scalar or [B], non-negative, the second later. Where they agree to 24 bits, or the second
+            clock, clock_next: scalar or [B], non-negative, the second later. Where they agree to 16 bits, or the second
                 is infinite, the answer is 0.
 
         Returns:
@@ -60,7 +62,10 @@ class BrownianPaths:
     def _increment(self, k: int, start: float, end: float) -> np.ndarray:
         if not math.isfinite(end):
             return np.zeros(self.shape)
-        (before, at), (after, at_next) = self._value(k, start), self._value(k, end)
+        last = self._last[k]
+        before, at = last[1] if last is not None and last[0] == start else self._value(k, start)
+        after, at_next = self._value(k, end)
+        self._last[k] = end, (after, at_next)
         return (after - before) / math.sqrt(at_next - at) if at_next > at else np.zeros(self.shape)
 
     def _value(self, k: int, clock: float) -> tuple[np.ndarray, float]:

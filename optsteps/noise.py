@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 
-def sample_generator(seed: int, index: int) -> torch.Generator:
-    """A CPU generator for sample `index` under `seed`; streams of different samples are independent."""
-    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]
+def sample_generator(seed: int, index: int, stream: int = 0) -> torch.Generator:
+    """A CPU generator for sample `index` under `seed`; those of different samples and streams are independent."""
+    entropy = [seed, index, stream] if stream else [seed, index]
+    state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state))
 
 

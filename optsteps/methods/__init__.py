@@ -1,8 +1,9 @@
 """Methods: anything that maps a problem and step counts to schedules."""
 
 from optsteps.methods.amplitude import calibrate_amplitude
+from optsteps.methods.ays import AYS
 from optsteps.methods.base import Method, SearchProblem, SearchResult, ShardedMethod
 from optsteps.methods.handmade import HandMade
 from optsteps.methods.oss import OSS
 
-__all__ = ["OSS", "HandMade", "Method", "SearchProblem", "SearchResult", "ShardedMethod", "calibrate_amplitude"]
+__all__ = ["AYS", "OSS", "HandMade", "Method", "SearchProblem", "SearchResult", "ShardedMethod", "calibrate_amplitude"]

@@ -1,0 +1,269 @@
+"""Align Your Steps (Sabour et al., arXiv:2404.14507) from one table of coupled evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from optsteps.conditions import take
+from optsteps.denoisers import CountedDenoiser
+from optsteps.methods.base import SearchProblem, SearchResult, ShardedMethod
+from optsteps.methods.coordinate_search import descend
+from optsteps.methods.klub_table import CoupledTable
+from optsteps.metrics.toy import sliced_wasserstein
+from optsteps.noise import sample_generator
+from optsteps.schedules import Schedule, build_schedule
+from optsteps.solvers.multistep import Multistep
+from optsteps.trajectories import end_points
+
+# (samples [B, ...], reference [R, ...]) -> what is to be small
+Criterion = Callable[[Tensor, Tensor], float]
+Choice = Literal["judged", "last", "optimum"]
+
+
+class AYS(ShardedMethod):
+    """Minimise KLUB (`optsteps.methods.klub`) by coordinate descent, and stop where the samples are best.
+
+    Every data sample is noised along one path through a grid of levels and denoised once at each; the table of
+    E|D_s - D_t|^2 that comes of it (`CoupledTable`) gives the bound of every schedule on the grid. From then on the
+    descent, at every step count, evaluates nothing.
+
+    KLUB bounds the divergence of paths, not of samples: minimised to the end it makes samples worse, and its authors
+    stop early by eye. Here the schedule after every sweep is tried on the problem's noise with the problem's own solver
+    and the best by a stated criterion is returned. Judge it on other seeds, like any schedule.
+
+    Data are the problem's, or where it has none the teacher's samples from its noise.
+
+    Args:
+        order: of the bound, 1 for Stochastic-DDIM, 2 for SDE-DPM-Solver++(2M); None: 2 for multistep solvers of order
+            2 or more, 1 for all others.
+        start: the hand-made family where the descent starts.
+        levels: steps of the grid, uniform in log noise level between the teacher's ends.
+        choose: "judged": by the criterion, of the schedules from the start to convergence; "last": the schedule after
+            `max_sweeps`, stopped by hand; "optimum": of all on the grid, by dynamic programming.
+        criterion: "teacher": mean squared difference to the teacher's samples of the same noise; "distribution": sliced
+            Wasserstein distance to the data (the teacher's samples where there are none); or one of your own, of
+            samples and those. None: "teacher" for deterministic solvers, "distribution" for stochastic ones.
+        max_sweeps, candidates: see `descend`.
+        seed: of the noising paths and of stochastic solvers.
+        max_batch: most samples in one call of the denoiser.
+        shard_size: samples measured together.
+        block_size: samples in a block of the table, for standard errors.
+
+    `SearchResult.evidence`, by step count: "path", the schedules' levels after every sweep [S+1, n+1]; "klub", their
+    bounds [S+1]; "criterion" [S+1], if judged; "stop", the sweep that was chosen; and "table", the `CoupledTable`.
+
+    Raises:
+        ValueError: unknown `choose`, `criterion` or `start`, an order that is not known; in `search`, a teacher that
+            starts at an infinite noise level.
+    """
+
+    def __init__(
+        self,
+        order: int | None = None,
+        start: str = "edm",
+        levels: int = 128,
+        choose: Choice = "judged",
+        criterion: Literal["teacher", "distribution"] | Criterion | None = None,
+        max_sweeps: int = 300,
+        candidates: int = 11,
+        seed: int = 0,
+        max_batch: int = 512,
+        shard_size: int = 64,
+        block_size: int = 16,
+    ) -> None:
+        if choose not in ("judged", "last", "optimum"):
+            raise ValueError(f"choose must be 'judged', 'last' or 'optimum', got {choose!r}")
+        if not (criterion is None or callable(criterion) or criterion in ("teacher", "distribution")):
+            raise ValueError(f"criterion must be 'teacher', 'distribution' or a function, got {criterion!r}")
+        if order not in (None, 1, 2):
+            raise ValueError(f"KLUB is known for order 1 and 2, not {order}")
+        if min(levels, max_batch, shard_size, block_size) < 1:
+            raise ValueError("levels, max_batch, shard_size and block_size must be at least 1")
+        self.order, self.start, self.levels, self.choose, self.criterion = order, start, levels, choose, criterion
+        self.max_sweeps, self.candidates, self.seed = max_sweeps, candidates, seed
+        self.max_batch, self.shard_size, self.block_size = max_batch, shard_size, block_size
+
+    def partial(
+        self, problem: SearchProblem, steps: Sequence[int], index: Tensor, previous: Any = None, decision: Any = None
+    ) -> _Part:
+        """First the table of these samples, then, if they are judged, what every schedule of the paths makes of their
+        noise."""
+        denoiser = CountedDenoiser(problem.denoiser)
+        noise, cond = problem.samples(index)
+        if decision is None:
+            part = _Part()
+            if problem.data is None or self._criterion(problem) == "teacher":
+                walker = problem.teacher_solver or problem.solver
+                part.teacher = end_points(
+                    denoiser, problem.teacher, walker, noise, cond, self.max_batch, self.seed, index
+                )
+            part.tables = self._measured(problem, denoiser, index, part.teacher, cond)
+        else:
+            part = previous
+            for n, path in decision.paths.items():
+                walks = [
+                    end_points(denoiser, s, problem.solver, noise, cond, self.max_batch, self.seed, index)
+                    for s in (as_schedule(problem, levels) for levels in path)
+                ]
+                part.samples[n] = torch.stack(walks)
+        part.evaluations += denoiser.evaluations
+        return part
+
+    def combine(
+        self, problem: SearchProblem, steps: Sequence[int], partials: Sequence[_Part], decision: Any = None
+    ) -> SearchResult | _Decision:
+        """Descend on the joined table; then choose from what was judged."""
+        if decision is None:
+            decision = self._descended(problem, steps, [table for part in partials for table in part.tables])
+            if self.choose == "judged":
+                return decision
+        evidence: dict[str, Any] = {"path": decision.paths, "klub": decision.bounds, "table": decision.table}
+        if self.choose == "judged":
+            judged = {n: self._judged(problem, n, partials) for n in steps}
+            stops = {n: int(values.argmin()) for n, values in judged.items()}
+            evidence["criterion"] = judged
+        else:
+            stops = {n: len(path) - 1 for n, path in decision.paths.items()}
+        evidence["stop"] = stops
+        schedules = {}
+        for n, path in decision.paths.items():
+            described = {
+                "method": "ays",
+                "order": self._order(problem),
+                "solver": problem.solver.name,
+                "choose": self.choose,
+                "sweeps": stops[n],
+                "klub": float(decision.bounds[n][stops[n]]),
+                "samples": int(decision.table.counts.sum()),
+            }
+            schedules[n] = as_schedule(problem, path[stops[n]], described)
+        evaluations = sum(part.evaluations for part in partials)
+        return SearchResult(schedules, evaluations / len(problem.noise), evidence=evidence)
+
+    def _measured(
+        self, problem: SearchProblem, denoiser: CountedDenoiser, index: Tensor, teacher: Tensor | None, cond: Any
+    ) -> list[CoupledTable]:
+        """The table of this shard's data in blocks: the teacher's samples, or the shard's share of the problem's."""
+        if problem.data is None:
+            assert teacher is not None
+            numbers, data = index, teacher
+        else:
+            per_sample = len(problem.data) / len(problem.noise)
+            first, last = (round(int(k) * per_sample) for k in (index[0], index[-1] + 1))
+            numbers = torch.arange(first, last)
+            data, cond = problem.data[first:last], take(problem.data_cond, numbers)
+        levels = grid(problem, self.levels)
+        tables = []
+        for block in torch.arange(len(numbers)).split(self.block_size):
+            generators = [sample_generator(self.seed, int(k), stream=2) for k in numbers[block]]
+            own = data[block.to(data.device)], take(cond, block)
+            tables.append(CoupledTable.measure(denoiser, problem.process, *own, levels, generators, self.max_batch))
+        return tables
+
+    def _descended(self, problem: SearchProblem, steps: Sequence[int], tables: list[CoupledTable]) -> _Decision:
+        table = CoupledTable.joined(tables)
+        klub = table.klub(self._order(problem))
+        paths = {}
+        for n in steps:
+            inner = _intervals(problem, n)
+            if self.choose == "optimum":
+                paths[n] = klub.optimum(inner)[None]
+                continue
+            top, bottom = problem.process.time_of_noise_level(table.levels[[0, -1]]).tolist()
+            start = build_schedule(self.start, problem.process, inner, t_max=top, t_min=bottom).noise_levels
+            paths[n] = descend(klub, start, self.max_sweeps, self.candidates)
+        return _Decision(paths, {n: klub.of(path) for n, path in paths.items()}, table)
+
+    def _judged(self, problem: SearchProblem, n: int, partials: Sequence[_Part]) -> Tensor:
+        """The criterion for every schedule of the path of n steps [S+1]."""
+        samples = torch.cat([part.samples[n] for part in partials], 1)
+        criterion = self._criterion(problem)
+        if criterion == "teacher" or problem.data is None:
+            reference = torch.cat([part.teacher for part in partials if part.teacher is not None])
+        else:
+            reference = problem.data
+        compare: Criterion = _CRITERIA[criterion] if isinstance(criterion, str) else criterion
+        return torch.tensor([compare(x, reference) for x in samples], dtype=torch.float64)
+
+    def _criterion(self, problem: SearchProblem) -> str | Criterion:
+        return self.criterion or ("distribution" if problem.solver.stochastic else "teacher")
+
+    def _order(self, problem: SearchProblem) -> int:
+        if self.order is not None:
+            return self.order
+        return 2 if isinstance(problem.solver, Multistep) and problem.solver.order > 1 else 1
+
+
+@dataclass
+class _Part:
+    """What a shard has found so far."""
+
+    tables: list[CoupledTable] = field(default_factory=list)
+    teacher: Tensor | None = None
+    samples: dict[int, Tensor] = field(default_factory=dict)
+    evaluations: int = 0
+
+
+@dataclass
+class _Decision:
+    """Paths of schedules [S+1, n+1] by step count, their bounds [S+1], and the table they come from."""
+
+    paths: dict[int, Tensor]
+    bounds: dict[int, Tensor]
+    table: CoupledTable
+
+
+def _mean_squared(samples: Tensor, teacher: Tensor) -> float:
+    return float((samples - teacher).double().square().mean())
+
+
+def _sliced(samples: Tensor, reference: Tensor) -> float:
+    return sliced_wasserstein(samples.flatten(1), reference.flatten(1))
+
+
+_CRITERIA: dict[str, Criterion] = {"teacher": _mean_squared, "distribution": _sliced}
+
+
+def grid(problem: SearchProblem, steps: int) -> Tensor:
+    """Noise levels [steps+1], uniform in log, from the teacher's first to its last positive one.
+
+    Raises:
+        ValueError: the teacher starts at an infinite noise level.
+    """
+    top, *_, bottom = problem.teacher.noise_levels[problem.teacher.noise_levels > 0].tolist()
+    if top == float("inf"):
+        raise ValueError(
+            "the teacher starts at an infinite noise level, where KLUB's integral has no grid; give it a finite t_max, "
+            "such as 0.99 for a flow"
+        )
+    levels = torch.logspace(0, 1, steps + 1, base=bottom / top, dtype=torch.float64) * top
+    levels[0], levels[-1] = top, bottom
+    return levels
+
+
+def as_schedule(problem: SearchProblem, levels: Tensor, metadata: dict[str, Any] | None = None) -> Schedule:
+    """The schedule of noise levels between the teacher's ends, which it takes over exactly, a last 0 included."""
+    times = problem.process.time_of_noise_level(levels)
+    teacher = problem.teacher.times
+    if _ends_clean(problem):
+        times = torch.cat([teacher[:1], times[1:-1], teacher[-2:]])
+    else:
+        times = torch.cat([teacher[:1], times[1:-1], teacher[-1:]])
+    return Schedule(times, problem.process, initial_scale=problem.teacher.initial_scale, metadata=metadata or {})
+
+
+def _ends_clean(problem: SearchProblem) -> bool:
+    return bool(problem.teacher.times[-1] == problem.process.t_clean)
+
+
+def _intervals(problem: SearchProblem, steps: int) -> int:
+    """Steps that KLUB speaks of: not the one to noise level 0."""
+    inner = steps - _ends_clean(problem)
+    if inner < 1:
+        raise ValueError(f"{steps} steps leave none above noise level 0, where the teacher ends")
+    return inner

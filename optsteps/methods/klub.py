@@ -1,0 +1,170 @@
+"""KLUB, the upper bound that Align Your Steps minimises (Sabour et al., arXiv:2404.14507, Sec. 3.2), by intervals.
+
+In noise level rho = sigma / alpha, with y = x / alpha, the reverse SDE that keeps the noising process's marginals is
+dy = 2 (y - D(y, rho)) / rho d rho + sqrt(2 rho) dW, rho falling. A solver of it is the same SDE with D held at some D~
+over each interval. By Girsanov's theorem the divergence of the two laws of paths, which bounds that of their ends, is
+the integral of |2 (D - D~) / rho|^2 / (2 * 2 rho):
+
+    KLUB = sum over intervals, from rho_i down to rho_{i+1}, of  integral rho^-3 E|D_rho - D~_i|^2 d rho.
+
+Order 1, Stochastic-DDIM: D~_i = D_i, the denoiser's output where the interval starts (Eq. 15 of the paper).
+
+Order 2, SDE-DPM-Solver++(2M): its step is exact for the constant D~_i = D_i + r (D_i - D_{i-1}), r = h / (2 h_{i-1}),
+with h the interval's and h_{i-1} the last interval's length in log rho (Lu et al., arXiv:2211.01095, App. A), so it is
+a solver in the same sense. For an affine combination with weights 1 + r and -r,
+
+    E|D - D~|^2 = (1 + r) E|D - D_i|^2 - r E|D - D_{i-1}|^2 + r (1 + r) E|D_i - D_{i-1}|^2,
+
+so this bound, too, consists of mean squared differences of two outputs. The first interval is of order 1.
+
+Everywhere E runs over data and one noising path: x_0, then y_rho = x_0 + noise with independent increments. Squared
+norms are sums over all entries of a sample. Schedules are noise levels [n+1], falling.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+
+class Klub(ABC):
+    """The bound of any schedule.
+
+    Attributes:
+        order: 1 for Stochastic-DDIM, 2 for SDE-DPM-Solver++(2M).
+    """
+
+    order: int
+
+    @abstractmethod
+    def terms(self, before: Tensor, noisy: Tensor, clean: Tensor) -> Tensor:
+        """The integrals over the intervals from `noisy` [S] down to `clean` [S] of a walk that left the level `before`
+        [S] before (NaN: none; order 1 looks at none) -> [S], float64."""
+
+    @abstractmethod
+    def snap(self, levels: Tensor) -> Tensor:
+        """The nearest levels at which the bound is known, of the same shape."""
+
+    def of(self, levels: Tensor) -> Tensor:
+        """The bound of schedules [..., n+1] -> [...]."""
+        before = torch.cat([torch.full_like(levels[..., :1], torch.nan), levels[..., :-2]], -1)
+        shape = before.shape
+        terms = self.terms(*(part.reshape(-1) for part in (before, levels[..., :-1], levels[..., 1:])))
+        return terms.reshape(*terms.shape[:-1], *shape).sum(-1)
+
+
+class TabulatedKlub(Klub):
+    """From a table of E|D_s - D_t|^2 between all levels of a grid, by the trapezoidal rule in 1 / (2 rho^2), whose
+    differential rho^-3 d rho is.
+
+    Args:
+        levels: [K+1], falling, positive and finite.
+        differences: [..., K+1, K+1]; dimensions before the last two are carried through.
+        order: of the bound.
+        stride: use every second level of an interval only (2), for the quadrature's error.
+    """
+
+    def __init__(self, levels: Tensor, differences: Tensor, order: int = 1, stride: int = 1) -> None:
+        if order not in (1, 2):
+            raise ValueError(f"KLUB is known for order 1 and 2, not {order}")
+        self.levels, self.differences, self.order = levels, differences, order
+        self.clock = 0.5 * levels**-2
+        self.integrals = _integrals(self.clock, differences, stride)
+
+    def terms(self, before: Tensor, noisy: Tensor, clean: Tensor) -> Tensor:
+        i, j = self.place(noisy), self.place(clean)
+        first = self.integrals[..., i, j]
+        if self.order == 1:
+            return first
+        known = torch.isfinite(before)
+        h = self.place(torch.where(known, before, noisy))
+        log_level = self.levels.log()
+        last = torch.where(known, log_level[h] - log_level[i], torch.inf)
+        r = (log_level[i] - log_level[j]) / (2 * last)
+        further = self.integrals[..., h, j] - self.integrals[..., h, i]
+        between = self.differences[..., h, i] * (self.clock[j] - self.clock[i])
+        return (1 + r) * first - r * further + r * (1 + r) * between
+
+    def place(self, levels: Tensor) -> Tensor:
+        """Indices of the nearest levels of the grid, in log."""
+        grid, wanted = -self.levels.log(), -levels.log()
+        above = torch.searchsorted(grid, wanted.contiguous()).clamp(1, len(grid) - 1)
+        return above - (wanted - grid[above - 1] < grid[above] - wanted).long()
+
+    def snap(self, levels: Tensor) -> Tensor:
+        return self.levels[self.place(levels)]
+
+    def optimum(self, steps: int) -> Tensor:
+        """The schedule [steps+1] of least bound of all on the grid from its first to its last level, by dynamic
+        programming over levels (order 1) or pairs of neighbours in the schedule (order 2).
+
+        Raises:
+            ValueError: more steps than the grid has.
+        """
+        last = len(self.levels) - 1
+        if not 1 <= steps <= last:
+            raise ValueError(f"a grid of {last} steps has no schedule of {steps}")
+        path = self._best_path(steps) if self.order == 1 else self._best_path_of_pairs(steps)
+        return self.levels[path]
+
+    def _best_path(self, steps: int) -> list[int]:
+        later = torch.ones_like(self.integrals, dtype=torch.bool).triu(1)
+        costs = self.integrals.masked_fill(~later, torch.inf)
+        least, origins = costs[0], []
+        for _ in range(steps - 1):
+            least, origin = (least[:, None] + costs).min(0)
+            origins.append(origin)
+        path = [len(self.levels) - 1]
+        for origin in reversed(origins):
+            path.append(int(origin[path[-1]]))
+        return [0, *reversed(path)]
+
+    def _best_path_of_pairs(self, steps: int) -> list[int]:
+        count = len(self.levels)
+        least = torch.full((count, count), torch.inf, dtype=torch.float64)  # of walks whose last step is i -> j
+        least[0, 1:] = self.terms(
+            self.levels.new_full((count - 1,), torch.nan), self.levels[:1].expand(count - 1), self.levels[1:]
+        )
+        origins = []
+        for _ in range(steps - 1):
+            origin = torch.zeros(count, count, dtype=torch.long)
+            longer = torch.full_like(least, torch.inf)
+            for i in range(1, count - 1):  # h -> i -> j
+                h, j = (
+                    part.reshape(-1)
+                    for part in torch.meshgrid(torch.arange(i), torch.arange(i + 1, count), indexing="ij")
+                )
+                terms = self.terms(self.levels[h], self.levels[i].expand(len(h)), self.levels[j])
+                longer[i, i + 1 :], origin[i, i + 1 :] = (terms.reshape(i, -1) + least[:i, i, None]).min(0)
+            least = longer
+            origins.append(origin)
+        path = [count - 1, int(least[:, -1].argmin())]
+        for origin in reversed(origins):
+            path.append(int(origin[path[-1], path[-2]]))
+        return path[::-1]
+
+
+def _integrals(clock: Tensor, differences: Tensor, stride: int) -> Tensor:
+    """integral from clock_p to clock_j of differences[p, .], for j >= p [..., K+1, K+1]; meaningless for j < p."""
+
+    def panels(width: int) -> Tensor:
+        found = torch.zeros_like(differences)
+        middle = (differences[..., width:] + differences[..., :-width]) / 2
+        found[..., width:] = middle * (clock[width:] - clock[:-width])
+        return found
+
+    single = panels(1)
+    if stride == 1:
+        total = single.cumsum(-1)
+        return total - total.diagonal(dim1=-2, dim2=-1)[..., None]
+    total = panels(2)
+    for parity in (0, 1):
+        total[..., parity::2] = total[..., parity::2].cumsum(-1)
+    total = total - total.diagonal(dim1=-2, dim2=-1)[..., None]
+    # where the distance is odd, the last panel is a single one; the diagonal taken off is of p's own parity
+    place = torch.arange(len(clock))
+    odd = (place[None, :] - place[:, None]) % 2 == 1
+    before = torch.cat([torch.zeros_like(total[..., :1]), total[..., :-1]], -1)
+    return torch.where(odd, before + single, total)

@@ -1,0 +1,95 @@
+"""KLUB of every schedule at once, from outputs of the denoiser along coupled noising paths."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from optsteps.conditions import Cond, take
+from optsteps.denoisers import Denoiser, expand
+from optsteps.methods.klub import TabulatedKlub
+from optsteps.processes import Process
+
+
+class CoupledTable:
+    """E|D_s - D_t|^2 for all pairs of K+1 noise levels, each level evaluated once per data sample.
+
+    Every sample's noise follows one path through all levels, so that all pairs are estimated from K+1 evaluations; they
+    come from inner products, in float64, of outputs whose value at the cleanest level has been taken off.
+
+    Args:
+        levels: [K+1], falling.
+        sums: [blocks, K+1, K+1] over the samples of each block.
+        errors: [blocks, K+1], sums of |x_0 - D_t|^2.
+        counts: [blocks], samples in each.
+    """
+
+    def __init__(self, levels: Tensor, sums: Tensor, errors: Tensor, counts: Tensor) -> None:
+        self.levels, self.sums, self.errors, self.counts = levels, sums, errors, counts
+
+    @classmethod
+    def measure(
+        cls,
+        denoiser: Denoiser,
+        process: Process,
+        data: Tensor,
+        cond: Cond,
+        levels: Tensor,
+        generators: list[torch.Generator],
+        max_batch: int = 512,
+    ) -> CoupledTable:
+        """One block of the samples data [b, ...]; sample k's path is drawn from generators[k] alone."""
+        count = len(levels)
+        sums, errors = torch.zeros(count, count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
+        rising = levels.flip(0)
+        scale = torch.cat([rising[:1] ** 2, (rising**2).diff()]).sqrt()
+        times = process.time_of_noise_level(levels)
+        for k, generator in enumerate(generators):
+            increments = torch.randn(count, *data.shape[1:], generator=generator).to(data)
+            path = data[k] + (expand(scale, increments) * increments).cumsum(0).flip(0)
+            x = expand(process.alpha(times), path) * path
+            conds = take(cond, torch.full((count,), k))
+            outputs = torch.cat(
+                [
+                    denoiser(x[part], times[part].to(x.device), take(conds, part))
+                    for part in (slice(i, i + max_batch) for i in range(0, count, max_batch))
+                ]
+            )
+            flat = (outputs - outputs[-1]).flatten(1).double()
+            products = flat @ flat.T
+            squares = products.diagonal()
+            sums += (squares[:, None] + squares[None, :] - 2 * products).clamp(min=0).cpu()
+            errors += (outputs - data[k]).flatten(1).double().square().sum(1).cpu()
+        return cls(levels, sums[None], errors[None], torch.tensor([len(generators)]))
+
+    @classmethod
+    def joined(cls, tables: list[CoupledTable]) -> CoupledTable:
+        """All blocks of tables on the same levels."""
+        parts = ([getattr(table, name) for table in tables] for name in ("sums", "errors", "counts"))
+        return cls(tables[0].levels, *(torch.cat(part) for part in parts))
+
+    def klub(self, order: int = 1, exact: bool = False) -> TabulatedKlub:
+        """The bound by all samples.
+
+        Args:
+            exact: of the mean squared errors alone: for an exact denoiser D_t is a martingale along the noising path,
+                so that E|D_s - D_t|^2 = mmse(s) - mmse(t) for s above t. A cross-check.
+        """
+        total = self.counts.sum()
+        if not exact:
+            return TabulatedKlub(self.levels, self.sums.sum(0) / total, order)
+        mmse = self.errors.sum(0) / total
+        return TabulatedKlub(self.levels, (mmse[:, None] - mmse[None, :]).abs(), order)
+
+    def estimate(self, schedule: Tensor, order: int = 1) -> tuple[float, float, float]:
+        """The bound of a schedule [n+1], its standard error over the blocks (jackknife, leaving out one at a time), and
+        what is lost by the trapezoidal rule at most: how far halving the levels moves it."""
+        left = self.counts.sum() - self.counts
+        without = (self.sums.sum(0) - self.sums) / left[:, None, None]
+        values = TabulatedKlub(self.levels, without, order).of(schedule)
+        blocks = len(values)
+        error = ((blocks - 1) / blocks * (values - values.mean()).square().sum()).sqrt()
+        whole = self.klub(order)
+        coarse = TabulatedKlub(self.levels, whole.differences, order, stride=2)
+        value = float(whole.of(schedule))
+        return value, float(error), abs(value - float(coarse.of(schedule)))
