@@ -2,8 +2,19 @@
 
 from optsteps.methods.amplitude import calibrate_amplitude
 from optsteps.methods.ays import AYS
+from optsteps.methods.ays_published import PublishedAYS
 from optsteps.methods.base import Method, SearchProblem, SearchResult, ShardedMethod
 from optsteps.methods.handmade import HandMade
 from optsteps.methods.oss import OSS
 
-__all__ = ["AYS", "OSS", "HandMade", "Method", "SearchProblem", "SearchResult", "ShardedMethod", "calibrate_amplitude"]
+__all__ = [
+    "AYS",
+    "OSS",
+    "HandMade",
+    "Method",
+    "PublishedAYS",
+    "SearchProblem",
+    "SearchResult",
+    "ShardedMethod",
+    "calibrate_amplitude",
+]

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from optsteps.conditions import take
-from optsteps.denoisers import CountedDenoiser
+from optsteps.conditions import Cond, take
+from optsteps.denoisers import CountedDenoiser, Denoiser
 from optsteps.methods.base import SearchProblem, SearchResult, ShardedMethod
 from optsteps.methods.coordinate_search import descend
 from optsteps.methods.klub_table import CoupledTable
@@ -23,6 +23,7 @@ from optsteps.trajectories import end_points
 # (samples [B, ...], reference [R, ...]) -> what is to be small
 Criterion = Callable[[Tensor, Tensor], float]
 Choice = Literal["judged", "last", "optimum"]
+HIGHEST = 1000.0  # noise level of the grid, where the teacher starts at an infinite one
 
 
 class AYS(ShardedMethod):
@@ -58,8 +59,8 @@ class AYS(ShardedMethod):
     bounds [S+1]; "criterion" [S+1], if judged; "stop", the sweep that was chosen; and "table", the `CoupledTable`.
 
     Raises:
-        ValueError: unknown `choose`, `criterion` or `start`, an order that is not known; in `search`, a teacher that
-            starts at an infinite noise level.
+        ValueError: unknown `choose` or `criterion`, an order that is not known; in `search`, an unknown `start`, more
+            steps than the grid has, or one step where the teacher ends at noise level 0.
     """
 
     def __init__(
@@ -98,10 +99,7 @@ class AYS(ShardedMethod):
         if decision is None:
             part = _Part()
             if problem.data is None or self._criterion(problem) == "teacher":
-                walker = problem.teacher_solver or problem.solver
-                part.teacher = end_points(
-                    denoiser, problem.teacher, walker, noise, cond, self.max_batch, self.seed, index
-                )
+                part.teacher = teacher_samples(problem, denoiser, index, self.max_batch, self.seed)
             part.tables = self._measured(problem, denoiser, index, part.teacher, cond)
         else:
             part = previous
@@ -146,7 +144,7 @@ class AYS(ShardedMethod):
         return SearchResult(schedules, evaluations / len(problem.noise), evidence=evidence)
 
     def _measured(
-        self, problem: SearchProblem, denoiser: CountedDenoiser, index: Tensor, teacher: Tensor | None, cond: Any
+        self, problem: SearchProblem, denoiser: CountedDenoiser, index: Tensor, teacher: Tensor | None, cond: Cond
     ) -> list[CoupledTable]:
         """The table of this shard's data in blocks: the teacher's samples, or the shard's share of the problem's."""
         if problem.data is None:
@@ -174,8 +172,7 @@ class AYS(ShardedMethod):
             if self.choose == "optimum":
                 paths[n] = klub.optimum(inner)[None]
                 continue
-            top, bottom = problem.process.time_of_noise_level(table.levels[[0, -1]]).tolist()
-            start = build_schedule(self.start, problem.process, inner, t_max=top, t_min=bottom).noise_levels
+            start = start_levels(problem, self.start, inner)
             paths[n] = descend(klub, start, self.max_sweeps, self.candidates)
         return _Decision(paths, {n: klub.of(path) for n, path in paths.items()}, table)
 
@@ -229,18 +226,38 @@ def _sliced(samples: Tensor, reference: Tensor) -> float:
 _CRITERIA: dict[str, Criterion] = {"teacher": _mean_squared, "distribution": _sliced}
 
 
-def grid(problem: SearchProblem, steps: int) -> Tensor:
-    """Noise levels [steps+1], uniform in log, from the teacher's first to its last positive one.
+def start_levels(problem: SearchProblem, family: str, steps: int) -> Tensor:
+    """A hand-made schedule between the `ends` as noise levels [steps+1]."""
+    t_max, t_min = problem.process.time_of_noise_level(ends(problem)).tolist()
+    return build_schedule(family, problem.process, steps, t_max=t_max, t_min=t_min).noise_levels
 
-    Raises:
-        ValueError: the teacher starts at an infinite noise level.
-    """
-    top, *_, bottom = problem.teacher.noise_levels[problem.teacher.noise_levels > 0].tolist()
-    if top == float("inf"):
-        raise ValueError(
-            "the teacher starts at an infinite noise level, where KLUB's integral has no grid; give it a finite t_max, "
-            "such as 0.99 for a flow"
-        )
+
+def teacher_samples(problem: SearchProblem, denoiser: Denoiser, index: Tensor, max_batch: int, seed: int) -> Tensor:
+    """The teacher's samples [b, ...] from the problem's noise `index` [b]."""
+    walker = problem.teacher_solver or problem.solver
+    noise, cond = problem.samples(index)
+    return end_points(denoiser, problem.teacher, walker, noise, cond, max_batch, seed, index)
+
+
+def clean_data(
+    problem: SearchProblem, denoiser: Denoiser, index: Tensor, max_batch: int, seed: int
+) -> tuple[Tensor, Cond]:
+    """The problem's clean samples with their cond, or where it has none the teacher's from its noise `index`."""
+    if problem.data is not None:
+        return problem.data, problem.data_cond
+    return teacher_samples(problem, denoiser, index, max_batch, seed), take(problem.cond, index)
+
+
+def ends(problem: SearchProblem) -> tuple[float, float]:
+    """The teacher's first and last positive noise level. A flow's t = 1 counts as noise level 1000, where the denoiser
+    sees next to nothing of the sample either and the bound's integral is 1e-6 of that at noise level 1."""
+    levels = problem.teacher.noise_levels
+    return min(float(levels[0]), HIGHEST), float(levels[levels > 0][-1])
+
+
+def grid(problem: SearchProblem, steps: int) -> Tensor:
+    """Noise levels [steps+1], uniform in log, between the `ends`."""
+    top, bottom = ends(problem)
     levels = torch.logspace(0, 1, steps + 1, base=bottom / top, dtype=torch.float64) * top
     levels[0], levels[-1] = top, bottom
     return levels
@@ -250,20 +267,20 @@ def as_schedule(problem: SearchProblem, levels: Tensor, metadata: dict[str, Any]
     """The schedule of noise levels between the teacher's ends, which it takes over exactly, a last 0 included."""
     times = problem.process.time_of_noise_level(levels)
     teacher = problem.teacher.times
-    if _ends_clean(problem):
+    if ends_clean(problem):
         times = torch.cat([teacher[:1], times[1:-1], teacher[-2:]])
     else:
         times = torch.cat([teacher[:1], times[1:-1], teacher[-1:]])
     return Schedule(times, problem.process, initial_scale=problem.teacher.initial_scale, metadata=metadata or {})
 
 
-def _ends_clean(problem: SearchProblem) -> bool:
+def ends_clean(problem: SearchProblem) -> bool:
     return bool(problem.teacher.times[-1] == problem.process.t_clean)
 
 
 def _intervals(problem: SearchProblem, steps: int) -> int:
     """Steps that KLUB speaks of: not the one to noise level 0."""
-    inner = steps - _ends_clean(problem)
+    inner = steps - ends_clean(problem)
     if inner < 1:
         raise ValueError(f"{steps} steps leave none above noise level 0, where the teacher ends")
     return inner

@@ -79,7 +79,8 @@ class CoupledTable:
         if not exact:
             return TabulatedKlub(self.levels, self.sums.sum(0) / total, order)
         mmse = self.errors.sum(0) / total
-        return TabulatedKlub(self.levels, (mmse[:, None] - mmse[None, :]).abs(), order)
+        later = (mmse[:, None] - mmse[None, :]).triu()
+        return TabulatedKlub(self.levels, later + later.T, order)
 
     def estimate(self, schedule: Tensor, order: int = 1) -> tuple[float, float, float]:
         """The bound of a schedule [n+1], its standard error over the blocks (jackknife, leaving out one at a time), and
