@@ -33,6 +33,7 @@ ALONGSIDE = {
     "metric=plane": TINY_PLANE[:1],
     "metric=distances": ["test.samples=32", "metric.judges.1.sets=4"],
     "experiment=mixture": TOY[1:],
+    "method=ays_published": [*TINY_PLANE, "method.max_sweeps=1", "method.max_iterations=1"],
     "experiment=solver_orders_mixture": ["nfe=null", "teacher.solver=heun", "test.samples=32"],
     "experiment=solver_orders_mnist": ["nfe=null", "test.samples=32", "metric.judges.1.sets=4"],
     # OSS needs a solver that is deterministic
