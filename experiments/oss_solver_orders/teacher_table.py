@@ -23,13 +23,14 @@ def named(record: Record) -> Record:
 
 
 def students(folder: str) -> list[Record]:
-    return [named(record) for record in read_records(Path(folder)) if record.fields["method"] in METHODS]
+    found = [named(record) for record in read_records(Path(folder)) if record.fields["method"] in METHODS]
+    return sorted(found, key=lambda r: (r.fields["steps"], list(METHODS.values()).index(r.fields["method"])))
 
 
 def main() -> None:
     families, steps = (students(folder) for folder in sys.argv[1:3])
     print("**Table 2's form**: PSNR (dB) to a 200-step teacher of the same family, by that family\n")
-    print(pivot(families, ["steps", "method"], "family", "psnr", max))
+    print(pivot(families, ["steps", "method"], "family", "psnr", None))
     print("\n**Table 3's form**: PSNR (dB) of 20 steps to a 1000-step teacher, by the steps of the search's teacher\n")
     print(pivot([r for r in steps if r.fields["steps"] == 20], ["method"], "teacher.steps", "psnr", None))
 
