@@ -35,10 +35,15 @@ def read_records(folder: Path) -> list[Record]:
     Raises:
         FileNotFoundError: no run there.
     """
-    found = [record for path in sorted(folder.rglob("metrics.json")) for record in _records(path)]
+    found = [record for path in sorted(folder.rglob("metrics.json"), key=_natural) for record in _records(path)]
     if not found:
         raise FileNotFoundError(f"no run (a folder with metrics.json) below {folder}")
     return found
+
+
+def _natural(path: Path) -> list[tuple[bool, int | str]]:
+    """A key that puts run 2 before run 10."""
+    return [(not part.isdigit(), int(part) if part.isdigit() else part) for part in path.parts]
 
 
 def _records(path: Path) -> Iterable[Record]:

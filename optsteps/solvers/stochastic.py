@@ -168,6 +168,9 @@ class SDEDPMpp2M(SDEDPMpp, Multistep):
 class SDEDPMpp3M(SDEDPMpp, Multistep):
     """SDE-DPM-Solver++(3M), k-diffusion's `sample_dpmpp_3m_sde`: `DPMpp3M` with the rate 1 + eta, and noise.
 
+    diffusers' third-order SDE step has the sign of the second difference's constant reversed, so that its weight does
+    not vanish with the step; with that mended it is the same.
+
     Args:
         eta: 0 is DPM-Solver++(3M), 1 the SDE.
         corrected, kind: as in `DPMpp3M`; k-diffusion starts with "heun", diffusers with "midpoint".

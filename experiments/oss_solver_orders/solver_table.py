@@ -1,6 +1,6 @@
 """The tables of a sweep over solvers, from its runs.
 
-python experiments/oss_solver_orders/table.py SWEEP_FOLDER > experiments/oss_solver_orders/table.md
+python experiments/oss_solver_orders/solver_table.py SWEEP_FOLDER
 """
 
 from __future__ import annotations
