@@ -83,13 +83,14 @@ class CoupledTable:
         return TabulatedKlub(self.levels, later + later.T, order)
 
     def estimate(self, schedule: Tensor, order: int = 1) -> tuple[float, float, float]:
-        """The bound of a schedule [n+1], its standard error over the blocks (jackknife, leaving out one at a time), and
+        """The bound of a schedule [n+1], its standard error over the blocks (jackknife, leaving out one at a time; NaN for one block), and
         what is lost by the trapezoidal rule at most: how far halving the levels moves it."""
         left = self.counts.sum() - self.counts
         without = (self.sums.sum(0) - self.sums) / left[:, None, None]
         values = TabulatedKlub(self.levels, without, order).of(schedule)
         blocks = len(values)
-        error = ((blocks - 1) / blocks * (values - values.mean()).square().sum()).sqrt()
+        spread = (values - values.mean()).square().sum() if blocks > 1 else torch.tensor(torch.nan)
+        error = ((blocks - 1) / blocks * spread).sqrt()
         whole = self.klub(order)
         coarse = TabulatedKlub(self.levels, whole.differences, order, stride=2)
         value = float(whole.of(schedule))
