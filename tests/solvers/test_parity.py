@@ -106,6 +106,17 @@ def k_diffusion() -> Any:
         return pytest.importorskip("k_diffusion.sampling")
 
 
+def _k_diffusion_walk(sampler: Any, schedule: Schedule, noise: Tensor, **options: Any) -> Tensor:
+    """The states of one of its samplers, computed in the dtype of the noise."""
+    path: list[Tensor] = []
+    times = schedule.times.to(noise)
+    denoiser = MIXTURE.denoiser(EDM())
+    last = sampler(
+        denoiser, noise * times[0], times, callback=lambda info: path.append(info["x"]), disable=True, **options
+    )
+    return torch.stack([*path, last])
+
+
 @dtypes
 @finals
 @kinds
@@ -116,17 +127,9 @@ def test_k_diffusion(k_diffusion: Any, name: str, kind: str, final: str, dtype: 
         # times that float32 holds exactly: k-diffusion computes in the dtype of its sigmas
         schedule = Schedule(_schedule("edm", kind, final, steps).times.float(), EDM())
         noise = _normal(6, 3, seed=steps).to(dtype)
-        path: list[Tensor] = []
-        last = getattr(k_diffusion, function)(
-            MIXTURE.denoiser(EDM()),
-            noise * schedule.times[0].to(dtype),
-            schedule.times.to(dtype),
-            callback=lambda info, path=path: path.append(info["x"]),
-            disable=True,
-            **parameters,
-        )
+        theirs = _k_diffusion_walk(getattr(k_diffusion, function), schedule, noise, **parameters)
         ours = _our_walk(build_solver(name), schedule, noise)
-        assert _deviation(ours, torch.stack([*path, last])) < _tolerance(name, dtype)
+        assert _deviation(ours, theirs) < _tolerance(name, dtype)
 
 
 def _noise(process: Process, table: Tensor, i: int, two: bool, paths: BrownianPaths) -> Tensor:
@@ -149,27 +152,20 @@ SDE: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
 @kinds
 @pytest.mark.parametrize("case", SDE)
 def test_k_diffusion_on_the_same_noise(k_diffusion: Any, case: str, kind: str, final: str, dtype: torch.dtype) -> None:
-    function, options, name, parameters = SDE[case]
+    function, given, name, parameters = SDE[case]
+    options = dict(given)
     for steps in STEPS:
         schedule = Schedule(_schedule("edm", kind, final, steps).times.float(), EDM())
         noise, paths = _normal(6, 3, seed=steps).to(dtype), BrownianPaths(5, range(6), (3,))
         two = name == "sde_dpmpp_2s"
         table = _evaluated_twice(schedule, _midpoints(schedule)) if two else schedule.times
         draws = iter([_noise(EDM(), table, i, two, paths).to(dtype) for i in range(len(table) - 1)])
-        path: list[Tensor] = []
-        last = getattr(k_diffusion, function)(
-            MIXTURE.denoiser(EDM()),
-            noise * schedule.times[0].to(dtype),
-            schedule.times.to(dtype),
-            callback=lambda info, path=path: path.append(info["x"]),
-            disable=True,
-            noise_sampler=lambda *_, draws=draws: next(draws),
-            **options,
-        )
+        options["noise_sampler"] = lambda *_, draws=draws: next(draws)
+        theirs = _k_diffusion_walk(getattr(k_diffusion, function), schedule, noise, **options)
         ours = sample(
             MIXTURE.denoiser(EDM()), schedule, build_solver(name, **parameters), noise, seed=5, return_trajectory=True
         )
-        assert _deviation(ours, torch.stack([*path, last])) < _tolerance(case, dtype)
+        assert _deviation(ours, theirs) < _tolerance(case, dtype)
 
 
 # diffusers -----------------------------------------------------------------------------------------------------------
