@@ -24,7 +24,8 @@ from optsteps.comparison import Row, Trial, VerdictRow, verdicts
 from optsteps.conditions import Cond
 from optsteps.denoisers import Denoiser
 from optsteps.methods import OSS, Method, SearchProblem, SearchResult
-from optsteps.metrics import Judge, TeacherJudge, entropy
+from optsteps.metrics import entropy
+from optsteps.metrics.judges import Judge, TeacherJudge
 from optsteps.models import Model
 from optsteps.noise import unit_noise
 from optsteps.reporting.run_folder import write_report

@@ -8,8 +8,16 @@ from torch import Tensor
 
 from optsteps.comparison import Row, Trial, as_data, verdicts
 from optsteps.conditions import Cond
-from optsteps.metrics import Interval, TeacherJudge
-from optsteps.metrics.judges import CoordinateJudge, DistributionJudge, Figure, Judge, sample_wise, set_wise
+from optsteps.metrics import Interval
+from optsteps.metrics.judges import (
+    CoordinateJudge,
+    DistributionJudge,
+    Figure,
+    Judge,
+    TeacherJudge,
+    sample_wise,
+    set_wise,
+)
 from optsteps.models.analytic import GaussianMixture
 from optsteps.processes import EDM, Flow
 from optsteps.sampling import sample

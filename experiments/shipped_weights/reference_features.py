@@ -14,7 +14,7 @@ from safetensors.torch import save
 
 from optsteps.datasets import mnist
 from optsteps.files import write_atomically
-from optsteps.metrics import build_extractor, extract_features, register_extractor
+from optsteps.metrics.extractors import build_extractor, extract_features, register_extractor
 from optsteps.models import Classifier, load_network
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optsteps.metrics import class_correct
+from optsteps.metrics.accuracy import class_correct
 
 
 def _brightest_row(images: Tensor) -> Tensor:

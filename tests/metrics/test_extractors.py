@@ -8,7 +8,7 @@ from torch_fidelity import feature_extractor_inceptionv3 as inception
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from optsteps.datasets import to_unit_range
-from optsteps.metrics import build_extractor, extract_features, register_extractor, to_uint8
+from optsteps.metrics.extractors import build_extractor, extract_features, register_extractor, to_uint8
 
 NAME = "optsteps-test"
 

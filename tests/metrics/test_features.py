@@ -9,16 +9,15 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from optsteps.metrics import (
+from optsteps.metrics import spread, verdict
+from optsteps.metrics.features import (
     HIGHER_IS_BETTER,
     FidelitySettings,
     fidelity_differences,
     fidelity_intervals,
+    fidelity_per_set,
     fidelity_values,
-    spread,
-    verdict,
 )
-from optsteps.metrics.features import fidelity_per_set
 
 FAST = FidelitySettings(kid_subsets=5, kid_subset_size=50)
 

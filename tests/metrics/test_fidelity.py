@@ -6,8 +6,9 @@ import torch_fidelity
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from optsteps.metrics import Fidelity, FidelitySettings, build_extractor, extract_features, register_extractor
-from optsteps.metrics.features import fidelity_values
+from optsteps.metrics.extractors import build_extractor, extract_features, register_extractor
+from optsteps.metrics.features import FidelitySettings, fidelity_values
+from optsteps.metrics.fidelity import Fidelity
 
 NAME = "optsteps-test-fidelity"
 SETTINGS = FidelitySettings(kid_subsets=10, kid_subset_size=50)
