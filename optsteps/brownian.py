@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -22,29 +23,29 @@ class BrownianPaths:
     """Standard Brownian motions W_k(c), c >= 0, one per sample.
 
     The clock is cut into octaves [2^(e-1), 2^e) with independent increments, each of them bisected by Lévy's
-    construction (Karatzas & Shreve, Sec. 2.3); every normal number is keyed by (seed, k, octave, node), so nothing is
-    stored and no order of asking matters.
+    construction (Karatzas & Shreve, Sec. 2.3). Every normal number is keyed by (seed, octave, node) and stands at a
+    place of its own for k in that stream, so nothing is stored, no order of asking matters, and neighbouring samples
+    are drawn together.
 
     Args:
         seed: non-negative.
-        index: numbers of the samples [B].
+        index: numbers of the samples [B], non-negative.
         shape: shape of one sample.
     """
 
     def __init__(self, seed: int, index: Sequence[int] | Tensor, shape: Sequence[int]) -> None:
-        self.keys = [np.random.SeedSequence([seed, int(k), 1]).generate_state(2, np.uint64) for k in index]
-        self.shape = tuple(shape)
+        self.seed, self.index, self.shape = seed, torch.as_tensor(index), tuple(shape)
+        self._key = np.random.SeedSequence([seed, 1]).generate_state(2, np.uint64)
+        numbers = self.index.tolist()
+        cuts = [k for k in range(1, len(numbers)) if numbers[k] != numbers[k - 1] + 1]
+        self._runs = [(numbers[a], b - a) for a, b in pairwise([0, *cuts, len(numbers)])]
         # a walk goes up the clock: the sum of the octaves below the one last asked for, and the last end
-        self._below: list[tuple[int, np.ndarray] | None] = [None] * len(self.keys)
-        self._last: list[tuple[float, tuple[np.ndarray, float]] | None] = [None] * len(self.keys)
+        self._below: tuple[int, np.ndarray] | None = None
+        self._last: tuple[float, tuple[np.ndarray, float]] | None = None
 
     def take(self, index: Tensor) -> BrownianPaths:
         """The paths of some of the samples, by their place in the batch [b]."""
-        chosen = BrownianPaths(0, [], self.shape)
-        chosen.keys = [self.keys[int(i)] for i in index]
-        chosen._below = [self._below[int(i)] for i in index]
-        chosen._last = [self._last[int(i)] for i in index]
-        return chosen
+        return BrownianPaths(self.seed, self.index[index], self.shape)
 
     def increments(self, clock: Tensor, clock_next: Tensor) -> Tensor:
         """(W(clock_next) - W(clock)) / sqrt(clock_next - clock): unit Gaussian, independent over disjoint intervals.
@@ -56,48 +57,67 @@ class BrownianPaths:
         Returns:
             float64 [B, *shape] on the CPU.
         """
-        ends = [part.detach().cpu().double().expand(len(self.keys)).tolist() for part in (clock, clock_next)]
-        return torch.from_numpy(np.stack([self._increment(k, *pair) for k, pair in enumerate(zip(*ends, strict=True))]))
+        ends = torch.stack([part.detach().cpu().double().expand(len(self.index)) for part in (clock, clock_next)], 1)
+        different, which = ends.unique(dim=0, return_inverse=True)
+        if len(different) == 1:
+            return torch.from_numpy(self._increments(*different[0].tolist()))
+        found = torch.empty(len(self.index), *self.shape, dtype=torch.float64)
+        for number, pair in enumerate(different.tolist()):
+            here = (which == number).nonzero()[:, 0]
+            found[here] = torch.from_numpy(self.take(here)._increments(*pair))
+        return found
 
-    def _increment(self, k: int, start: float, end: float) -> np.ndarray:
+    def _increments(self, start: float, end: float) -> np.ndarray:
+        none = np.zeros((len(self.index), *self.shape))
         if not math.isfinite(end):
-            return np.zeros(self.shape)
-        last = self._last[k]
-        before, at = last[1] if last is not None and last[0] == start else self._value(k, start)
-        after, at_next = self._value(k, end)
-        self._last[k] = end, (after, at_next)
-        return (after - before) / math.sqrt(at_next - at) if at_next > at else np.zeros(self.shape)
+            return none
+        before, at = self._last[1] if self._last is not None and self._last[0] == start else self._values(start)
+        after, at_next = self._values(end)
+        self._last = end, (after, at_next)
+        return (after - before) / math.sqrt(at_next - at) if at_next > at else none
 
-    def _value(self, k: int, clock: float) -> tuple[np.ndarray, float]:
-        """W_k at the clock rounded down to the resolution, and that time."""
+    def _values(self, clock: float) -> tuple[np.ndarray, float]:
+        """W [B, *shape] at the clock rounded down to the resolution, and that time."""
         if clock < math.ldexp(1.0, LOWEST):
-            return np.zeros(self.shape), 0.0
+            return np.zeros((len(self.index), *self.shape)), 0.0
         mantissa, octave = math.frexp(clock)
         place = int((2 * mantissa - 1) * 2**DEPTH)
-        left, length = self._octaves_below(k, octave), math.ldexp(1.0, octave - 1)
-        right = left + math.sqrt(length) * self._normal(k, octave, 0)
+        left, length = self._octaves_below(octave), math.ldexp(1.0, octave - 1)
+        right = left + math.sqrt(length) * self._normals(octave, 0)
         node = 1
         for bit in range(DEPTH - 1, -1, -1):
             if place & ((2 << bit) - 1) == 0:
                 break  # the rest of the way keeps to the left end
-            middle = (left + right) / 2 + math.sqrt(length) / 2 * self._normal(k, octave, node)
+            middle = (left + right) / 2 + math.sqrt(length) / 2 * self._normals(octave, node)
             later = (place >> bit) & 1
             left, right = (middle, right) if later else (left, middle)
             node, length = 2 * node + later, length / 2
         return left, math.ldexp(0.5 + place / 2 ** (DEPTH + 1), octave)
 
-    def _octaves_below(self, k: int, octave: int) -> np.ndarray:
-        """W_k at 2^(octave-1)."""
-        known = self._below[k]
-        if known is not None and known[0] <= octave:
-            first, total = known
+    def _octaves_below(self, octave: int) -> np.ndarray:
+        """W [B, *shape] at 2^(octave-1)."""
+        if self._below is not None and self._below[0] <= octave:
+            first, total = self._below
         else:
-            first, total = LOWEST + 1, math.sqrt(math.ldexp(1.0, LOWEST)) * self._normal(k, LOWEST, 0)
+            first, total = LOWEST + 1, math.sqrt(math.ldexp(1.0, LOWEST)) * self._normals(LOWEST, 0)
         for lower in range(first, octave):
-            total = total + math.sqrt(math.ldexp(1.0, lower - 1)) * self._normal(k, lower, 0)
-        self._below[k] = (octave, total)
+            total = total + math.sqrt(math.ldexp(1.0, lower - 1)) * self._normals(lower, 0)
+        self._below = (octave, total)
         return total
 
-    def _normal(self, k: int, octave: int, node: int) -> np.ndarray:
-        bits = np.random.Philox(key=self.keys[k], counter=[0, 0, node, octave - LOWEST])
-        return np.random.Generator(bits).standard_normal(self.shape)
+    def _normals(self, octave: int, node: int) -> np.ndarray:
+        """Unit Gaussian [B, *shape] by Box and Muller's transform of Philox' words, of which sample k has its own."""
+        size = math.prod(self.shape)
+        blocks = -(-size // 8)  # the counter moves on by one for every four words of 64 bits
+        words = np.empty((len(self.index), 4 * blocks), dtype=np.uint64)
+        row = 0
+        for first, count in self._runs:
+            stream = np.random.Philox(key=self._key, counter=[first * blocks, node, octave - LOWEST, 0])
+            words[row : row + count] = stream.random_raw(count * 4 * blocks).reshape(count, -1)
+            row += count
+        # float32 suffices: what matters is the law and that it is the same every time
+        uniform = (words.view(np.uint32).astype(np.float32) + np.float32(0.5)) * np.float32(2**-32)  # in (0, 1]
+        half = 4 * blocks
+        radius, angle = np.sqrt(-2 * np.log(uniform[:, :half])), np.float32(2 * math.pi) * uniform[:, half:]
+        normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], 1, dtype=np.float64)
+        return normal[:, :size].reshape(-1, *self.shape)

@@ -19,8 +19,9 @@ def clock(*values: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("ends", [(0.0, 1e-4), (1e-4, 2e-4), (0.3, 0.31), (1.0, 3.7), (5.0, 2.5e5), (0.0, 1e-20)])
-def test_an_increment_is_unit_gaussian(ends: tuple[float, float]) -> None:
-    x = BrownianPaths(3, [7], WIDE).increments(*clock(*ends))[0].numpy()
+@pytest.mark.parametrize("many", [([7], WIDE), (range(5, WIDE[0] + 5), (1,))])
+def test_an_increment_is_unit_gaussian(ends: tuple[float, float], many: tuple[range, tuple[int]]) -> None:
+    x = BrownianPaths(3, *many).increments(*clock(*ends)).flatten().numpy()
     assert abs(x.mean()) < 4 / math.sqrt(len(x))
     assert abs(x.var() - 1) < 4 * math.sqrt(2 / len(x))
     assert abs((x**4).mean() - 3) < 4 * math.sqrt(96 / len(x))
@@ -58,14 +59,16 @@ def test_refining_at_dyadic_times_is_exact() -> None:
     assert torch.allclose(parts, whole, rtol=1e-12, atol=1e-13)
 
 
-def test_a_sample_depends_on_seed_and_number_alone() -> None:
+@pytest.mark.parametrize("shape", [(2,), (4, 2), (3, 7, 5), (1, 28, 28)])
+def test_a_sample_depends_on_seed_and_number_alone(shape: tuple[int, ...]) -> None:
     start, end = clock(0.2, 3.3)
-    alone = BrownianPaths(1, [5], (4, 2)).increments(start, end)
-    batch = BrownianPaths(1, torch.tensor([9, 5, 2]), (4, 2))
+    alone = BrownianPaths(1, [5], shape).increments(start, end)
+    batch = BrownianPaths(1, torch.tensor([9, 5, 2]), shape)
     batch.increments(*clock(50.0, 60.0))  # what was asked before does not matter
     assert torch.equal(batch.increments(start, end)[1:2], alone)
     assert torch.equal(batch.take(torch.tensor([1])).increments(start, end), alone)
-    for other in (BrownianPaths(2, [5], (4, 2)), BrownianPaths(1, [6], (4, 2))):
+    assert torch.equal(BrownianPaths(1, range(9), shape).increments(start, end)[5:6], alone)
+    for other in (BrownianPaths(2, [5], shape), BrownianPaths(1, [6], shape)):
         assert not torch.allclose(other.increments(start, end), alone)
 
 

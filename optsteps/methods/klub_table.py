@@ -44,22 +44,24 @@ class CoupledTable:
         rising = levels.flip(0)
         scale = torch.cat([rising[:1] ** 2, (rising**2).diff()]).sqrt()
         times = process.time_of_noise_level(levels)
-        for k, generator in enumerate(generators):
-            increments = torch.randn(count, *data.shape[1:], generator=generator).to(data)
-            path = data[k] + (expand(scale, increments) * increments).cumsum(0).flip(0)
-            x = expand(process.alpha(times), path) * path
-            conds = take(cond, torch.full((count,), k))
+        for some in torch.arange(len(data)).split(max(1, max_batch // count)):
+            clean = data[some.to(data.device), None]
+            draws = [torch.randn(count, *data.shape[1:], generator=generators[k]) for k in some.tolist()]
+            increments = torch.stack(draws).to(data)
+            path = clean + (expand(scale, increments[0]) * increments).cumsum(1).flip(1)
+            x = (expand(process.alpha(times), path[0]) * path).flatten(0, 1)
+            t, conds = times.repeat(len(some)).to(x.device), take(cond, some.repeat_interleave(count))
             outputs = torch.cat(
                 [
-                    denoiser(x[part], times[part].to(x.device), take(conds, part))
-                    for part in (slice(i, i + max_batch) for i in range(0, count, max_batch))
+                    denoiser(x[part], t[part], take(conds, part))
+                    for part in (slice(i, i + max_batch) for i in range(0, len(x), max_batch))
                 ]
-            )
-            flat = (outputs - outputs[-1]).flatten(1).double()
-            products = flat @ flat.T
-            squares = products.diagonal()
-            sums += (squares[:, None] + squares[None, :] - 2 * products).clamp(min=0).cpu()
-            errors += (outputs - data[k]).flatten(1).double().square().sum(1).cpu()
+            ).unflatten(0, path.shape[:2])
+            flat = (outputs - outputs[:, -1:]).flatten(2).double()
+            products = flat @ flat.mT
+            squares = products.diagonal(dim1=1, dim2=2)
+            sums += (squares[:, :, None] + squares[:, None, :] - 2 * products).clamp(min=0).sum(0).cpu()
+            errors += (outputs - clean).flatten(2).double().square().sum((0, 2)).cpu()
         return cls(levels, sums[None], errors[None], torch.tensor([len(generators)]))
 
     @classmethod
