@@ -22,12 +22,13 @@ from torch import Tensor
 import optsteps
 from optsteps.comparison import Row, Trial, VerdictRow, verdicts
 from optsteps.conditions import Cond
+from optsteps.datasets import ImageSet, to_unit_range
 from optsteps.denoisers import Denoiser
 from optsteps.methods import OSS, Method, SearchProblem, SearchResult
 from optsteps.metrics import entropy
 from optsteps.metrics.judges import Judge, TeacherJudge
 from optsteps.models import Model
-from optsteps.noise import unit_noise
+from optsteps.noise import sample_generator, unit_noise
 from optsteps.reporting.run_folder import write_report
 from optsteps.reporting.tables import terminal_table, verdict_sentences
 from optsteps.schedules import Schedule, build_schedule
@@ -103,6 +104,8 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
         per_call = getattr(model.denoiser, "nfe", 1)
         steps = sorted({solver.steps(nfe // per_call, process, *teacher.times[[0, -1]]) for nfe in config.nfe})
 
+    data, data_cond = _clean_samples(config, model, fabric.device)
+
     counter = Counter(Console(stderr=True))
     denoiser = counter.watch(model.denoiser)
 
@@ -111,7 +114,7 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
 
     def stated(index: range) -> SearchProblem:
         noise, cond = samples(index)
-        return SearchProblem(denoiser, process, solver, noise, teacher, cond, teacher_solver=walker)
+        return SearchProblem(denoiser, process, solver, noise, teacher, cond, data, data_cond, walker)
 
     unseen = range(FIRST_TEST_SAMPLE, FIRST_TEST_SAMPLE + config.test.samples)
     noise, cond = samples(unseen)
@@ -148,7 +151,8 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
 
     found = [v for figure in config.metric.verdicts for v in verdicts(rows, method_name, figure)]
     facts = _facts(config, model, solver.name, [teacher, judged_by], judges, command, fabric.device)
-    paths = write_report(folder, f"{model.name}: {method_name} with {solver.name}", rows, found, facts, method_name)
+    title = f"{model.name}: {method_name} with {solver.name}"
+    paths = write_report(folder, title, rows, found, facts, method_name, results)
     console = Console()
     console.print(terminal_table(rows))
     for sentence in verdict_sentences(found):
@@ -170,6 +174,31 @@ def _judges(config: DictConfig, model: Model) -> list[Judge]:
             built = built(distribution=model.distribution)
         judges.append(built)
     return judges
+
+
+def _clean_samples(config: DictConfig, model: Model, device: torch.device) -> tuple[Tensor | None, Cond]:
+    """`search.data` clean samples with their condition; none where neither a dataset nor a number is asked for."""
+    chosen = config.get("dataset")
+    count = config.search.data or (1024 if chosen else 0)
+    if count == 0:
+        return None, None
+    generator = sample_generator(config.seed, 0, stream=3)
+    if chosen:
+        images: ImageSet = instantiate(chosen)
+        shape = tuple(images.images.shape[1:])
+        if shape != model.shape:
+            raise ValueError(
+                f"{images.name} has images of shape {shape}, {model.name} makes {model.shape}; choose the dataset that "
+                "the model was trained on"
+            )
+        if count > len(images):
+            raise ValueError(f"search.data={count}, but {images.name} has {len(images)} images")
+        some = torch.randperm(len(images), generator=generator)[:count]  # files may be sorted by class
+        labels = images.labels[some].to(device) if model.num_classes else None
+        return to_unit_range(images.images[some]).to(device), labels
+    if model.distribution is None:
+        raise ValueError(f"search.data={count} needs data: choose a dataset (dataset=mnist), or leave it null")
+    return model.distribution.sample(count, generator).to(device), None
 
 
 def _oracle(method: OSS, name: str, trial: Trial, problem: SearchProblem, steps: Sequence[int]) -> list[Row]:

@@ -6,6 +6,7 @@ from optsteps.methods.ays_published import PublishedAYS
 from optsteps.methods.base import Method, SearchProblem, SearchResult, ShardedMethod
 from optsteps.methods.handmade import HandMade
 from optsteps.methods.oss import OSS
+from optsteps.methods.restated import Restated
 
 __all__ = [
     "AYS",
@@ -13,6 +14,7 @@ __all__ = [
     "HandMade",
     "Method",
     "PublishedAYS",
+    "Restated",
     "SearchProblem",
     "SearchResult",
     "ShardedMethod",

@@ -13,11 +13,11 @@ from optsteps.conditions import Cond, take
 from optsteps.denoisers import CountedDenoiser, Denoiser
 from optsteps.methods.base import SearchProblem, SearchResult, ShardedMethod
 from optsteps.methods.coordinate_search import descend
+from optsteps.methods.klub import check_order
 from optsteps.methods.klub_table import CoupledTable
 from optsteps.metrics.toy import sliced_wasserstein
 from optsteps.noise import sample_generator
 from optsteps.schedules import Schedule, build_schedule
-from optsteps.solvers.multistep import Multistep
 from optsteps.trajectories import end_points
 
 # (samples [B, ...], reference [R, ...]) -> what is to be small
@@ -40,12 +40,14 @@ class AYS(ShardedMethod):
     Data are the problem's, or where it has none the teacher's samples from its noise.
 
     Args:
-        order: of the bound, 1 for Stochastic-DDIM, 2 for SDE-DPM-Solver++(2M); None: 2 for multistep solvers of order
-            2 or more, 1 for all others.
-        start: the hand-made family where the descent starts.
+        order: of the bound, 1 for Stochastic-DDIM, 2 for SDE-DPM-Solver++(2M). Over a few steps a linear extrapolation
+            of D has the larger bound of the two, and its descent makes samples worse at once, under second-order
+            solvers too (experiments/ays_toys): try 2 from 20 steps on.
+        starts: the hand-made families where descents start; each is walked, and the choice is among all of them.
         levels: steps of the grid, uniform in log noise level between the teacher's ends.
-        choose: "judged": by the criterion, of the schedules from the start to convergence; "last": the schedule after
-            `max_sweeps`, stopped by hand; "optimum": of all on the grid, by dynamic programming.
+        choose: "judged": by the criterion, of the schedules from the starts to convergence; "last": the schedule after
+            `max_sweeps`, stopped by hand (of least bound where there are several starts); "optimum": of all on the
+            grid, by dynamic programming.
         criterion: "teacher": mean squared difference to the teacher's samples of the same noise; "distribution": sliced
             Wasserstein distance to the data (the teacher's samples where there are none); or one of your own, of
             samples and those. None: "teacher" for deterministic solvers, "distribution" for stochastic ones.
@@ -55,18 +57,19 @@ class AYS(ShardedMethod):
         shard_size: samples measured together.
         block_size: samples in a block of the table, for standard errors.
 
-    `SearchResult.evidence`, by step count: "path", the schedules' levels after every sweep [S+1, n+1]; "klub", their
-    bounds [S+1]; "criterion" [S+1], if judged; "stop", the sweep that was chosen; and "table", the `CoupledTable`.
+    `SearchResult.evidence`, by step count: "path", the levels of the P schedules walked through [P, n+1]; "walk", the
+    start and the number of sweeps of each; "klub", their bounds [P]; "criterion" [P], if judged; "stop", the place of
+    the chosen one; and "table", the `CoupledTable`.
 
     Raises:
-        ValueError: unknown `choose` or `criterion`, an order that is not known; in `search`, an unknown `start`, more
-            steps than the grid has, or one step where the teacher ends at noise level 0.
+        ValueError: unknown `choose` or `criterion`, an order that is not known, no start; in `search`, an unknown
+            start, more steps than the grid has, or one step where the teacher ends at noise level 0.
     """
 
     def __init__(
         self,
-        order: int | None = None,
-        start: str = "edm",
+        order: int = 1,
+        starts: Sequence[str] = ("edm", "logsnr"),
         levels: int = 128,
         choose: Choice = "judged",
         criterion: Literal["teacher", "distribution"] | Criterion | None = None,
@@ -81,11 +84,12 @@ class AYS(ShardedMethod):
             raise ValueError(f"choose must be 'judged', 'last' or 'optimum', got {choose!r}")
         if not (criterion is None or callable(criterion) or criterion in ("teacher", "distribution")):
             raise ValueError(f"criterion must be 'teacher', 'distribution' or a function, got {criterion!r}")
-        if order not in (None, 1, 2):
-            raise ValueError(f"KLUB is known for order 1 and 2, not {order}")
+        check_order(order)
+        if isinstance(starts, str) or not starts:
+            raise ValueError(f"starts must be a list of hand-made families, got {starts!r}")
         if min(levels, max_batch, shard_size, block_size) < 1:
             raise ValueError("levels, max_batch, shard_size and block_size must be at least 1")
-        self.order, self.start, self.levels, self.choose, self.criterion = order, start, levels, choose, criterion
+        self.order, self.starts, self.levels, self.choose, self.criterion = order, starts, levels, choose, criterion
         self.max_sweeps, self.candidates, self.seed = max_sweeps, candidates, seed
         self.max_batch, self.shard_size, self.block_size = max_batch, shard_size, block_size
 
@@ -120,26 +124,28 @@ class AYS(ShardedMethod):
             decision = self._descended(problem, steps, [table for part in partials for table in part.tables])
             if self.choose == "judged":
                 return decision
-        evidence: dict[str, Any] = {"path": decision.paths, "klub": decision.bounds, "table": decision.table}
+        walks, bounds = decision.walks, decision.bounds
+        evidence: dict[str, Any] = {"path": decision.paths, "walk": walks, "klub": bounds, "table": decision.table}
         if self.choose == "judged":
-            judged = {n: self._judged(problem, n, partials) for n in steps}
-            stops = {n: int(values.argmin()) for n, values in judged.items()}
-            evidence["criterion"] = judged
+            evidence["criterion"] = {n: self._judged(problem, n, partials) for n in steps}
+            stops = {n: int(values.argmin()) for n, values in evidence["criterion"].items()}
         else:
-            stops = {n: len(path) - 1 for n, path in decision.paths.items()}
+            stops = {n: _least_of_the_last(walks[n], bounds[n]) for n in steps}
         evidence["stop"] = stops
         schedules = {}
-        for n, path in decision.paths.items():
+        for n, stop in stops.items():
+            start, sweeps = walks[n][stop]
             described = {
                 "method": "ays",
-                "order": self._order(problem),
+                "order": self.order,
                 "solver": problem.solver.name,
                 "choose": self.choose,
-                "sweeps": stops[n],
-                "klub": float(decision.bounds[n][stops[n]]),
+                "start": start,
+                "sweeps": sweeps,
+                "klub": float(bounds[n][stop]),
                 "samples": int(decision.table.counts.sum()),
             }
-            schedules[n] = as_schedule(problem, path[stops[n]], described)
+            schedules[n] = as_schedule(problem, decision.paths[n][stop], described)
         evaluations = sum(part.evaluations for part in partials)
         return SearchResult(schedules, evaluations / len(problem.noise), evidence=evidence)
 
@@ -165,19 +171,21 @@ class AYS(ShardedMethod):
 
     def _descended(self, problem: SearchProblem, steps: Sequence[int], tables: list[CoupledTable]) -> _Decision:
         table = CoupledTable.joined(tables)
-        klub = table.klub(self._order(problem))
-        paths = {}
+        klub = table.klub(self.order)
+        paths, walks = {}, {}
         for n in steps:
             inner = _intervals(problem, n)
             if self.choose == "optimum":
-                paths[n] = klub.optimum(inner)[None]
+                paths[n], walks[n] = klub.optimum(inner)[None], [("optimum", 0)]
                 continue
-            start = start_levels(problem, self.start, inner)
-            paths[n] = descend(klub, start, self.max_sweeps, self.candidates)
-        return _Decision(paths, {n: klub.of(path) for n, path in paths.items()}, table)
+            starts = {family: start_levels(problem, family, inner) for family in self.starts}
+            found = {f: descend(klub, start, self.max_sweeps, self.candidates) for f, start in starts.items()}
+            paths[n] = torch.cat(list(found.values()))
+            walks[n] = [(family, sweeps) for family, path in found.items() for sweeps in range(len(path))]
+        return _Decision(paths, walks, {n: klub.of(path) for n, path in paths.items()}, table)
 
     def _judged(self, problem: SearchProblem, n: int, partials: Sequence[_Part]) -> Tensor:
-        """The criterion for every schedule of the path of n steps [S+1]."""
+        """The criterion for every schedule of n steps that was walked through [P]."""
         samples = torch.cat([part.samples[n] for part in partials], 1)
         criterion = self._criterion(problem)
         if criterion == "teacher" or problem.data is None:
@@ -189,11 +197,6 @@ class AYS(ShardedMethod):
 
     def _criterion(self, problem: SearchProblem) -> str | Criterion:
         return self.criterion or ("distribution" if problem.solver.stochastic else "teacher")
-
-    def _order(self, problem: SearchProblem) -> int:
-        if self.order is not None:
-            return self.order
-        return 2 if isinstance(problem.solver, Multistep) and problem.solver.order > 1 else 1
 
 
 @dataclass
@@ -208,11 +211,19 @@ class _Part:
 
 @dataclass
 class _Decision:
-    """Paths of schedules [S+1, n+1] by step count, their bounds [S+1], and the table they come from."""
+    """The schedules walked through [P, n+1] by step count, the start and the sweeps of each, their bounds [P], and the
+    table that these come from."""
 
     paths: dict[int, Tensor]
+    walks: dict[int, list[tuple[str, int]]]
     bounds: dict[int, Tensor]
     table: CoupledTable
+
+
+def _least_of_the_last(walk: list[tuple[str, int]], bounds: Tensor) -> int:
+    """Of every start's last schedule, the place of the one with the least bound."""
+    ends = {start: place for place, (start, _) in enumerate(walk)}
+    return min(ends.values(), key=lambda place: float(bounds[place]))
 
 
 def _mean_squared(samples: Tensor, teacher: Tensor) -> float:

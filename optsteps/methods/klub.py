@@ -67,8 +67,7 @@ class TabulatedKlub(Klub):
     """
 
     def __init__(self, levels: Tensor, differences: Tensor, order: int = 1, stride: int = 1) -> None:
-        if order not in (1, 2):
-            raise ValueError(f"KLUB is known for order 1 and 2, not {order}")
+        check_order(order)
         self.levels, self.differences, self.order = levels, differences, order
         self.clock = 0.5 * levels**-2
         self.integrals = _integrals(self.clock, differences, stride)
@@ -144,6 +143,12 @@ class TabulatedKlub(Klub):
         for origin in reversed(origins):
             path.append(int(origin[path[-1], path[-2]]))
         return path[::-1]
+
+
+def check_order(order: int) -> None:
+    """ValueError unless the bound is known for this order."""
+    if order not in (1, 2):
+        raise ValueError(f"KLUB is known for order 1 and 2, not {order}")
 
 
 def _integrals(clock: Tensor, differences: Tensor, stride: int) -> Tensor:

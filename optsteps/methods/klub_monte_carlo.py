@@ -7,7 +7,7 @@ from torch import Tensor
 
 from optsteps.conditions import Cond, take
 from optsteps.denoisers import Denoiser, expand
-from optsteps.methods.klub import Klub
+from optsteps.methods.klub import Klub, check_order
 from optsteps.processes import Process
 
 
@@ -42,8 +42,7 @@ class MonteCarloKlub(Klub):
     ) -> None:
         if c <= 0:
             raise ValueError(f"c is a standard deviation and must be positive, got {c}")
-        if order not in (1, 2):
-            raise ValueError(f"KLUB is known for order 1 and 2, not {order}")
+        check_order(order)
         self.denoiser, self.process, self.data, self.cond = denoiser, process, data, cond
         self.c, self.order, self.max_batch = c, order, max_batch
         self.generator = torch.Generator().manual_seed(seed)

@@ -195,6 +195,26 @@ class DistributionJudge(Judge):
         }
 
 
+class FigureCriterion:
+    """A judge's figure as what a search makes small (`AYS(criterion=...)`), negative where higher is better.
+
+    Args:
+        judge: one that needs no condition; what it compares with is its own reference, or the search's.
+        figure: one of its figures.
+    """
+
+    def __init__(self, judge: Judge, figure: str) -> None:
+        self.judge, self.figure = judge, figure
+
+    def __call__(self, samples: Tensor, reference: Tensor) -> float:
+        """Raises ValueError where the judge has no such figure."""
+        figures = self.judge.judge(samples, reference, None)
+        if self.figure not in figures:
+            raise ValueError(f"{type(self.judge).__name__} has no figure {self.figure!r}; it has {', '.join(figures)}")
+        found = figures[self.figure]
+        return -found.interval.value if found.higher_is_better else found.interval.value
+
+
 def _fidelity(features: Tensor, reference: Tensor, sets: int, settings: FidelitySettings) -> dict[str, Figure]:
     """The settings' figures of features [B, F] against reference [M, F], with intervals over disjoint sets."""
     values = fidelity_values(features, reference, settings)

@@ -11,7 +11,9 @@ from typing import Any
 
 from optsteps.comparison import Row, VerdictRow, as_data
 from optsteps.files import write_atomically
+from optsteps.methods.base import SearchResult
 from optsteps.reporting.canvas import steps_of
+from optsteps.reporting.early_stopping import stopping_curves, stopping_png
 from optsteps.reporting.figures import path_error_png, samples_figure, schedules_png
 from optsteps.reporting.report import report_markdown
 from optsteps.reporting.tables import TEACHER
@@ -24,6 +26,7 @@ def write_report(
     verdicts: Sequence[VerdictRow],
     facts: Mapping[str, str],
     method: str,
+    searches: Mapping[str, SearchResult],
 ) -> list[Path]:
     """Write metrics.json, report.md, the pictures and every schedule; each file appears whole or not at all.
 
@@ -35,6 +38,7 @@ def write_report(
         facts: what the run was, by name.
         method: the main method. Its schedules become schedule_{steps}.json; all others, the teacher's included, go to
             schedules/{method}_{steps}.json.
+        searches: what the methods found, for what their choices rest on.
 
     Returns:
         What was written.
@@ -51,6 +55,11 @@ def write_report(
         "rows": [as_data(row) for row in rows],
         "verdicts": [asdict(v) for v in verdicts],
     }
+    curves = stopping_curves(searches)
+    if curves:
+        drawn = {f"{name}, {n} steps": curve for name, found in curves.items() for n, curve in found.items()}
+        pictures["early_stopping.png"] = ("Where AYS stopped: its criterion along the descent", stopping_png(drawn))
+        numbers["early_stopping"] = curves
     images = {caption: name for name, (caption, _) in pictures.items()}
     files = {name: png for name, (_, png) in pictures.items()}
     files["metrics.json"] = as_json(numbers)

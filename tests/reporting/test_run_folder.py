@@ -17,7 +17,7 @@ def _refuse(token: str) -> None:
 
 
 def _write(folder: Path, rows: list[Row]) -> list[Path]:
-    return write_report(folder, "images: oss with euler", rows, all_verdicts(rows), {"model": "images"}, "oss")
+    return write_report(folder, "images: oss with euler", rows, all_verdicts(rows), {"model": "images"}, "oss", {})
 
 
 @pytest.fixture(scope="module")

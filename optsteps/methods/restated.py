@@ -1,0 +1,39 @@
+"""A method that is asked another question than the comparison's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from optsteps.methods.base import Method, SearchProblem, SearchResult
+from optsteps.solvers.base import Solver
+
+
+class Restated(Method):
+    """`method`, with a solver of its own or fewer samples: OSS, say, for a stochastic solver, under which a distance to
+    the teacher means nothing; or OSS with some of the many samples that a criterion of distributions needs.
+
+    Args:
+        method: the search.
+        solver: for the problem's, and for the teacher's where the problem names none; None: the problem's.
+        samples: of the problem's noise, the first so many; None for all.
+
+    Raises:
+        ValueError: fewer samples than 1 or, in `search`, more than the problem has.
+    """
+
+    def __init__(self, method: Method, solver: Solver | None = None, samples: int | None = None) -> None:
+        if samples is not None and samples < 1:
+            raise ValueError(f"a search needs at least 1 sample, got {samples}")
+        self.method, self.solver, self.samples = method, solver, samples
+
+    def search(self, problem: SearchProblem, steps: Sequence[int]) -> SearchResult:
+        available = len(problem.noise)
+        count = available if self.samples is None else self.samples
+        if count > available:
+            raise ValueError(f"the search wants {count} samples and the problem has {available}")
+        noise, cond = problem.samples(torch.arange(count))
+        solver = self.solver or problem.solver
+        return self.method.search(replace(problem, solver=solver, noise=noise, cond=cond), steps)
