@@ -89,7 +89,8 @@ def samples_figure(rows: Sequence[Row], teacher: Row, count: int = 12) -> bytes 
         count: most images to show of each row.
 
     Returns:
-        A grid for images [B, 1 or 3, H, W] in [-1, 1], scatter plots for points [B, 2], None for anything else.
+        A grid for images [B, 1 or 3, H, W] in [-1, 1]; for points [B, 2] scatter plots, or their density where there
+        are very many; None for anything else.
     """
     free = [row for row in rows if not row.oracle and row.method != TEACHER]
     last = [*free[:1], *(row for row in rows if row.oracle)]
@@ -100,6 +101,8 @@ def samples_figure(rows: Sequence[Row], teacher: Row, count: int = 12) -> bytes 
     shape = teacher.samples.shape
     if len(shape) == 4 and shape[1] in (1, 3):
         return samples_png({label: x[:count] for label, x in shown.items()}, title)
+    if len(shape) == 2 and shape[1] == 2 and shape[0] > _MOST_POINTS:
+        return density_png(shown, title)
     if len(shape) == 2 and shape[1] == 2:
         return scatter_png(shown, title, main=free[0].method if free else None)
     return None
@@ -144,8 +147,7 @@ def scatter_png(samples: Mapping[str, Tensor], title: str, main: str | None = No
     teacher, *others = points
     ordered = sorted(others, key=lambda label: label != main)
     style = looks(ordered)
-    low, high = (torch.quantile(points[teacher], q, dim=0) for q in (1 - _SHOWN, _SHOWN))
-    centre, reach = (low + high) / 2, 0.6 * (high - low).max().item() or 1.0
+    centre, reach = _window(points[teacher])
     figure, axes = panels(list(points), (2.9, 3.0), columns=4)
     for axis, (label, x) in zip(axes, points.items(), strict=True):
         dot = 4 * min(4.0, math.sqrt(1000 / len(x)) + 0.2)
@@ -159,6 +161,30 @@ def scatter_png(samples: Mapping[str, Tensor], title: str, main: str | None = No
         axis.set_aspect("equal")
     figure.suptitle(title, fontsize=11, color=INK)
     return to_png(figure)
+
+
+def density_png(samples: Mapping[str, Tensor], title: str, bins: int = 128) -> bytes:
+    """A panel for each entry [B, 2]: how many of its points fall into each cell of a window about the first, the
+    teacher, logarithmically and on one scale."""
+    points = {label: x.detach().cpu().double() for label, x in samples.items()}
+    centre, reach = _window(next(iter(points.values())))
+    edges = [torch.linspace(c - reach, c + reach, bins + 1).double() for c in centre.tolist()]
+    counts = {label: torch.histogramdd(x, edges).hist for label, x in points.items()}
+    most = max(count.max().item() for count in counts.values())
+    figure, axes = panels(list(points), (2.9, 3.0), columns=4)
+    window = (edges[0][0].item(), edges[0][-1].item(), edges[1][0].item(), edges[1][-1].item())
+    for axis, count in zip(axes, counts.values(), strict=True):
+        axis.imshow(count.log1p().T, origin="lower", extent=window, cmap="magma", vmin=0, vmax=math.log1p(most))
+        axis.grid(visible=False)
+        axis.tick_params(labelsize=7)
+    figure.suptitle(title, fontsize=11, color=INK)
+    return to_png(figure)
+
+
+def _window(points: Tensor) -> tuple[Tensor, float]:
+    """Centre [2] and half width of a square that holds nearly all points and a margin."""
+    low, high = (torch.quantile(points, q, dim=0) for q in (1 - _SHOWN, _SHOWN))
+    return (low + high) / 2, 0.6 * (high - low).max().item() or 1.0
 
 
 def loss_curve_png(history: Sequence[Mapping[str, float]]) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from optsteps.metrics.statistics import Interval
-from optsteps.reporting.quantities import quantity
+from optsteps.reporting.quantities import Quantity, quantity
 from optsteps.reporting.tables import NOTHING, markdown_lines
 
 
@@ -48,8 +48,11 @@ def _natural(path: Path) -> list[tuple[bool, int | str]]:
 
 def _records(path: Path) -> Iterable[Record]:
     config: Any = OmegaConf.load(path.parent / ".hydra" / "config.yaml")
+    config.pop("logger", None)  # refers to Hydra's own run, which is over
     run = dict(_flat(OmegaConf.to_container(config, resolve=True), ""))
-    for row in json.loads(path.read_text())["rows"]:
+    metrics = json.loads(path.read_text())
+    run |= {f"facts.{name}": value for name, value in metrics["facts"].items()}
+    for row in metrics["rows"]:
         own = {key: row[key] for key in ("method", "steps", "nfe", "oracle")}
         budget = min((n for n in run.get("nfe") or [] if n >= row["nfe"]), default=row["nfe"])
         figures = {name: Interval(f["value"], f["low"], f["high"]) for name, f in row["figures"].items()}
@@ -64,14 +67,33 @@ def _flat(tree: Any, prefix: str) -> Iterable[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
+Cell = Callable[[Quantity, Interval], str]
+
+
+def value_alone(quantity: Quantity, interval: Interval) -> str:
+    """A cell: the number."""
+    return quantity.number(interval.value)
+
+
+def value_and_interval(quantity: Quantity, interval: Interval) -> str:
+    """A cell: the number and its 95 % interval."""
+    return f"{quantity.number(interval.value)} {quantity.interval(interval)}"
+
+
 def pivot(
-    records: Sequence[Record], rows: Sequence[str], column: str, figure: str, best: Callable[..., float] | None
+    records: Sequence[Record],
+    rows: Sequence[str],
+    column: str,
+    figure: str,
+    best: Callable[..., float] | None,
+    cell: Cell = value_alone,
 ) -> str:
     """A Markdown table of one figure: a line for every combination of the fields `rows`, a column for every value of
     the field `column`.
 
     Args:
         best: max or min: the best of the lines that differ in the last of `rows` alone is bold; None for none.
+        cell: what stands in a cell.
 
     Raises:
         ValueError: two records for one cell, an unknown field, or a figure that no record has.
@@ -98,10 +120,11 @@ def pivot(
     def text(key: tuple[Any, ...], place: Any) -> str:
         if place not in cells[key]:
             return NOTHING
-        number = quantity(figure).number(cells[key][place].value)
+        number = value_alone(quantity(figure), cells[key][place])
         rivals = [line[place].value for other, line in cells.items() if other[:-1] == key[:-1] and place in line]
         first = best is not None and len(rivals) > 1 and number == quantity(figure).number(best(rivals))
-        return f"**{number}**" if first else number
+        shown = cell(quantity(figure), cells[key][place])
+        return f"**{shown}**" if first else shown
 
     lines = [[*map(str, key), *(text(key, place) for place in columns)] for key in cells]
     return markdown_lines([*(field.split(".")[0] for field in rows), *map(str, columns)], lines, left=len(rows))
