@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
+import math
 import os
 import subprocess
 import sys
@@ -33,9 +35,33 @@ ALONGSIDE = {
     "metric=plane": TINY_PLANE[:1],
     "metric=distances": ["test.samples=32", "metric.judges.1.sets=4"],
     "experiment=mixture": TOY[1:],
+    "metric=toy_many": [*TINY_PLANE[:1], *TOY[1:]],
+    # two sets of a few samples make no FID worth the name, but a run
+    "method=ays_fid": ["metric=teacher", "search.samples=12", "method.max_sweeps=1", "method.levels=16"],
     "method=ays_published": [*TINY_PLANE, "method.max_sweeps=1", "method.max_iterations=1"],
     "experiment=solver_orders_mixture": ["nfe=null", "teacher.solver=heun", "test.samples=32"],
     "experiment=solver_orders_mnist": ["nfe=null", "test.samples=32", "metric.judges.1.sets=4"],
+    "experiment=ays_images": [
+        "~dataset",
+        "search.data=null",
+        "search.samples=12",
+        "rivals.oss.samples=2",
+        "teacher.solver=euler",
+        "method.max_sweeps=1",
+        "method.levels=16",
+        "metric.judges.1.sets=4",
+    ],
+    **{
+        f"experiment=ays_toys{grid}": [
+            "nfe=null",
+            "search.samples=16",
+            "search.data=16",
+            "rivals.ays_order_2.levels=16",
+            "method.levels=16",
+            *TOY[1:],
+        ]
+        for grid in ("", "_8x8", "_8x4", "_6x6")
+    },
     # OSS needs a solver that is deterministic
     **{
         f"solver={name}": [*TINY_PLANE, "method=edm", "~method@rivals.oss_pooled"]
@@ -67,7 +93,8 @@ def start(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> Non
 def test_every_choice_of_every_group_runs(choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     group = choice.split("=")[0]
     small = [o for o in TINY if not (group == "logger" and o.startswith("logger"))]
-    plane = TINY_PLANE if group in ("process", "solver", "method", "runner", "logger") else []
+    anywhere = group in ("process", "solver", "method", "runner", "logger") and choice != "method=ays_fid"
+    plane = TINY_PLANE if anywhere else []
     start(monkeypatch, tmp_path, choice, *dict.fromkeys([*small, *plane, *ALONGSIDE.get(choice, [])]))
     results = json.loads((tmp_path / "metrics.json").read_text())
     assert {row["steps"] for row in results["rows"]} == {2, 3, 6}
@@ -164,6 +191,32 @@ def test_full_disk_leaves_no_half_written_file(tmp_path: Path, monkeypatch: pyte
     assert "No space left" in capsys.readouterr().err
     left = [path for path in tmp_path.rglob("*") if path.is_file() and ".hydra" not in path.parts]
     assert all(path.suffix == ".log" for path in left), left
+
+
+def _small_mnist(folder: Path, count: int, side: int) -> None:
+    """The start of a training set, in LeCun's format."""
+    for kind, shape in (("images-idx3", (count, side, side)), ("labels-idx1", (count,))):
+        head = bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape)
+        body = bytes(k % 10 for k in range(math.prod(shape)))
+        (folder / f"train-{kind}-ubyte.gz").write_bytes(gzip.compress(head + body))
+
+
+def test_data_for_methods_that_need_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """Of a dataset, with its labels, or of a model whose distribution is known."""
+    _small_mnist(tmp_path, 20, 28)
+    chosen = [*TINY, "method=ays", "method.levels=8", "method.max_sweeps=1", f"paths.data={tmp_path}"]
+    start(monkeypatch, tmp_path / "images", *chosen, "dataset=mnist", "search.data=16")
+    start(monkeypatch, tmp_path / "plane", *chosen, *TINY_PLANE, "search.data=9")
+    for name, data in (("images", 16), ("plane", 9)):
+        assert Schedule.load(tmp_path / name / "schedule_3.json").metadata["samples"] == data
+    for overrides, message in (
+        (["dataset=mnist", "search.data=21"], "search.data=21, but MNIST has 20 images"),
+        (["dataset=mnist", "search.data=5", *TINY_PLANE], "MNIST has images of shape (1, 28, 28), mixture makes (2,)"),
+        (["search.data=5"], "search.data=5 needs data: choose a dataset"),
+    ):
+        with pytest.raises(SystemExit):
+            start(monkeypatch, tmp_path / "no", *chosen, *overrides)
+        assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_evaluations_instead_of_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

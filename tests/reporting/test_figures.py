@@ -10,7 +10,14 @@ from PIL import Image
 from optsteps.comparison import Row
 from optsteps.processes import EDM, VP, Flow
 from optsteps.reporting.canvas import COLOURS, LevelAxis, looks
-from optsteps.reporting.figures import loss_curve_png, path_error_png, samples_figure, samples_png, schedules_png
+from optsteps.reporting.figures import (
+    density_png,
+    loss_curve_png,
+    path_error_png,
+    samples_figure,
+    samples_png,
+    schedules_png,
+)
 
 
 def _pixels(png: bytes | None) -> np.ndarray:
@@ -82,6 +89,19 @@ def test_samples_are_drawn_by_their_shape() -> None:
     assert _has(image, "#c4c4c4")
     series = Row("teacher", 100, 100, None, noise(4, 7), {})
     assert samples_figure([series], series, 10) is None
+
+
+def test_many_points_are_drawn_as_a_density() -> None:
+    """Two rows of one set of points differ where one of them has collapsed."""
+    points = noise(5000, 2)
+    image = _pixels(density_png({"teacher": points, "collapsed": 0.1 * points}, "title"))
+    dark = (image.sum(-1) < 60).sum(0)  # nearly black, by column of the picture
+    half = image.shape[1] // 2
+    assert dark[half:].sum() > 1.2 * dark[:half].sum() > 0
+    rows = [Row(name, n, n, None, points, {}) for name, n in (("teacher", 100), ("oss", 5))]
+    assert samples_figure(rows[1:], rows[0]) == density_png(
+        {"teacher (100 NFE)": points, "oss": points}, "5 NFE, the same noise"
+    )
 
 
 def test_loss_curves() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from optsteps.metrics import Interval
-from optsteps.reporting.pivot import Record, pivot, read_records
+from optsteps.reporting.pivot import Record, pivot, read_records, value_and_interval
 
 
 def record(solver: str, method: str, nfe: int, psnr: float) -> Record:
@@ -36,6 +36,11 @@ def test_lines_columns_and_the_best_of_a_group() -> None:
     assert "**" not in pivot(RECORDS, ["solver.name", "method"], "nfe", "psnr", None)
 
 
+def test_intervals_in_the_cells() -> None:
+    table = pivot(RECORDS, ["solver.name", "method"], "nfe", "psnr", max, value_and_interval)
+    assert "| heun | edm | - | **41.00 [40.00, 42.00]** |" in table.splitlines()
+
+
 def test_errors_name_what_is_wrong() -> None:
     with pytest.raises(ValueError, match=r"two results for .*'oss'.* at nfe = 10; add the field"):
         pivot(RECORDS, ["method"], "nfe", "psnr", max)
@@ -51,18 +56,20 @@ def test_runs_are_read_with_their_config(tmp_path: Path) -> None:
         (run / ".hydra").mkdir(parents=True)
         (run / ".hydra" / "config.yaml").write_text(
             f"name: run${{seed}}\nseed: 3\nsolver: {{name: {solver}}}\nnfe: [5, 10]\nteacher: {{solver: null}}\n"
+            "logger: {save_dir: '${hydra:runtime.output_dir}'}\n"
         )
         rows = [
             {"method": "oss", "steps": nfe // 2, "nfe": nfe, "oracle": False,
              "figures": {"fid": {"value": nfe, "low": 0.0, "high": 9.0}}}
             for nfe in (4, 10, 200)
         ]  # fmt: skip
-        (run / "metrics.json").write_text(json.dumps({"rows": rows}))
+        (run / "metrics.json").write_text(json.dumps({"rows": rows, "facts": {"device": "cpu"}}))
     records = read_records(tmp_path)
     assert [(r.fields["solver.name"], r.fields["nfe"], r.fields["budget"]) for r in records] == [
         (solver, nfe, budget) for solver in ("euler", "heun") for nfe, budget in ((4, 5), (10, 10), (200, 200))
     ]
     assert (records[0].fields["teacher.solver"], records[0].fields["name"]) == (None, "run3")
+    assert records[0].fields["facts.device"] == "cpu"
     assert records[0].figures["fid"] == Interval(4, 0.0, 9.0)
     with pytest.raises(FileNotFoundError, match="no run"):
         read_records(tmp_path / "elsewhere")
