@@ -44,7 +44,8 @@ class AYS(ShardedMethod):
             of D has the larger bound of the two, and its descent makes samples worse at once, under second-order
             solvers too (experiments/ays_toys): try 2 from 20 steps on.
         starts: the hand-made families where descents start; each is walked, and the choice is among all of them.
-        levels: steps of the grid, uniform in log noise level between the teacher's ends.
+        levels: steps of the grid, uniform in log noise level between the teacher's ends; at least four times the steps
+            of the longest schedule are taken.
         choose: "judged": by the criterion, of the schedules from the starts to convergence; "last": the schedule after
             `max_sweeps`, stopped by hand (of least bound where there are several starts); "optimum": of all on the
             grid, by dynamic programming.
@@ -63,14 +64,14 @@ class AYS(ShardedMethod):
 
     Raises:
         ValueError: unknown `choose` or `criterion`, an order that is not known, no start; in `search`, an unknown
-            start, more steps than the grid has, or one step where the teacher ends at noise level 0.
+            start, or one step where the teacher ends at noise level 0.
     """
 
     def __init__(
         self,
         order: int = 1,
         starts: Sequence[str] = ("edm", "logsnr"),
-        levels: int = 128,
+        levels: int = 64,
         choose: Choice = "judged",
         criterion: Literal["teacher", "distribution"] | Criterion | None = None,
         max_sweeps: int = 300,
@@ -104,7 +105,7 @@ class AYS(ShardedMethod):
             part = _Part()
             if problem.data is None or self._criterion(problem) == "teacher":
                 part.teacher = teacher_samples(problem, denoiser, index, self.max_batch, self.seed)
-            part.tables = self._measured(problem, denoiser, index, part.teacher, cond)
+            part.tables = self._measured(problem, denoiser, steps, index, part.teacher, cond)
         else:
             part = previous
             for n, path in decision.paths.items():
@@ -150,7 +151,13 @@ class AYS(ShardedMethod):
         return SearchResult(schedules, evaluations / len(problem.noise), evidence=evidence)
 
     def _measured(
-        self, problem: SearchProblem, denoiser: CountedDenoiser, index: Tensor, teacher: Tensor | None, cond: Cond
+        self,
+        problem: SearchProblem,
+        denoiser: CountedDenoiser,
+        steps: Sequence[int],
+        index: Tensor,
+        teacher: Tensor | None,
+        cond: Cond,
     ) -> list[CoupledTable]:
         """The table of this shard's data in blocks: the teacher's samples, or the shard's share of the problem's."""
         if problem.data is None:
@@ -161,7 +168,7 @@ class AYS(ShardedMethod):
             first, last = (round(int(k) * per_sample) for k in (index[0], index[-1] + 1))
             numbers = torch.arange(first, last)
             data, cond = problem.data[first:last], take(problem.data_cond, numbers)
-        levels = grid(problem, self.levels)
+        levels = grid(problem, max(self.levels, 4 * max(steps)))
         tables = []
         for block in torch.arange(len(numbers)).split(self.block_size):
             generators = [sample_generator(self.seed, int(k), stream=2) for k in numbers[block]]

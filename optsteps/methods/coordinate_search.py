@@ -22,11 +22,11 @@ def descend(
         movable: boolean [n+1], which points may move; None for all inner ones.
 
     Raises:
-        ValueError: an even number of candidates, or fewer than 3.
+        ValueError: an even number of candidates, fewer than 3, or more steps than the bound has levels for.
     """
     if candidates < 3 or candidates % 2 == 0:
         raise ValueError(f"candidates must be odd and at least 3, the point itself being one; got {candidates}")
-    path = [klub.snap(start)]
+    path = [klub.snap_apart(start)]
     for _ in range(max_sweeps):
         path.append(sweep(klub, path[-1], candidates, movable))
         if torch.equal(path[-1], path[-2]):

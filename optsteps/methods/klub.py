@@ -47,6 +47,14 @@ class Klub(ABC):
     def snap(self, levels: Tensor) -> Tensor:
         """The nearest levels at which the bound is known, of the same shape."""
 
+    @abstractmethod
+    def snap_apart(self, levels: Tensor) -> Tensor:
+        """A schedule [n+1] of such levels, each near its own, no two of them the same.
+
+        Raises:
+            ValueError: there are fewer such levels than n+1.
+        """
+
     def of(self, levels: Tensor) -> Tensor:
         """The bound of schedules [..., n+1] -> [...]."""
         before = torch.cat([torch.full_like(levels[..., :1], torch.nan), levels[..., :-2]], -1)
@@ -94,6 +102,13 @@ class TabulatedKlub(Klub):
 
     def snap(self, levels: Tensor) -> Tensor:
         return self.levels[self.place(levels)]
+
+    def snap_apart(self, levels: Tensor) -> Tensor:
+        last, number = len(self.levels) - 1, torch.arange(len(levels))
+        if number[-1] > last:
+            raise ValueError(f"a grid of {last} steps has no schedule of {int(number[-1])}")
+        place = (self.place(levels) - number).cummax(0).values + number
+        return self.levels[torch.minimum(place, last - number.flip(0))]
 
     def optimum(self, steps: int) -> Tensor:
         """The schedule [steps+1] of least bound of all on the grid from its first to its last level, by dynamic

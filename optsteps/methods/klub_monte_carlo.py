@@ -50,6 +50,9 @@ class MonteCarloKlub(Klub):
     def snap(self, levels: Tensor) -> Tensor:
         return levels
 
+    def snap_apart(self, levels: Tensor) -> Tensor:
+        return levels
+
     def terms(self, before: Tensor, noisy: Tensor, clean: Tensor) -> Tensor:
         walks = zip(before.tolist(), noisy.tolist(), clean.tolist(), strict=True)
         return torch.stack([self.samples(*walk).mean() for walk in walks])
