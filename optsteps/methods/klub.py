@@ -56,7 +56,7 @@ class Klub(ABC):
         """
 
     def of(self, levels: Tensor) -> Tensor:
-        """The bound of schedules [..., n+1] -> [...]."""
+        """The bound of schedules [..., n+1], snapped, -> [...]."""
         before = torch.cat([torch.full_like(levels[..., :1], torch.nan), levels[..., :-2]], -1)
         shape = before.shape
         terms = self.terms(*(part.reshape(-1) for part in (before, levels[..., :-1], levels[..., 1:])))

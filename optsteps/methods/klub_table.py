@@ -85,8 +85,9 @@ class CoupledTable:
         return TabulatedKlub(self.levels, later + later.T, order)
 
     def estimate(self, schedule: Tensor, order: int = 1) -> tuple[float, float, float]:
-        """The bound of a schedule [n+1]; its standard error over the blocks (jackknife, leaving out one at a time; NaN
-        for one block); and what the trapezoidal rule loses at most: how far halving the levels moves it."""
+        """The bound of a schedule [n+1] at the table's nearest levels; its standard error over the blocks (jackknife,
+        leaving out one at a time; NaN for one block); and what the trapezoidal rule loses at most: how far halving the
+        levels moves it."""
         left = self.counts.sum() - self.counts
         without = (self.sums.sum(0) - self.sums) / left[:, None, None]
         values = TabulatedKlub(self.levels, without, order).of(schedule)

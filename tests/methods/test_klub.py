@@ -21,8 +21,11 @@ from optsteps.methods.klub import TabulatedKlub
 from optsteps.methods.klub_monte_carlo import MonteCarloKlub, gaussian_term
 from optsteps.methods.klub_table import CoupledTable
 from optsteps.models.analytic import Gaussian, GaussianMixture
-from optsteps.noise import sample_generator
+from optsteps.models.base import pretrained
+from optsteps.noise import sample_generator, unit_noise
 from optsteps.processes import EDM, VP, Flow, Process
+from optsteps.solvers import build_solver
+from optsteps.trajectories import end_points
 
 GAUSSIANS = [(0.25, 1), (0.25, 64), (1.0, 1), (1.0, 64)]
 MIXTURE = GaussianMixture([[-2.0, 0.0], [2.0, 0.5], [0.0, 2.0]], [0.3, 0.2, 0.5], [1.0, 2.0, 1.0])
@@ -282,3 +285,36 @@ def test_errors() -> None:
         MonteCarloKlub(MIXTURE.denoiser(EDM()), EDM(), torch.zeros(1, 2), order=0)
     with pytest.raises(ValueError, match="c is a standard deviation and must be positive, got -1"):
         MonteCarloKlub(MIXTURE.denoiser(EDM()), EDM(), torch.zeros(1, 2), c=-1)
+
+
+@pytest.mark.slow
+def test_a_learned_network() -> None:
+    """Ten schedules of the shipped model: the coupled table against Monte Carlo with eight times the samples, other
+    data and fresh noise for every interval. Data are the model's own samples."""
+    model = pretrained("mnist", "shipped:mnist", EDM(), torch.device("cpu"), [1, 28, 28], 80.0, 0.002)
+    count, more = 128, 1024
+    index = range(count + more)
+    labels = model.cond(index, torch.device("cpu"))
+    assert labels is not None
+    start = build_schedule("logsnr", EDM(), 8, t_max=80.0, t_min=0.002)
+    data = end_points(model.denoiser, start, build_solver("dpmpp_2m"), unit_noise(0, index, model.shape), labels)
+    levels = log_grid(64)
+    table = CoupledTable.joined(
+        [
+            CoupledTable.measure(
+                model.denoiser, EDM(), data[part], labels[part], levels, [sample_generator(5, int(k)) for k in part]
+            )
+            for part in torch.arange(count).split(16)
+        ]
+    )
+    fresh = MonteCarloKlub(model.denoiser, EDM(), data[count:], labels[count:], seed=9)
+    descents = [descend(table.klub(), edm(6), sweeps)[-1] for sweeps in (3, 300)]
+    schedules = [table.klub().snap(make(n)) for make in (edm, log_grid) for n in (3, 4, 5, 7)] + descents
+    assert len(schedules) == 10
+    for schedule in schedules:
+        value, error, quadrature = table.estimate(schedule)
+        terms = [fresh.samples(math.nan, *ends) for ends in itertools.pairwise(schedule.tolist())]
+        truth = sum(term.mean().item() for term in terms)
+        spread = math.sqrt(sum(term.var().item() / more for term in terms))
+        print(f"{len(schedule) - 1} steps: {value:.0f} +- {error:.0f} +- {quadrature:.0f}, {truth:.0f} +- {spread:.0f}")
+        assert abs(value - truth) < 3 * math.hypot(error, spread) + quadrature
