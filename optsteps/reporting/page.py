@@ -75,7 +75,7 @@ def _schedules(records: Sequence[Record], layout: Layout) -> Section:
     caption = (
         "The noise level (noise-to-signal ratio) at which each step of a schedule begins and ends, on a log axis. "
         "Where a method found different schedules in repeated runs, the first is drawn in full and the others thin. A "
-        "click on a name hides it."
+        "click on a name hides it. Hollow marks on a dotted line stand for noise level 0 or infinity."
     )
     return Section(
         "schedules",
@@ -118,7 +118,8 @@ def _qualities(records: Sequence[Record], layout: Layout) -> list[Section]:
         Section(
             "cost",
             "Quality against the cost of the search",
-            "What a method spent, per sample of its search and once for all step counts, and what its schedule gives. "
+            "Across: what a method spent, per sample of its search, on the schedules of all step counts together. Up: "
+            "what its schedule gives. "
             f"{bars}",
             (*groups, "value", "NFE"),
             costs,

@@ -53,14 +53,13 @@ def schedules_plot(records: Sequence[Record], style: Mapping[str, Look]) -> go.F
                 **_look(method, style[method], thin=k > 0),
                 marker_symbol=[_SYMBOLS[style[method].marker] + "-open" * bool(end) for end in hollow],
             )
-    figure.update_yaxes(type="log", dtick=1, range=[math.log10(limit) for limit in scale.limits])
+    ends = [(scale.floor, "0")] * scale.zero + [(scale.ceiling, "∞")] * scale.infinity
+    for place, _ in ends:
+        figure.add_hline(place, line={"color": FAINT, "dash": "dot", "width": 1})
+    low, high = (math.log10(limit) for limit in scale.limits)
+    _log_ticks(figure.layout.yaxis, [10.0**power for power in range(math.ceil(low), math.floor(high) + 1)], ends)
+    figure.update_yaxes(range=[low, high])
     figure.update_xaxes(tickformat="d")
-    for present, place, name in (
-        (scale.zero, scale.floor, "noise level 0"),
-        (scale.infinity, scale.ceiling, "infinite noise level"),
-    ):
-        if present:
-            figure.add_hline(place, line={"color": FAINT, "dash": "dot", "width": 1}, annotation_text=name)
     return figure
 
 
@@ -80,8 +79,10 @@ def quality_plot(cells: Sequence[Cell], style: Mapping[str, Look]) -> go.Figure:
             hovertemplate="%{x:g} NFE: %{customdata}",
             **_look(method, style[method], oracle=found[0].role == "oracle"),
         )
-    figure.update_xaxes(tickvals=sorted({cell.nfe for cell in cells if cell.role != "reference"}))
+    spent = sorted({cell.nfe for cell in cells if cell.role != "reference"})
+    figure.update_xaxes(tickvals=spent)
     _value_axis(figure, cells)
+    _teacher(figure, cells, (spent[0], spent[-1]))
     return figure
 
 
@@ -106,14 +107,11 @@ def cost_plot(cells: Sequence[Cell], style: Mapping[str, Look]) -> go.Figure:
             hovertemplate="%{text} search NFE: %{customdata}",
             **{**_look(method, style[method]), "mode": "markers", "marker_size": 13},
         )
-    powers = range(first, last + 1)
-    figure.update_xaxes(
-        type="log",
-        range=[first - 1.3, last + 0.2],
-        tickvals=[10.0 ** (first - 1), *(10.0**power for power in powers)],
-        ticktext=["no search", *(f"{10**power:,}" for power in powers)],
-    )
+    powers = [10.0**power for power in range(first, last + 1)]
+    _log_ticks(figure.layout.xaxis, powers, [(10.0 ** (first - 1), "no search")])
+    figure.update_xaxes(range=[first - 1.3, last + 0.2])
     _value_axis(figure, cells)
+    _teacher(figure, cells, (10.0 ** (first - 1), 10.0**last))
     return figure
 
 
@@ -123,7 +121,7 @@ def _figure(x: str, y: str) -> go.Figure:
         layout={
             "template": "none",
             "height": 460,
-            "margin": {"l": 80, "r": 20, "t": 20, "b": 60},
+            "margin": {"l": 80, "r": 20, "t": 40, "b": 60},
             "font": {"family": _FONT, "size": 14, "color": INK},
             "xaxis": {**axis, "title": {"text": x}},
             "yaxis": {**axis, "title": {"text": y}, "automargin": True},
@@ -179,25 +177,42 @@ def _axis_title(cell: Cell) -> str:
 
 
 def _value_axis(figure: go.Figure, cells: Sequence[Cell]) -> None:
-    """A log axis where the values ask for one, and the teacher's value."""
+    """A log axis where the values ask for one."""
     scale = quantity(cells[0].figure).scale
     values = [scale * cell.interval.value for cell in cells]
-    if min(values) > 0 and max(values) / min(values) > _WIDE:
-        ends = [scale * end for cell in cells for end in (cell.interval.low, cell.interval.high)]
-        # an interval that reaches 0 is cut off
-        low, high = math.log10(min(v for v in values + ends if v > min(values) / 3)), math.log10(max(values + ends))
-        margin = 0.05 * (high - low)
-        # 1, 2, 5, 10, ... as long as there is room for them
-        ticks = "D2" if high - low < 2.5 else 1
-        figure.update_yaxes(type="log", range=[low - margin, high + margin], dtick=ticks)
+    if min(values) <= 0 or max(values) / min(values) <= _WIDE:
+        return
+    ends = [scale * end for cell in cells for end in (cell.interval.low, cell.interval.high)]
+    # an interval that reaches 0 is cut off
+    low, high = math.log10(min(v for v in values + ends if v > min(values) / 3)), math.log10(max(values + ends))
+    # 1, 2, 5, 10, ... as long as there is room for them
+    leading = (1, 2, 5) if high - low < 2.5 else (1,)
+    _log_ticks(
+        figure.layout.yaxis,
+        [k * 10.0**power for power in range(math.floor(low), math.ceil(high)) for k in leading],
+    )
+    margin = 0.05 * (high - low)
+    figure.update_yaxes(range=[low - margin, high + margin])
+
+
+def _log_ticks(axis: Any, ticks: Sequence[float], named: Sequence[tuple[float, str]] = ()) -> None:
+    """Make `axis` logarithmic, its ticks labelled in full, and those of `named` by their names."""
+    labels = [f"{tick:,.0f}" if tick >= 1 else f"{tick:g}" for tick in ticks]
+    axis.type = "log"
+    axis.tickvals = [*ticks, *(place for place, _ in named)]
+    axis.ticktext = [*labels, *(name for _, name in named)]
+
+
+def _teacher(figure: go.Figure, cells: Sequence[Cell], across: tuple[float, float]) -> None:
+    """The teacher's value as a line."""
+    scale = quantity(cells[0].figure).scale
     for cell in cells:
         if cell.role == "reference":
-            figure.add_hline(
-                scale * cell.interval.value,
-                line={"color": FAINT, "dash": "dot", "width": 1.5},
-                annotation={
-                    "text": f"teacher, {cell.nfe:g} NFE",
-                    "font": {"color": FAINT, "size": 13},
-                    "xanchor": "right",
-                },
+            figure.add_scatter(
+                x=across,
+                y=[scale * cell.interval.value] * 2,
+                name=f"teacher ({cell.nfe:g} NFE)",
+                mode="lines",
+                line={"color": FAINT, "dash": "dot", "width": 1.8},
+                hovertemplate=" ".join(value_and_detail(cell)),
             )
