@@ -9,7 +9,7 @@ from optsteps.files import write_atomically
 from optsteps.reporting.aggregate import aggregate
 from optsteps.reporting.latex import latex_sheet
 from optsteps.reporting.layout import METHOD, Layout, field_label, listed
-from optsteps.reporting.records import Record, in_order
+from optsteps.reporting.records import Record, as_label, in_order
 from optsteps.reporting.sheets import markdown_sheet, sheet, shown_value, tidy_csv
 from optsteps.reporting.tables import TEACHER
 
@@ -71,7 +71,7 @@ def _summary(records: Sequence[Record], layout: Layout) -> str:
     judged = [record for record in records if record.fields[METHOD] != TEACHER]
     said = []
     for name in (*layout.group, METHOD, *layout.over):
-        values = [shown_value(value) for value in in_order(str(record.fields.get(name)) for record in judged)]
+        values = [shown_value(value) for value in in_order(as_label(record.fields.get(name)) for record in judged)]
         said.append(f"{field_label(name)}: {listed(values)}.")
     if layout.baseline is not None:
         said.append(f"Compared with {layout.baseline}.")

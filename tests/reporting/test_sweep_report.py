@@ -197,3 +197,26 @@ def test_a_browser_draws_the_page(report: Path, tmp_path: Path) -> None:
         assert image.width == 1400
     # the first two of the methods' colours: something was painted
     assert {(0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2)} <= colours
+
+
+@pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is on the PATH")
+def test_the_choosers_change_what_is_seen(report: Path, tmp_path: Path) -> None:
+    """The last of every choice: FID at 10 NFE, ten steps, the last seed, a solver of which there is one run."""
+    last = """<script>
+    for (const select of document.querySelectorAll("select")) {
+      select.selectedIndex = select.options.length - 1;
+      select.dispatchEvent(new Event("change"));
+    }
+    </script>"""
+    page = tmp_path / "report.html"
+    page.write_text((report / "report.html").read_text().replace("</body>", last + "</body>"))
+    dom = _browse(page, "--dump-dom")
+    seen = {name: dom[dom.index(f'id="{name}"') :].split("</section>")[0] for name in ("schedules", "quality", "cost")}
+    assert "FID (lower is better)" in seen["quality"]
+    assert "FID (lower is better)" in seen["cost"]
+    assert "teacher (100 NFE)" in seen["quality"]
+    # the other solver ran with oss alone
+    assert "ays" not in seen["schedules"].split('class="plot')[1]
+    pictures = dom[dom.index('id="samples"') :].split("</section>")[0]
+    shown = pictures[pictures.index('data-key="10\n2">') :].split("</div>")[0]
+    assert re.findall("<figcaption>(.*?)</figcaption>", shown) == ["euler, oss, run 2", "euler, ays, run 5"]
