@@ -209,7 +209,12 @@ def as_data(row: Row) -> dict[str, Any]:
         "noise_levels": None if row.schedule is None else row.schedule.noise_levels.tolist(),
         "path_error": None if row.path_error is None else row.path_error.tolist(),
         "figures": {
-            name: {"value": f.interval.value, "low": f.interval.low, "high": f.interval.high}
+            name: {
+                "value": f.interval.value,
+                "low": f.interval.low,
+                "high": f.interval.high,
+                "higher_is_better": f.higher_is_better,
+            }
             for name, f in row.figures.items()
         },
     }

@@ -172,7 +172,7 @@ def test_a_row_as_data() -> None:
     schedule = build_schedule("edm", EDM(), 4, **ENDS)
     data = as_data(given.judge("edm", schedule))
     assert data["times"] == schedule.times.tolist() == data["noise_levels"]
-    assert data["figures"] == {"constant": {"value": 1.0, "low": 1.0, "high": 1.0}}
+    assert data["figures"] == {"constant": {"value": 1.0, "low": 1.0, "high": 1.0, "higher_is_better": True}}
     assert (data["samples"], len(data["path_error"])) == (40, 5)
 
 

@@ -1,71 +1,16 @@
-"""Tables over many runs: what their folders say, laid out by any fields of their configs."""
+"""One figure of many runs as a table, laid out by any fields of their configs."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
-
-from omegaconf import OmegaConf
 
 from optsteps.metrics.statistics import Interval
 from optsteps.reporting.quantities import Quantity, quantity
+from optsteps.reporting.records import Record, gather, in_order, read_records, with_figure
 from optsteps.reporting.tables import NOTHING, markdown_lines
 
-
-@dataclass(frozen=True)
-class Record:
-    """One row of one run's comparison.
-
-    Attributes:
-        fields: the run's resolved config by dotted keys, and the row's "method", "steps", "nfe", "budget" (the least of
-            the run's `nfe` that pays for it; its own where the run counted steps) and "oracle".
-        figures: by name.
-    """
-
-    fields: dict[str, Any]
-    figures: dict[str, Interval]
-
-
-def read_records(folder: Path) -> list[Record]:
-    """Every row of every run below `folder`.
-
-    Raises:
-        FileNotFoundError: no run there.
-    """
-    found = [record for path in sorted(folder.rglob("metrics.json"), key=_natural) for record in _records(path)]
-    if not found:
-        raise FileNotFoundError(f"no run (a folder with metrics.json) below {folder}")
-    return found
-
-
-def _natural(path: Path) -> list[tuple[bool, int | str]]:
-    """A key that puts run 2 before run 10."""
-    return [(not part.isdigit(), int(part) if part.isdigit() else part) for part in path.parts]
-
-
-def _records(path: Path) -> Iterable[Record]:
-    config: Any = OmegaConf.load(path.parent / ".hydra" / "config.yaml")
-    config.pop("logger", None)  # refers to Hydra's own run, which is over
-    run = dict(_flat(OmegaConf.to_container(config, resolve=True), ""))
-    metrics = json.loads(path.read_text())
-    run |= {f"facts.{name}": value for name, value in metrics["facts"].items()}
-    for row in metrics["rows"]:
-        own = {key: row[key] for key in ("method", "steps", "nfe", "oracle")}
-        budget = min((n for n in run.get("nfe") or [] if n >= row["nfe"]), default=row["nfe"])
-        figures = {name: Interval(f["value"], f["low"], f["high"]) for name, f in row["figures"].items()}
-        yield Record({**run, **own, "budget": budget}, figures)
-
-
-def _flat(tree: Any, prefix: str) -> Iterable[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
+__all__ = ["Record", "pivot", "read_records", "value_alone", "value_and_interval"]
 
 Cell = Callable[[Quantity, Interval], str]
 
@@ -96,26 +41,12 @@ def pivot(
         cell: what stands in a cell.
 
     Raises:
-        ValueError: two records for one cell, an unknown field, or a figure that no record has.
+        ValueError: two different results for one cell, an unknown field, or a figure that no record has.
     """
-    chosen = [record for record in records if figure in record.figures]
-    if not chosen:
-        known = sorted({name for record in records for name in record.figures})
-        raise ValueError(f"no row has the figure {figure!r}; there are {', '.join(known)}")
     cells: dict[tuple[Any, ...], dict[Any, Interval]] = {}
-    for record in chosen:
-        unknown = [field for field in (*rows, column) if field not in record.fields]
-        if unknown:
-            raise ValueError(f"a run has no field {unknown[0]!r}; it has {', '.join(sorted(record.fields))}")
-        line = cells.setdefault(tuple(record.fields[field] for field in rows), {})
-        place = record.fields[column]
-        if place in line:
-            raise ValueError(
-                f"two results for {dict(zip(rows, (record.fields[f] for f in rows), strict=True))} at {column} = "
-                f"{place}; add the field in which they differ to the rows"
-            )
-        line[place] = record.figures[figure]
-    columns = sorted({place for line in cells.values() for place in line})
+    for (*line, place), found in gather(with_figure(records, figure), [*rows, column], [], figure).items():
+        cells.setdefault(tuple(line), {})[place] = found[()].figures[figure]
+    columns = in_order(place for line in cells.values() for place in line)
 
     def text(key: tuple[Any, ...], place: Any) -> str:
         if place not in cells[key]:

@@ -10,13 +10,17 @@ from optsteps.metrics.statistics import Interval
 
 @dataclass(frozen=True)
 class Quantity:
-    """How a figure is written: `scale` times the number, in `unit`, by `digits`; a difference of it as `amount`."""
+    """How a figure is written: `scale` times the number, in `unit`, by `digits`; a difference of it as `amount`.
+
+    `higher_is_better` is its direction, None where neither is or nothing is known.
+    """
 
     label: str
     unit: str = ""
     scale: float = 1.0
     digits: str = "#.3g"
     amount: str = ""
+    higher_is_better: bool | None = None
 
     def number(self, value: float, sign: str = "") -> str:
         """`value` in this unit."""
@@ -37,15 +41,15 @@ class Quantity:
 
 
 QUANTITIES = {
-    "psnr": Quantity("PSNR", "dB", digits=".2f", amount="dB PSNR"),
-    "mse": Quantity("MSE"),
-    "accuracy": Quantity("accuracy", "%", 100, ".1f", "points of accuracy"),
-    "kid": Quantity("KID", "x 1000", 1000, ".2f", "thousandths of KID"),
-    "fid": Quantity("FID", digits=".2f"),
-    "precision": Quantity("precision", digits=".3f"),
-    "recall": Quantity("recall", digits=".3f"),
+    "psnr": Quantity("PSNR", "dB", digits=".2f", amount="dB PSNR", higher_is_better=True),
+    "mse": Quantity("MSE", higher_is_better=False),
+    "accuracy": Quantity("accuracy", "%", 100, ".1f", "points of accuracy", True),
+    "kid": Quantity("KID", "x 1000", 1000, ".2f", "thousandths of KID", False),
+    "fid": Quantity("FID", digits=".2f", higher_is_better=False),
+    "precision": Quantity("precision", digits=".3f", higher_is_better=True),
+    "recall": Quantity("recall", digits=".3f", higher_is_better=True),
     "nll": Quantity("NLL", "nats", digits=".3f", amount="nats of NLL"),
-    "sliced_wasserstein": Quantity("sliced Wasserstein"),
+    "sliced_wasserstein": Quantity("sliced Wasserstein", higher_is_better=False),
 }
 
 

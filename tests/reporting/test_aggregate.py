@@ -1,0 +1,181 @@
+"""Means over seeds, the best of a group and what is claimed, against numbers from elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from optsteps.comparison import VerdictRow
+from optsteps.metrics import Interval
+from optsteps.metrics.features import HIGHER_IS_BETTER
+from optsteps.reporting.aggregate import Cell, aggregate
+from optsteps.reporting.layout import Layout, choose_layout, telling_fields
+from optsteps.reporting.quantities import quantity
+from optsteps.reporting.records import Record, in_order, read_all
+
+BY_NFE = Layout(("method",), "nfe", ("psnr",), ("seed",), "edm")
+
+
+def record(method: str, seed: int, psnr: float, nfe: int = 5, said: str | None = None, oracle: bool = False) -> Record:
+    fields = {"method": method, "seed": seed, "nfe": nfe, "oracle": oracle}
+    held = () if said is None else (VerdictRow(method, "edm", nfe, nfe, "psnr", Interval(0, 0, 0), said),)  # type: ignore[arg-type]
+    return Record(fields, {"psnr": Interval(psnr, psnr - 1, psnr + 1)}, verdicts=held)
+
+
+def cells(records: list[Record], layout: Layout = BY_NFE) -> dict[str, Cell]:
+    return {cell.fields["method"]: cell for cell in aggregate(records, layout, "psnr")}
+
+
+@given(st.lists(st.floats(-50, 50), min_size=2, max_size=9), st.floats(-20, 20))
+def test_mean_and_interval_over_seeds(values: list[float], shift: float) -> None:
+    """scipy has the interval, and its paired test the verdict."""
+    rival = [value + shift + 0.3 * (-1) ** seed * seed for seed, value in enumerate(values)]
+    found = cells(
+        [record("oss", seed, v) for seed, v in enumerate(values)]
+        + [record("edm", seed, v) for seed, v in enumerate(rival)]
+    )
+    oss = found["oss"]
+    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values) or 1e-300)
+    assert oss.runs == len(values)
+    assert oss.interval.value == pytest.approx(np.mean(values), abs=1e-9)
+    assert (oss.interval.low, oss.interval.high) == pytest.approx((low, high), rel=2e-3, abs=1e-6)
+    p = stats.ttest_rel(values, rival).pvalue
+    if abs(p - 0.05) > 1e-3:
+        direction = "better" if np.mean(values) > np.mean(rival) else "worse"
+        assert oss.verdict == (direction if p < 0.05 else "no better")
+    assert found["edm"].verdict is None
+
+
+def test_by_hand() -> None:
+    """Of differences 1, 2 and 3 the mean is 2, the standard deviation 1, t = 4.303: 2 +- 2.484 covers 0."""
+    edm = [record("edm", seed, 20.0) for seed in range(3)]
+    for differences, said in (((1, 2, 3), "no better"), ((1, 1.1, 1.2), "better"), ((-1, -1.1, -1.2), "worse")):
+        found = cells([*edm, *(record("oss", seed, 20.0 + d) for seed, d in enumerate(differences))])
+        assert found["oss"].verdict == said
+    interval = cells([*edm, *(record("oss", seed, 20.0 + seed) for seed in range(3))])["oss"].interval
+    assert (interval.value, interval.high) == (pytest.approx(21.0), pytest.approx(21 + 4.30265 / 3**0.5, rel=1e-3))
+
+
+def test_a_single_run_keeps_its_interval_and_the_verdict_it_holds() -> None:
+    found = cells([record("oss", 0, 21, said="better"), record("edm", 0, 20), record("logsnr", 0, 19)])
+    assert found["oss"].interval == Interval(21, 20, 22)
+    assert (found["oss"].verdict, found["logsnr"].verdict) == ("better", None)
+    # the main method as the baseline: the verdict is turned round
+    turned = Layout(("method",), "nfe", ("psnr",), ("seed",), "oss")
+    found = cells([record("oss", 0, 21, said="better"), record("edm", 0, 20)], turned)
+    assert (found["oss"].verdict, found["edm"].verdict) == (None, "worse")
+
+
+def test_only_runs_of_the_same_seed_are_paired() -> None:
+    found = cells(
+        [record("oss", 0, 21), record("oss", 1, 22, said="better"), record("edm", 1, 20), record("edm", 2, 19)]
+    )
+    assert found["oss"].verdict is None
+    assert found["oss"].runs == 2
+
+
+def test_oracles_and_the_teacher_are_no_rivals() -> None:
+    records = [
+        record("teacher", 0, 99),
+        record("oracle", 0, 50, oracle=True),
+        record("oss", 0, 21),
+        record("edm", 0, 20),
+    ]
+    records += [record(r.fields["method"], 1, r.figures["psnr"].value + 1, oracle=r.fields["oracle"]) for r in records]
+    found = cells(records)
+    assert {name: cell.role for name, cell in found.items()} == {
+        "teacher": "reference", "oss": "rival", "edm": "rival", "oracle": "oracle",
+    }  # fmt: skip
+    assert list(found)[-1] == "oracle"
+    assert [name for name, cell in found.items() if cell.best] == ["oss"]
+    assert [name for name, cell in found.items() if cell.verdict] == ["oss"]
+
+
+def test_ties_as_shown_are_both_best_and_directions_count() -> None:
+    assert sum(cell.best for cell in cells([record("oss", 0, 24.001), record("edm", 0, 24.002)]).values()) == 2
+    for higher, best in ((True, "oss"), (False, "edm"), (None, None)):
+        records = [Record(r.fields, r.figures, {"psnr": higher}) for r in (record("oss", 0, 2), record("edm", 0, 1))]
+        assert [name for name, cell in cells(records).items() if cell.best] == ([best] if best else [])
+
+
+def test_directions_are_those_of_the_judges() -> None:
+    assert {name: quantity(name).higher_is_better for name in HIGHER_IS_BETTER} == HIGHER_IS_BETTER
+
+
+def test_a_rival_measured_by_two_runs_is_one_result() -> None:
+    same = [record("edm", 0, 20), record("edm", 0, 20 + 1e-9), record("oss", 0, 21)]
+    assert cells(same)["edm"].runs == 1
+    with pytest.raises(ValueError, match=r"two results for .*'edm'.*at seed = 0; add the field"):
+        cells([record("edm", 0, 20), record("edm", 0, 21)])
+
+
+def test_a_sweep(sweep: Path) -> None:
+    records = read_all([sweep, sweep / "0"])
+    layout = choose_layout(records)
+    assert layout == Layout(("solver.name", "method"), "budget", ("psnr", "fid"), ("seed",), "edm")
+    found = {tuple(cell.fields.values()): cell for cell in aggregate(records, layout, "psnr")}
+    oss, other = found["euler", "oss", 5], found["dpmpp_2m", "oss", 5]
+    assert (oss.runs, other.runs) == (3, 1)
+    rows = [json.loads((sweep / run / "metrics.json").read_text())["rows"][1] for run in "012"]
+    assert {(row["method"], row["nfe"]) for row in rows} == {("oss", 5)}
+    values = [row["figures"]["psnr"]["value"] for row in rows]
+    assert oss.interval.value == pytest.approx(np.mean(values))
+    assert (oss.verdict, oss.best, other.verdict, other.best) == ("better", True, "better", True)
+    # 0.15 and -0.25 and 0.15 apart: a draw
+    assert found["euler", "logsnr", 5].verdict == "no better"
+    assert found["dpmpp_2m", "logsnr", 5].verdict is None
+    assert (oss.nfe, oss.search_nfe, found["euler", "edm", 10].search_nfe) == (5, 4950, 0)
+
+
+def test_errors_name_what_is_wrong(sweep: Path, tmp_path: Path, write_run) -> None:
+    records = read_all([sweep])
+    for options, message in (
+        ({"rows": ["nonsense"]}, r"no field 'nonsense'; it has .*solver\.name"),
+        ({"column": "nonsense"}, "no field 'nonsense'"),
+        ({"over": ["nonsense"]}, "no field 'nonsense'"),
+        ({"figures": ["lpips"]}, "no row has the figure 'lpips'; there are fid, psnr"),
+        (
+            {"baseline": "cosine"},
+            "no run has the method 'cosine' to be the baseline; its rivals are oss, edm, logsnr, ays",
+        ),
+        ({"baseline": "teacher"}, "'teacher'"),
+        ({"baseline": "oss_per_sample"}, "'oss_per_sample'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            choose_layout(records, **options)
+    apart = choose_layout(records, rows=["method"], over=[])
+    with pytest.raises(ValueError, match=r"two results for .*; add the field .*among .*seed"):
+        aggregate(records, apart, "psnr")
+    with pytest.raises(FileNotFoundError, match=r"no run .* below"):
+        read_all([tmp_path])
+    broken = write_run(tmp_path / "broken") / "metrics.json"
+    broken.write_text("{")
+    with pytest.raises(ValueError, match=r"broken.metrics\.json is not JSON"):
+        read_all([tmp_path])
+    broken.write_text("[]")
+    with pytest.raises(ValueError, match=r"metrics\.json has no rows and facts"):
+        read_all([tmp_path])
+
+
+def test_the_fewest_fields_that_tell_runs_apart() -> None:
+    def run(**fields: object) -> Record:
+        return Record({"method": "oss", "nfe": 5, "seed": 0, **fields}, {})
+
+    names = {"solver.order": 3, "solver.name": "deis", "test.samples": 8, "method.average": "mean"}
+    assert telling_fields([run(**names), run(**{**names, "solver.name": "euler", "solver.order": None})]) == [
+        "solver.name",
+        "method",
+    ]
+    assert telling_fields([run(**names), run(**{**names, "solver.order": 2})]) == ["solver.order", "method"]
+    assert telling_fields([run(**names), run(**{**names, "seed": 1})], ["seed"]) == ["method"]
+    assert telling_fields([run(**names), run(**{**names, "method.average": "median"})]) == ["method"]
+
+
+def test_numbers_stand_in_their_order_and_words_as_they_come() -> None:
+    assert in_order([10, "b", 5.0, None, "a", 5, "b"]) == [5.0, 10, "b", None, "a"]
