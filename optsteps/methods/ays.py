@@ -40,9 +40,9 @@ class AYS(ShardedMethod):
     Data are the problem's, or where it has none the teacher's samples from its noise.
 
     Args:
-        order: of the bound, 1 for Stochastic-DDIM, 2 for SDE-DPM-Solver++(2M). Over a few steps a linear extrapolation
-            of D has the larger bound of the two, and its descent makes samples worse at once, under second-order
-            solvers too (experiments/ays_toys): try 2 from 20 steps on.
+        order: of the bound, 1 for Stochastic-DDIM, 2 for SDE-DPM-Solver++(2M). Over few and long steps a linear
+            extrapolation of D has the larger bound of the two, and 2 finds no better schedules than 1, under
+            second-order solvers either (experiments/ays_toys).
         starts: the hand-made families where descents start; each is walked, and the choice is among all of them.
         levels: steps of the grid, uniform in log noise level between the teacher's ends; at least four times the steps
             of the longest schedule are taken.
