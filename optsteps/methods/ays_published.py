@@ -10,9 +10,10 @@ from torch import Tensor
 
 from optsteps.denoisers import CountedDenoiser
 from optsteps.methods.ays import as_schedule, clean_data, ends_clean, start_levels
-from optsteps.methods.base import Method, SearchProblem, SearchResult, checked_steps
+from optsteps.methods.base import ALONE, Method, SearchProblem, SearchResult, checked_steps
 from optsteps.methods.coordinate_search import descend, interpolated, with_midpoints
 from optsteps.methods.klub_monte_carlo import MonteCarloKlub
+from optsteps.workers import Workers
 
 
 class PublishedAYS(Method):
@@ -48,7 +49,7 @@ class PublishedAYS(Method):
         self.max_sweeps, self.max_iterations, self.start, self.c = max_sweeps, max_iterations, start, c
         self.candidates, self.seed, self.max_batch = candidates, seed, max_batch
 
-    def search(self, problem: SearchProblem, steps: Sequence[int]) -> SearchResult:
+    def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
         begun = time.perf_counter()
         steps = checked_steps(steps)
         denoiser = CountedDenoiser(problem.denoiser)

@@ -6,6 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from optsteps.processes import Process
 from optsteps.sampling import check_batch
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
+from optsteps.workers import Alone, Workers
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,18 @@ class SearchResult:
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
+ALONE = Alone()
+
+
 class Method(ABC):
     """Anything that maps a problem and a list of step counts to schedules."""
 
     @abstractmethod
-    def search(self, problem: SearchProblem, steps: Sequence[int]) -> SearchResult:
+    def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
         """One schedule for every step count.
+
+        Args:
+            workers: who computes what is divided over samples; methods that are not divided leave them alone.
 
         Raises:
             ValueError: no step count, one below 1, or the problem does not suit the method.
@@ -115,7 +123,8 @@ class ShardedMethod(Method):
     def partial(
         self, problem: SearchProblem, steps: Sequence[int], index: Tensor, previous: Any = None, decision: Any = None
     ) -> Any:
-        """This round's contribution of the samples `index` [b]."""
+        """This round's contribution of the samples `index` [b]: what a store can hold (`optsteps.store`), tensors on
+        the CPU."""
 
     @abstractmethod
     def combine(
@@ -128,17 +137,33 @@ class ShardedMethod(Method):
             decision: what this returned in the round before, None in the first.
         """
 
-    def search(self, problem: SearchProblem, steps: Sequence[int]) -> SearchResult:
+    def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
         start = time.perf_counter()
         steps = checked_steps(steps)
         shards = torch.arange(len(problem.noise)).split(self.shard_size)
         partials: list[Any] = [None] * len(shards)
         decision: Any = None
-        while not isinstance(decision, SearchResult):
-            for number, index in enumerate(shards):
-                partials[number] = self.partial(problem, steps, index, partials[number], decision)
-            decision = self.combine(problem, steps, partials, decision)
+        for number in count():
+            part = workers.on("round", number=number)
+            partials, decision = self._round(problem, steps, part, shards, partials, decision)
+            if isinstance(decision, SearchResult):
+                break
         return replace(decision, seconds=time.perf_counter() - start)
+
+    def _round(
+        self,
+        problem: SearchProblem,
+        steps: Sequence[int],
+        workers: Workers,
+        shards: Sequence[Tensor],
+        partials: Sequence[Any],
+        decision: Any,
+    ) -> tuple[list[Any], Any]:
+        def compute(number: int) -> Any:
+            return self.partial(problem, steps, shards[number], partials[number], decision)
+
+        found = workers.shards(len(shards), compute)
+        return found, self.combine(problem, steps, found, decision)
 
 
 def checked_steps(steps: Sequence[int]) -> list[int]:

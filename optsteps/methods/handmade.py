@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from optsteps.methods.base import Method, SearchProblem, SearchResult, checked_steps
+from optsteps.methods.base import ALONE, Method, SearchProblem, SearchResult, checked_steps
 from optsteps.schedules import FAMILIES, Final, build_schedule
+from optsteps.workers import Workers
 
 
 class HandMade(Method):
@@ -27,7 +28,7 @@ class HandMade(Method):
             raise ValueError(f"unknown schedule {family!r}; known: {', '.join(FAMILIES)}")
         self.family, self.final, self.parameters = family, final, parameters
 
-    def search(self, problem: SearchProblem, steps: Sequence[int]) -> SearchResult:
+    def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
         t = problem.teacher.times.tolist()
         t_min = t[-2] if self.final == "zero" and t[-1] == problem.process.t_clean else t[-1]
         return SearchResult(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from optsteps.methods.klub import TabulatedKlub
 from optsteps.processes import Process
 
 
+@dataclass(frozen=True, eq=False)
 class CoupledTable:
     """E|D_s - D_t|^2 for all pairs of K+1 noise levels, each level evaluated once per data sample.
 
@@ -24,8 +27,10 @@ class CoupledTable:
         counts: [blocks], samples in each.
     """
 
-    def __init__(self, levels: Tensor, sums: Tensor, errors: Tensor, counts: Tensor) -> None:
-        self.levels, self.sums, self.errors, self.counts = levels, sums, errors, counts
+    levels: Tensor
+    sums: Tensor
+    errors: Tensor
+    counts: Tensor
 
     @classmethod
     def measure(

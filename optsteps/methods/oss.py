@@ -6,7 +6,7 @@ Indices into the teacher's times count from the noisy end, 0 ... N; the paper co
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -224,25 +224,26 @@ class OSS(ShardedMethod):
         previous: _PooledLevel | None,
         decision: list[_PooledDecision] | None,
     ) -> _PooledLevel:
-        levels = list(self._levels(len(self._nodes(problem)) - 1, steps))
-        if previous is None or decision is None:
-            grid, finals = self._started(problem, steps, index), {}
-        else:
-            grid, finals = previous.grid, previous.finals
-            done, targets = len(decision), levels[len(decision) - 1][1]
-            everywhere = torch.ones(len(grid), len(targets), dtype=torch.bool)
-            chosen, origin = (part.expand(len(grid), -1) for part in (decision[-1].choice, decision[-1].origin))
-            grid.advance(chosen, origin, targets, everywhere)
-            if done in steps:
-                finals = {**finals, done: grid.final_mse()}
-            if done == len(levels):
-                return _PooledLevel(grid, finals, torch.empty(0))
-        sources, targets = levels[len(decision or [])]
-        grid.evaluate(sources, targets)
-        total = torch.zeros(len(grid.choices), len(sources), len(targets), dtype=torch.float64)
-        for sample in range(len(grid)):
-            total += grid.costs(sample, sources, targets)
-        return _PooledLevel(grid, finals, total)
+        levels, decided = list(self._levels(len(self._nodes(problem)) - 1, steps)), decision or []
+        grid, finals = (None, {}) if previous is None else (previous.grid, previous.finals)
+        if grid is None:  # the first round, or the last one was read from a store
+            grid = self._started(problem, steps, index)
+            for k in range(len(decided)):
+                if k > 0:
+                    _advance(grid, decided[k - 1], levels[k - 1][1])
+                grid.evaluate(*levels[k])
+        if decided:
+            _advance(grid, decided[-1], levels[len(decided) - 1][1])
+            if len(decided) in steps:
+                finals = {**finals, len(decided): grid.final_mse()}
+        total = torch.empty(0)
+        if len(decided) < len(levels):
+            sources, targets = levels[len(decided)]
+            grid.evaluate(sources, targets)
+            total = torch.zeros(len(grid.choices), len(sources), len(targets), dtype=torch.float64)
+            for sample in range(len(grid)):
+                total += grid.costs(sample, sources, targets)
+        return _PooledLevel(finals, total, grid.choices, grid.denoiser.evaluations, grid)
 
     def _pooled_decision(
         self,
@@ -264,12 +265,12 @@ class OSS(ShardedMethod):
             table = torch.zeros(2, 1, last + 1, dtype=torch.long)
             table[0, 0, targets], table[1, 0, targets] = level.origin, level.choice
             tables.append((table[0], table[1]))
-        grid = partials[0].grid
+        orders = torch.tensor(partials[0].choices)
         schedules = {}
         for n in steps:
             path, choice = _read_back(tables[:n])
-            schedules[n] = self.path_schedule(problem, nodes[path[0]], torch.tensor(grid.choices)[choice[0]])
-        nfe = sum(part.grid.denoiser.evaluations for part in partials) / len(problem.noise)
+            schedules[n] = self.path_schedule(problem, nodes[path[0]], orders[choice[0]])
+        nfe = sum(part.evaluations for part in partials) / len(problem.noise)
         finals = {n: torch.cat([part.finals[n] for part in partials]) for n in steps}
         evidence = {"final_mse": finals, "costs": [level.costs for level in decided]}
         return self._result(problem, schedules, nfe, evidence)
@@ -306,12 +307,15 @@ class _Paths:
 
 @dataclass(frozen=True)
 class _PooledLevel:
-    """A shard in the pooled programme: its nodes, final costs [b] of the step counts done, and the sum over samples of
-    this level's costs [M, I, J]."""
+    """A shard in the pooled programme: final costs [b] of the step counts done, the sum over samples of this level's
+    costs [M, I, J], the orders they are of, the evaluations so far, and the nodes: too large for a store, and made
+    again from the decisions where a shard was read from one."""
 
-    grid: Grid
     finals: dict[int, Tensor]
     costs: Tensor
+    choices: list[int]
+    evaluations: int
+    grid: Grid | None = field(default=None, metadata={"stored": False})
 
 
 @dataclass(frozen=True)
@@ -322,6 +326,13 @@ class _PooledDecision:
     costs: Tensor
     choice: Tensor
     origin: Tensor
+
+
+def _advance(grid: Grid, decided: _PooledDecision, targets: Tensor) -> None:
+    """Every sample's step to the targets [J] that were decided for all."""
+    everywhere = torch.ones(len(grid), len(targets), dtype=torch.bool)
+    choice, origin = (part.expand(len(grid), -1) for part in (decided.choice, decided.origin))
+    grid.advance(choice, origin, targets, everywhere)
 
 
 def _has_orders(problem: SearchProblem) -> bool:

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from optsteps.methods.base import Method, SearchProblem, SearchResult
+from optsteps.methods.base import ALONE, Method, SearchProblem, SearchResult
 from optsteps.solvers.base import Solver
+from optsteps.workers import Workers
 
 
 class Restated(Method):
@@ -29,11 +30,12 @@ class Restated(Method):
             raise ValueError(f"a search needs at least 1 sample, got {samples}")
         self.method, self.solver, self.samples = method, solver, samples
 
-    def search(self, problem: SearchProblem, steps: Sequence[int]) -> SearchResult:
+    def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
         available = len(problem.noise)
         count = available if self.samples is None else self.samples
         if count > available:
             raise ValueError(f"the search wants {count} samples and the problem has {available}")
         noise, cond = problem.samples(torch.arange(count))
         solver = self.solver or problem.solver
-        return self.method.search(replace(problem, solver=solver, noise=noise, cond=cond), steps)
+        own = replace(problem, solver=solver, noise=noise, cond=cond)
+        return self.method.search(own, steps, workers)

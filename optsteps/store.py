@@ -1,0 +1,212 @@
+"""Results of long computations on disk: a file for each shard, found by what determined it, whole or not there.
+
+A shard is a tree: dicts with keys of strings and integers, lists, tuples, this package's dataclasses (a field with
+metadata {"stored": False} is left out), None, booleans, numbers, strings and tensors. Its file is a safetensors file
+whose name holds the key and the SHA-256 of the content, so that a damaged one is known by its name, and every reader of
+safetensors can look into it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from safetensors.torch import load, save
+from torch import Tensor
+
+from optsteps.files import write_atomically
+
+Tree = Any
+# how long a process waits before it looks again for what another one computes
+_PAUSE = 0.05
+_PACKAGE = "optsteps."
+
+
+class DamagedShardWarning(UserWarning):
+    """A shard's content is not what was written; it is deleted and will be computed again."""
+
+
+class ShardStore:
+    """Shards in a folder that any number of processes share.
+
+    A process claims a shard before computing it; the claim of a process that died is free again at once.
+
+    Args:
+        folder: made where it is missing; on a file system with locks.
+        limit: bytes; when a new shard exceeds it, those used longest ago are deleted. None for no limit.
+    """
+
+    def __init__(self, folder: Path, limit: int | None = None) -> None:
+        self.folder, self.limit = folder, limit
+
+    def get(self, key: str) -> Tree | None:
+        """The shard of this key, None where there is none that is whole. Tensors are on the CPU."""
+        for path in self.folder.glob(f"{key}.*.safetensors"):
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:  # deleted by another process between the two calls
+                continue
+            if hashlib.sha256(content).hexdigest() != path.name.split(".")[1]:
+                warnings.warn(
+                    f"{path} is damaged ({len(content)} bytes); it is deleted and computed again",
+                    DamagedShardWarning,
+                    stacklevel=2,
+                )
+                path.unlink(missing_ok=True)
+                continue
+            path.touch()
+            return _unpack(content)
+        return None
+
+    def put(self, key: str, tree: Tree) -> None:
+        """Keep a shard; it appears whole or not at all.
+
+        Raises:
+            TypeError: the tree holds something else than its description allows.
+            OSError: the folder cannot be written.
+        """
+        content = _pack(tree)
+        path = self.folder / f"{key}.{hashlib.sha256(content).hexdigest()}.safetensors"
+        write_atomically(path, content)
+        if self.limit is not None:
+            self._evict(path)
+
+    @contextmanager
+    def claimed(self, key: str) -> Iterator[bool]:
+        """Whether this process may compute the shard: no other process, alive, is at it."""
+        (self.folder / "locks").mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / "locks" / f"{key}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def compute(self, keys: list[str], function: Callable[[int], Tree], first: int = 0) -> list[Tree]:
+        """What `function(i)` returns for every key, each computed by one process and kept.
+
+        Args:
+            keys: of the shards.
+            function: from a key's place in the list to its shard.
+            first: where this process begins, so that several do not queue for the same.
+        """
+        found: dict[int, Tree] = {}
+        waiting = [(first + i) % len(keys) for i in range(len(keys))]
+        while waiting:
+            left = []
+            for place in waiting:
+                shard = self.get(keys[place])
+                if shard is None:
+                    with self.claimed(keys[place]) as mine:
+                        if mine:
+                            shard = self.get(keys[place])  # finished since it was looked for
+                            if shard is None:
+                                shard = function(place)
+                                self.put(keys[place], shard)
+                if shard is None:
+                    left.append(place)
+                else:
+                    found[place] = shard
+            if len(left) == len(waiting):
+                time.sleep(_PAUSE)
+            waiting = left
+        return [found[place] for place in range(len(keys))]
+
+    def _evict(self, kept: Path) -> None:
+        """Delete the shards used longest ago until the limit holds, but never the one named."""
+        assert self.limit is not None
+        files = []
+        for path in self.folder.glob("*.safetensors"):
+            try:
+                state = path.stat()
+            except FileNotFoundError:
+                continue
+            files.append((state.st_mtime_ns, state.st_size, path))
+        total = sum(size for _, size, _ in files)
+        for _, size, path in sorted(files):
+            if total <= self.limit:
+                break
+            if path != kept:
+                path.unlink(missing_ok=True)
+                total -= size
+
+
+def digest(facts: Any) -> str:
+    """A key from JSON data: the same for the same facts, whatever the order of a dict's entries.
+
+    Raises:
+        TypeError: the facts hold something that is no JSON data.
+    """
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()[:32]
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's content."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _pack(tree: Tree) -> bytes:
+    tensors: dict[str, Tensor] = {}
+
+    def described(node: Tree) -> Any:
+        if node is None or isinstance(node, (bool, int, float, str)):
+            return {"value": node}
+        if isinstance(node, Tensor):
+            name = str(len(tensors))
+            tensors[name] = node.detach().cpu().contiguous().clone()  # tensors that share memory are refused
+            return {"tensor": name}
+        if isinstance(node, dict):
+            if not all(isinstance(key, (int, str)) for key in node):
+                raise TypeError(f"a shard's dicts have keys of strings and integers, not {list(node)}")
+            return {"dict": [[key, described(value)] for key, value in node.items()]}
+        if isinstance(node, (list, tuple)):
+            return {type(node).__name__: [described(value) for value in node]}
+        if is_dataclass(node) and type(node).__module__.startswith(_PACKAGE):
+            kept = [field.name for field in fields(node) if field.metadata.get("stored", True)]
+            named = [[name, described(getattr(node, name))] for name in kept]
+            return {"dataclass": [type(node).__module__, type(node).__qualname__, named]}
+        raise TypeError(f"a shard cannot hold a {type(node).__name__}")
+
+    return save(tensors, {"tree": json.dumps(described(tree))})
+
+
+def _unpack(content: bytes) -> Tree:
+    tensors = load(content)
+    length = int.from_bytes(content[:8], "little")
+    tree = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["tree"])
+
+    def built(node: Any) -> Tree:
+        ((kind, value),) = node.items()
+        if kind == "value":
+            return value
+        if kind == "tensor":
+            return tensors[value]
+        if kind == "dict":
+            return {key: built(part) for key, part in value}
+        if kind == "dataclass":
+            module, name, named = value
+            if not module.startswith(_PACKAGE):
+                raise ValueError(f"a shard speaks of {module}.{name}, which is not of this package")
+            return getattr(import_module(module), name)(**{key: built(part) for key, part in named})
+        parts = [built(part) for part in value]
+        return tuple(parts) if kind == "tuple" else parts
+
+    return built(tree)
