@@ -17,7 +17,8 @@ from optsteps.processes import Process
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
-from optsteps.trajectories import end_points
+from optsteps.store import digest
+from optsteps.workers import ALONE, Workers
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Trial:
         seed, index: what stochastic solvers' paths depend on; index [B], 0 ... B-1 for None.
         max_batch: most samples in one call of the denoiser.
         traced: the first so many samples are also compared with the teacher along the way.
+        workers: who samples; where they keep shards, their facts determine denoiser, noise and cond.
     """
 
     denoiser: Denoiser
@@ -89,19 +91,18 @@ class Trial:
     max_batch: int = 512
     traced: int = 32
     teacher_solver: Solver | None = None
+    workers: Workers = ALONE
     _answers: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def teacher_samples(self) -> Tensor:
         """The teacher's final samples [B, ...], computed once."""
         if "final" not in self._answers:
-            self._answers["final"] = self._final(CountedDenoiser(self.denoiser), self.teacher, self._walker)
+            self._answers["final"], _ = self._final(self.teacher, self._walker)
         return self._answers["final"]
 
     def judge(self, method: str, schedule: Schedule, search_nfe: float = 0.0, search_seconds: float = 0.0) -> Row:
         """Sample with `schedule` and measure."""
-        denoiser = CountedDenoiser(self.denoiser)
-        x = self._final(denoiser, schedule, self.solver)
-        nfe = denoiser.evaluations / len(self.noise)
+        x, nfe = self._final(schedule, self.solver)
         return Row(
             method,
             schedule.steps,
@@ -124,14 +125,13 @@ class Trial:
 
     def judge_oracle(self, method: str, schedules: Sequence[Schedule]) -> Row:
         """Sample k with schedule k, searched for it; the first len(schedules) samples of the trial."""
-        denoiser = CountedDenoiser(self.denoiser)
         own = [replace(self, **self._part(slice(k, k + 1))) for k in range(len(schedules))]
-        pairs = zip(own, schedules, strict=True)
-        x = torch.cat([one._final(denoiser, schedule, self.solver) for one, schedule in pairs])
+        found = [one._final(schedule, self.solver) for one, schedule in zip(own, schedules, strict=True)]
+        x, nfe = torch.cat([sample for sample, _ in found]), sum(nfe for _, nfe in found) / len(found)
         few = replace(self, judges=[judge for judge in self.judges if not judge.needs_many])
         figures = few._figures(x, self.teacher_samples()[: len(x)], take(self.cond, slice(0, len(x))))
         figures = {name: figure for name, figure in figures.items() if figure.values is not None}
-        return Row(method, schedules[0].steps, denoiser.evaluations / len(x), None, x, figures, oracle=True)
+        return Row(method, schedules[0].steps, nfe, None, x, figures, oracle=True)
 
     def path_error(self, schedule: Schedule) -> Tensor:
         """Mean squared difference to the teacher at every time of `schedule` [n+1], float64, in units of x_0 (states
@@ -165,12 +165,33 @@ class Trial:
     def _scaled(self, schedule: Schedule, solver: Solver) -> Tensor:
         """The traced samples' states over alpha at every time [n+1, b, ...]."""
         traced = self._part(slice(0, self.traced))
-        states = sample(self.denoiser, schedule, solver, **traced, seed=self.seed, return_trajectory=True).double()
+
+        def walk(_: int) -> Tensor:
+            return sample(self.denoiser, schedule, solver, **traced, seed=self.seed, return_trajectory=True).cpu()
+
+        states = self._on("path", schedule, solver).shards(1, walk)[0].to(self.noise.device).double()
         alpha = self.process.alpha(schedule.times).to(states.device)
         return states / alpha.reshape(-1, *(1,) * (states.ndim - 1))
 
-    def _final(self, denoiser: Denoiser, schedule: Schedule, solver: Solver) -> Tensor:
-        return end_points(denoiser, schedule, solver, self.noise, self.cond, self.max_batch, self.seed, self.index)
+    def _final(self, schedule: Schedule, solver: Solver) -> tuple[Tensor, float]:
+        """Final samples [B, ...] and the network evaluations per sample, counted."""
+        parts = [slice(k, k + self.max_batch) for k in range(0, len(self.noise), self.max_batch)]
+
+        def walk(number: int) -> dict[str, Any]:
+            denoiser = CountedDenoiser(self.denoiser)
+            x = sample(denoiser, schedule, solver, **self._part(parts[number]), seed=self.seed)
+            return {"samples": x.cpu(), "evaluations": denoiser.evaluations}
+
+        found = self._on("samples", schedule, solver).shards(len(parts), walk)
+        evaluations = sum(part["evaluations"] for part in found)
+        x = torch.cat([part["samples"] for part in found]).to(self.noise.device)
+        return x, evaluations / len(self.noise)
+
+    def _on(self, part: str, schedule: Schedule, solver: Solver) -> Workers:
+        """The workers for walks of this trial's samples."""
+        index = self._part(slice(None))["index"]
+        asked = {"index": digest(index.tolist()), "seed": self.seed, "max_batch": self.max_batch}
+        return self.workers.on(part, schedule=schedule.facts, solver=solver.facts, **asked)
 
     def _figures(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
         return {name: figure for judge in self.judges for name, figure in judge.judge(x, teacher, cond).items()}

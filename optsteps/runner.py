@@ -28,11 +28,14 @@ from optsteps.methods import OSS, Method, SearchProblem, SearchResult
 from optsteps.metrics import entropy
 from optsteps.metrics.judges import Judge, TeacherJudge
 from optsteps.models import Model
+from optsteps.models.checkpoint import resolve_weights
 from optsteps.noise import sample_generator, unit_noise
 from optsteps.reporting.run_folder import write_report
 from optsteps.reporting.tables import terminal_table, verdict_sentences
 from optsteps.schedules import Schedule, build_schedule
 from optsteps.solvers import build_solver
+from optsteps.store import ShardStore, digest, file_digest
+from optsteps.workers import ALONE, StoredWorkers, Workers
 
 # samples from this number on are for judging: no search sees them
 FIRST_TEST_SAMPLE = 1_000_000
@@ -106,6 +109,7 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
 
     data, data_cond = _clean_samples(config, model, fabric.device)
 
+    workers = _workers(config, fabric)
     counter = Counter(Console(stderr=True))
     denoiser = counter.watch(model.denoiser)
 
@@ -130,14 +134,18 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
         torch.tensor(unseen),
         config.max_batch,
         teacher_solver=walker,
+        workers=workers,
     )
     rows: list[Row] = []
     with counter.progress:
         problem = stated(range(config.search.samples))
+        parts = {part: _resolved(config, part) for part in ("solver", "teacher", "search", "dataset")}
+        searching = workers.on("search", steps=steps, **parts)
         results: dict[str, SearchResult] = {}
         for name, method in methods.items():
             with counter.stage(f"search {name}"):
-                results[name] = method.search(problem, steps)
+                asked = _resolved(config, "method" if name == method_name else f"rivals.{name}")
+                results[name] = method.search(problem, steps, searching.on("method", config=asked))
         with counter.stage("teacher", len(noise) * walker.nfe(judged_by) * getattr(denoiser, "nfe", 1)):
             rows.append(trial.judge_teacher())
         with counter.stage("compare"):
@@ -147,18 +155,20 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
         main = methods[method_name]
         if isinstance(main, OSS) and results[method_name].per_sample is not None and config.test.oracle > 1:
             with counter.stage("oracle"):
-                rows += _oracle(main, method_name, trial, stated(unseen[: config.test.oracle]), steps)
+                own = stated(unseen[: config.test.oracle])
+                found = main.search(own, steps, searching.on("oracle", config=_resolved(config, "method")))
+                rows += _oracle(main, method_name, trial, own, found)
 
-    found = [v for figure in config.metric.verdicts for v in verdicts(rows, method_name, figure)]
+    said = [v for figure in config.metric.verdicts for v in verdicts(rows, method_name, figure)]
     facts = _facts(config, model, solver.name, [teacher, judged_by], judges, command, fabric.device)
     title = f"{model.name}: {method_name} with {solver.name}"
-    paths = write_report(folder, title, rows, found, facts, method_name, results)
+    paths = write_report(folder, title, rows, said, facts, method_name, results)
     console = Console()
     console.print(terminal_table(rows))
-    for sentence in verdict_sentences(found):
+    for sentence in verdict_sentences(said):
         console.print(sentence)
     console.print(f"report and schedules: {folder}")
-    _log(logger, rows, found, paths)
+    _log(logger, rows, said, paths)
     return rows
 
 
@@ -174,6 +184,39 @@ def _judges(config: DictConfig, model: Model) -> list[Judge]:
             built = built(distribution=model.distribution)
         judges.append(built)
     return judges
+
+
+def _workers(config: DictConfig, fabric: L.Fabric) -> Workers:
+    """Those of `config.store`, for shards that the model and the code determine, or this process alone."""
+    if config.store.folder is None:
+        return ALONE
+    limit = None if config.store.limit_gb is None else int(config.store.limit_gb * 1e9)
+    model = _resolved(config, "model")
+    if isinstance(model.get("weights"), str):  # a file, not those of a mixture
+        model["weights"] = file_digest(resolve_weights(model["weights"]))
+    facts = {
+        "code": _code(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": fabric.device.type,
+        "model": model,
+        "process": _resolved(config, "process"),
+        "seed": config.seed,
+    }
+    store = ShardStore(Path(config.store.folder), limit)
+    return StoredWorkers(store, facts, fabric.global_rank, fabric.world_size)
+
+
+def _resolved(config: DictConfig, part: str) -> Any:
+    """A part of the config as JSON data, None where there is none."""
+    found = OmegaConf.select(config, part)
+    return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+
+
+def _code() -> str:
+    """Digest of this package's source: what another version of it computed is not taken for this one's."""
+    root = Path(optsteps.__file__).parent
+    return digest([[str(file.relative_to(root)), file_digest(file)] for file in sorted(root.rglob("*.py"))])
 
 
 def _clean_samples(config: DictConfig, model: Model, device: torch.device) -> tuple[Tensor | None, Cond]:
@@ -201,13 +244,11 @@ def _clean_samples(config: DictConfig, model: Model, device: torch.device) -> tu
     return model.distribution.sample(count, generator).to(device), None
 
 
-def _oracle(method: OSS, name: str, trial: Trial, problem: SearchProblem, steps: Sequence[int]) -> list[Row]:
+def _oracle(method: OSS, name: str, trial: Trial, problem: SearchProblem, found: SearchResult) -> list[Row]:
     """OSS per sample on the trial's own samples: a bound, marked as such."""
-    found = method.search(problem, steps)
     assert found.per_sample is not None
     rows = []
-    for n in steps:
-        paths = found.per_sample[n]
+    for n, paths in found.per_sample.items():
         orders = found.per_sample_orders[n] if found.per_sample_orders else [None] * len(paths)
         own = [method.path_schedule(problem, *pair) for pair in zip(paths, orders, strict=True)]
         rows.append(trial.judge_oracle(f"{name}_per_sample", own))

@@ -109,19 +109,20 @@ class Schedule:
         """What unit noise is multiplied by at t_0, float64 scalar."""
         return self.process.prior_std(self.times[0]) if self.initial_scale is None else as_times(self.initial_scale)
 
-    def save(self, path: str | Path) -> None:
-        """Write as JSON; every number reads back exactly. The file appears whole or not at all."""
-        data = {
-            "format": FORMAT,
-            "version": 1,
-            "steps": self.steps,
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All but its metadata, as JSON data: what determines the samples it gives."""
+        return {
             "times": self.times.tolist(),
             "process": self.process.to_dict(),
             "orders": self.orders,
             "initial_scale": self.initial_scale,
             "amplitude": None if self.amplitude is None else self.amplitude.tolist(),
-            "metadata": self.metadata,
         }
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON; every number reads back exactly. The file appears whole or not at all."""
+        data = {"format": FORMAT, "version": 1, "steps": self.steps, **self.facts, "metadata": self.metadata}
         write_atomically(Path(path), json.dumps(data, indent=1).encode())
 
     @classmethod

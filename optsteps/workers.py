@@ -31,6 +31,9 @@ class Alone:
         return [compute(number) for number in range(count)]
 
 
+ALONE = Alone()
+
+
 @dataclass(frozen=True)
 class StoredWorkers:
     """Every process that names the same store and the same facts: a shard is computed by one of them, once, and kept.

@@ -102,10 +102,11 @@ class AYS(ShardedMethod):
         denoiser = CountedDenoiser(problem.denoiser)
         noise, cond = problem.samples(index)
         if decision is None:
-            part = _Part()
+            part, teacher = _Part(), None
             if problem.data is None or self._criterion(problem) == "teacher":
-                part.teacher = teacher_samples(problem, denoiser, index, self.max_batch, self.seed)
-            part.tables = self._measured(problem, denoiser, steps, index, part.teacher, cond)
+                teacher = teacher_samples(problem, denoiser, index, self.max_batch, self.seed)
+                part.teacher = teacher.cpu()
+            part.tables = self._measured(problem, denoiser, steps, index, teacher, cond)
         else:
             part = previous
             for n, path in decision.paths.items():
@@ -113,7 +114,7 @@ class AYS(ShardedMethod):
                     end_points(denoiser, s, problem.solver, noise, cond, self.max_batch, self.seed, index)
                     for s in (as_schedule(problem, levels) for levels in path)
                 ]
-                part.samples[n] = torch.stack(walks)
+                part.samples[n] = torch.stack(walks).cpu()
         part.evaluations += denoiser.evaluations
         return part
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from optsteps.denoisers import CountedDenoiser
 from optsteps.methods.ays import as_schedule, clean_data, ends_clean, start_levels
-from optsteps.methods.base import ALONE, Method, SearchProblem, SearchResult, checked_steps
+from optsteps.methods.base import Method, SearchProblem, SearchResult, checked_steps
 from optsteps.methods.coordinate_search import descend, interpolated, with_midpoints
 from optsteps.methods.klub_monte_carlo import MonteCarloKlub
-from optsteps.workers import Workers
+from optsteps.workers import ALONE, Workers
 
 
 class PublishedAYS(Method):

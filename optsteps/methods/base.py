@@ -18,7 +18,7 @@ from optsteps.processes import Process
 from optsteps.sampling import check_batch
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
-from optsteps.workers import Alone, Workers
+from optsteps.workers import ALONE, Workers
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,6 @@ class SearchResult:
     per_sample: Mapping[int, Tensor] | None = None
     per_sample_orders: Mapping[int, Tensor] | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
-
-
-ALONE = Alone()
 
 
 class Method(ABC):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from optsteps.methods.base import ALONE, Method, SearchProblem, SearchResult, checked_steps
+from optsteps.methods.base import Method, SearchProblem, SearchResult, checked_steps
 from optsteps.schedules import FAMILIES, Final, build_schedule
-from optsteps.workers import Workers
+from optsteps.workers import ALONE, Workers
 
 
 class HandMade(Method):

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from optsteps.methods.base import ALONE, Method, SearchProblem, SearchResult
+from optsteps.methods.base import Method, SearchProblem, SearchResult
 from optsteps.solvers.base import Solver
-from optsteps.workers import Workers
+from optsteps.workers import ALONE, Workers
 
 
 class Restated(Method):

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -68,6 +68,11 @@ class Solver(ABC):
     name: ClassVar[str]
     order: int
     stochastic: ClassVar[bool] = False
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Its name and settings: JSON data that determine its steps."""
+        return {"name": self.name, **vars(self)}
 
     def init(self, x: Tensor) -> State:
         """The state before the first step from x [B, ...]."""
