@@ -20,6 +20,7 @@ from optsteps.cli.common import CONFIG_DIR
 from optsteps.solvers import SOLVERS, build_solver
 
 TINY = ["steps=[2,3]", "teacher.steps=6", "search.samples=3", "test.samples=32", "test.oracle=3", "logger=none"]
+TINY += ["store.folder=null"]
 TOY = ["metric=toy", "metric.judges.1.samples=64"]
 TINY_PLANE = ["model=mixture", *TOY]
 CHOICES = sorted(
@@ -191,6 +192,26 @@ def test_full_disk_leaves_no_half_written_file(tmp_path: Path, monkeypatch: pyte
     assert "No space left" in capsys.readouterr().err
     left = [path for path in tmp_path.rglob("*") if path.is_file() and ".hydra" not in path.parts]
     assert all(path.suffix == ".log" for path in left), left
+
+
+def test_a_run_goes_on_from_finished_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started again, even from another folder, it evaluates nothing; with another seed or model, everything."""
+    kept = [*(o for o in TINY if not o.startswith("store")), *TINY_PLANE, f"store.folder={tmp_path / 'store'}"]
+    start(monkeypatch, tmp_path / "first", *kept)
+
+    def evaluated(*_args: object) -> None:
+        raise RuntimeError("an evaluation")
+
+    monkeypatch.setattr("optsteps.denoisers.CountedDenoiser.__call__", evaluated)
+    start(monkeypatch, tmp_path / "second", *kept)
+    for n in (2, 3):
+        first, second = (tmp_path / name / f"schedule_{n}.json" for name in ("first", "second"))
+        assert first.read_bytes() == second.read_bytes()
+    for changed in ("seed=1", "model.noise_max=40", "teacher.steps=7", "solver=ipndm", "search.samples=4"):
+        with pytest.raises(RuntimeError, match="an evaluation"):
+            start(
+                monkeypatch, tmp_path / "third", *(o for o in kept if o.split("=")[0] != changed.split("=")[0]), changed
+            )
 
 
 def _small_mnist(folder: Path, count: int, side: int) -> None:

@@ -1,0 +1,101 @@
+"""Runs that are killed and started again: the same result, and hardly anything computed twice.
+
+python experiments/resume/kill.py --kills 20 experiment=mixture
+
+Every trial kills the same command with SIGKILL at a random moment of its work, starts it again until it is through, and
+compares its schedules byte by byte with those of a run left alone. Evaluations are counted over all starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from optsteps.cli import run as command
+from optsteps.denoisers import CountedDenoiser
+from optsteps.store import ShardStore
+
+CONTEXT = multiprocessing.get_context("fork")
+
+
+def started(overrides: list[str], counted: Any, largest: Any) -> None:
+    """`optsteps OVERRIDES` in this process, adding its evaluations to `counted`; those of one shard to `largest`."""
+    evaluate, keep = CountedDenoiser.__call__, ShardStore.put
+    before = counted.value
+
+    def evaluating(self: CountedDenoiser, *args: Any) -> Any:
+        out = evaluate(self, *args)
+        counted.value += self.nfe * len(out)
+        return out
+
+    def keeping(self: ShardStore, *args: Any) -> None:
+        nonlocal before
+        keep(self, *args)
+        largest.value = max(largest.value, counted.value - before)
+        before = counted.value
+
+    CountedDenoiser.__call__, ShardStore.put = evaluating, keeping  # type: ignore[method-assign]
+    sys.argv = ["optsteps", *overrides]
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        command.main()
+
+
+def run(folder: Path, overrides: list[str], kill_after: float | None, counted: Any, largest: Any) -> int | None:
+    """Start the run of `folder`; its exit code, negative where it was killed."""
+    own = [f"hydra.run.dir={folder / 'run'}", f"store.folder={folder / 'store'}", "logger=none", *overrides]
+    process = CONTEXT.Process(target=started, args=(own, counted, largest))
+    process.start()
+    process.join(kill_after)
+    if process.is_alive():
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    return process.exitcode
+
+
+def schedules(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "run").glob("schedule_*.json")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    options, overrides = parser.parse_known_args()
+    moments = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        counted, largest = (CONTEXT.Value("q", 0) for _ in range(2))
+        begun = time.monotonic()
+        assert run(root / "whole", overrides, None, counted, largest) == 0, "the command fails by itself"
+        seconds, whole = time.monotonic() - begun, counted.value
+        expected = schedules(root / "whole")
+        print(f"left alone: {seconds:.1f} s, {whole:,} evaluations, at most {largest.value:,} in one shard", flush=True)
+        right = 0
+        for trial in range(options.kills):
+            counted, _ = (CONTEXT.Value("q", 0) for _ in range(2))
+            folder, after = root / str(trial), moments.uniform(0.05, 0.95) * seconds
+            killed = run(folder, overrides, after, counted, largest)
+            spent = counted.value
+            assert run(folder, overrides, None, counted, largest) == 0, "the second start failed"
+            same = schedules(folder) == expected
+            right += same
+            print(
+                f"killed after {after:.1f} s (exit {killed}), {spent:,} evaluations done; {counted.value - whole:,} "
+                f"repeated; schedules {'identical' if same else 'DIFFER'}",
+                flush=True,
+            )
+        print(f"{right} of {options.kills} end with identical schedules")
+
+
+if __name__ == "__main__":
+    main()
