@@ -1,0 +1,218 @@
+"""What a config describes, ready to be run: a model and its samples, a solver, a teacher, methods and judges."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+import optsteps
+from optsteps.comparison import Trial
+from optsteps.conditions import Cond
+from optsteps.datasets import ImageSet, to_unit_range
+from optsteps.denoisers import Denoiser
+from optsteps.methods import Method, SearchProblem
+from optsteps.metrics import entropy
+from optsteps.metrics.judges import Judge, TeacherJudge
+from optsteps.models import Model
+from optsteps.noise import sample_generator, unit_noise
+from optsteps.schedules import Schedule, build_schedule
+from optsteps.solvers import Solver, build_solver
+from optsteps.workers import Workers
+
+# samples from this number on are for judging: no search sees them
+FIRST_TEST_SAMPLE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment of the command line.
+
+    Attributes:
+        config: all of it, composed.
+        device: where samples and models live.
+        model, solver: what is sampled, and how.
+        teacher, judged_by: the many-step schedules of the searches and of the comparison.
+        walker: the teacher's solver.
+        methods: by name, the main one first.
+        judges: what is measured.
+        steps: the students' step counts.
+        data, data_cond: clean samples for methods that need them, or None.
+    """
+
+    config: DictConfig
+    device: torch.device
+    model: Model
+    solver: Solver
+    teacher: Schedule
+    judged_by: Schedule
+    walker: Solver
+    methods: dict[str, Method]
+    judges: list[Judge]
+    steps: list[int]
+    data: Tensor | None
+    data_cond: Cond
+
+    @classmethod
+    def composed(cls, config: DictConfig, device: torch.device, method: str) -> Experiment:
+        """From a config whose main method goes by the name `method`.
+
+        Raises:
+            ValueError, OSError: with one paragraph that says what is wrong.
+        """
+        process = instantiate(config.process)
+        # called with objects here: instantiate would take a dataclass among its arguments for a config
+        model: Model = instantiate(config.model, _partial_=True)(process=process, device=device)
+        solver = instantiate(config.solver)
+        t_max, t_min = model.time_range
+        options = {k: v for k, v in config.teacher.items() if k not in ("family", "steps", "solver")}
+        many_steps = partial(build_schedule, config.teacher.family, process, t_max=t_max, t_min=t_min, **options)
+        teacher, judged_by = (many_steps(steps=n) for n in (config.teacher.steps, config.test.teacher_steps))
+        walker = build_solver(config.teacher.solver) if config.teacher.solver is not None else solver
+        rivals = {name: part for name, part in config.get("rivals", {}).items() if name != method}
+        methods = {method: instantiate(config.method), **{name: instantiate(part) for name, part in rivals.items()}}
+        steps = list(config.steps)
+        if config.nfe is not None:
+            per_call = getattr(model.denoiser, "nfe", 1)
+            steps = sorted({solver.steps(nfe // per_call, process, *teacher.times[[0, -1]]) for nfe in config.nfe})
+        data = _clean_samples(config, model, device)
+        judges = _judges(config, model)
+        return cls(config, device, model, solver, teacher, judged_by, walker, methods, judges, steps, *data)
+
+    def resolved(self, part: str) -> Any:
+        """A part of the config as JSON data, None where there is none."""
+        found = OmegaConf.select(self.config, part)
+        return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+
+    def method_config(self, name: str) -> Any:
+        """The config of one of the methods as JSON data."""
+        return self.resolved("method" if name == next(iter(self.methods)) else f"rivals.{name}")
+
+    def samples(self, index: range) -> tuple[Tensor, Cond]:
+        """Unit noise [b, ...] and condition of the samples `index`."""
+        noise = unit_noise(self.config.seed, index, self.model.shape).to(self.device)
+        return noise, self.model.cond(index, self.device)
+
+    def problem(self, denoiser: Denoiser, index: range) -> SearchProblem:
+        """What the methods are asked, with these samples."""
+        noise, cond = self.samples(index)
+        process, data = self.model.process, (self.data, self.data_cond)
+        return SearchProblem(denoiser, process, self.solver, noise, self.teacher, cond, *data, self.walker)
+
+    @property
+    def searched(self) -> range:
+        """The samples that searches see."""
+        return range(self.config.search.samples)
+
+    @property
+    def unseen(self) -> range:
+        """The samples of the comparison."""
+        return range(FIRST_TEST_SAMPLE, FIRST_TEST_SAMPLE + self.config.test.samples)
+
+    def trial(self, denoiser: Denoiser, workers: Workers) -> Trial:
+        """The comparison on unseen samples."""
+        noise, cond = self.samples(self.unseen)
+        return Trial(
+            denoiser,
+            self.model.process,
+            self.solver,
+            self.judged_by,
+            noise,
+            cond,
+            self.judges,
+            self.config.seed,
+            torch.tensor(self.unseen),
+            self.config.max_batch,
+            teacher_solver=self.walker,
+            workers=workers,
+        )
+
+    def described(self, command: str) -> dict[str, str]:
+        """What the run was, by name, for its report."""
+        config, model = self.config, self.model
+        facts = {
+            "model": model.name,
+            "process": repr(model.process),
+            "solver": self.solver.name,
+            "teacher": self._walk(self.teacher),
+            "search samples": f"numbers 0 to {config.search.samples - 1} of seed {config.seed}",
+            "test samples": f"numbers {self.unseen[0]} to {self.unseen[-1]} of that seed",
+            "command": command,
+            "device": str(self.device),
+            "versions": f"optsteps {optsteps.__version__}, torch {torch.__version__}, lightning {L.__version__}, "
+            f"Python {platform.python_version()}",
+            "commit": _commit(),
+        }
+        if self.judged_by.steps != self.teacher.steps:
+            facts["teacher of the comparison"] = self._walk(self.judged_by)
+        for judge in self.judges:
+            if isinstance(judge, TeacherJudge) and judge.data_range is not None:
+                facts["PSNR data range"] = f"{judge.data_range:g}"
+        if model.distribution is not None:
+            value = entropy(model.distribution, 100_000, torch.Generator().manual_seed(0)).value
+            facts["entropy of the true distribution"] = f"{value:.3f} nats"
+        return facts
+
+    def _walk(self, teacher: Schedule) -> str:
+        walk = f"{teacher.steps} steps of {self.walker.name}"
+        return f"{self.config.teacher.family}, {walk}, t {teacher.times[0]:g} to {teacher.times[-1]:g}"
+
+
+def _judges(config: DictConfig, model: Model) -> list[Judge]:
+    judges = []
+    for judge in config.metric.judges:
+        built = instantiate(judge)
+        if isinstance(built, partial):  # a judge that needs the model's true distribution
+            if model.distribution is None:
+                raise ValueError(
+                    f"metric={built.func.__name__} needs a model whose density is known; {model.name} has none"
+                )
+            built = built(distribution=model.distribution)
+        judges.append(built)
+    return judges
+
+
+def _clean_samples(config: DictConfig, model: Model, device: torch.device) -> tuple[Tensor | None, Cond]:
+    """`search.data` clean samples with their condition; none where neither a dataset nor a number is asked for."""
+    chosen = config.get("dataset")
+    count = config.search.data or (1024 if chosen else 0)
+    if count == 0:
+        return None, None
+    generator = sample_generator(config.seed, 0, stream=3)
+    if chosen:
+        images: ImageSet = instantiate(chosen)
+        shape = tuple(images.images.shape[1:])
+        if shape != model.shape:
+            raise ValueError(
+                f"{images.name} has images of shape {shape}, {model.name} makes {model.shape}; choose the dataset that "
+                "the model was trained on"
+            )
+        if count > len(images):
+            raise ValueError(f"search.data={count}, but {images.name} has {len(images)} images")
+        some = torch.randperm(len(images), generator=generator)[:count]  # files may be sorted by class
+        labels = images.labels[some].to(device) if model.num_classes else None
+        return to_unit_range(images.images[some]).to(device), labels
+    if model.distribution is None:
+        raise ValueError(f"search.data={count} needs data: choose a dataset (dataset=mnist), or leave it null")
+    return model.distribution.sample(count, generator).to(device), None
+
+
+def _commit() -> str:
+    """The commit the code was run from, where it lies in a git checkout."""
+    asked = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=Path(optsteps.__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return asked.stdout.strip() or "not a checkout"
