@@ -100,9 +100,13 @@ class Trial:
             self._answers["final"], _ = self._final(self.teacher, self._walker)
         return self._answers["final"]
 
+    def samples(self, schedule: Schedule) -> tuple[Tensor, float]:
+        """Final samples [B, ...] of a schedule, and their network evaluations per sample, counted."""
+        return self._final(schedule, self.solver)
+
     def judge(self, method: str, schedule: Schedule, search_nfe: float = 0.0, search_seconds: float = 0.0) -> Row:
         """Sample with `schedule` and measure."""
-        x, nfe = self._final(schedule, self.solver)
+        x, nfe = self.samples(schedule)
         return Row(
             method,
             schedule.steps,
@@ -126,7 +130,7 @@ class Trial:
     def judge_oracle(self, method: str, schedules: Sequence[Schedule]) -> Row:
         """Sample k with schedule k, searched for it; the first len(schedules) samples of the trial."""
         own = [replace(self, **self._part(slice(k, k + 1))) for k in range(len(schedules))]
-        found = [one._final(schedule, self.solver) for one, schedule in zip(own, schedules, strict=True)]
+        found = [one.samples(schedule) for one, schedule in zip(own, schedules, strict=True)]
         x, nfe = torch.cat([sample for sample, _ in found]), sum(nfe for _, nfe in found) / len(found)
         few = replace(self, judges=[judge for judge in self.judges if not judge.needs_many])
         figures = few._figures(x, self.teacher_samples()[: len(x)], take(self.cond, slice(0, len(x))))

@@ -23,6 +23,7 @@ from optsteps.denoisers import Denoiser
 from optsteps.experiment import Experiment
 from optsteps.methods import OSS, SearchProblem, SearchResult
 from optsteps.models.checkpoint import resolve_weights
+from optsteps.ranks import further_ranks, lost
 from optsteps.reporting.run_folder import write_report
 from optsteps.reporting.tables import terminal_table, verdict_sentences
 from optsteps.store import ShardStore, digest, file_digest
@@ -72,28 +73,47 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     Raises:
         ValueError, OSError: with one paragraph that says what is wrong.
     """
-    fabric: L.Fabric = instantiate(config.runner)
+    if config.runner.processes > 1 and config.store.folder is None:
+        raise ValueError("several processes meet in the store: give a store.folder, or runner.processes=1")
+    if config.runner.threads is not None:
+        torch.set_num_threads(config.runner.threads)
+    fabric: L.Fabric = instantiate(config.runner.fabric)
     fabric.launch()
     logger: Logger = instantiate(config.logger)
     logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     experiment = Experiment.composed(config, fabric.device, method_name)
-    workers = _workers(experiment, fabric)
+    workers = _workers(experiment, rank=0)
     counter = Counter(Console(stderr=True))
     denoiser = counter.watch(experiment.model.denoiser)
-    with counter.progress:
+    with further_ranks(config, method_name, folder) as ranks, counter.progress:
         results = _searched(experiment, denoiser, workers, counter)
         rows = _compared(experiment, denoiser, workers, counter, results)
+        failed = lost(ranks, folder)
 
     said = [v for figure in config.metric.verdicts for v in verdicts(rows, method_name, figure)]
     title = f"{experiment.model.name}: {method_name} with {experiment.solver.name}"
     paths = write_report(folder, title, rows, said, experiment.described(command), method_name, results)
     console = Console()
     console.print(terminal_table(rows))
+    for sentence in failed:
+        console.print(sentence, style="red")
     for sentence in verdict_sentences(said):
         console.print(sentence)
     console.print(f"report and schedules: {folder}")
     _log(logger, rows, said, paths)
     return rows
+
+
+def compute(experiment: Experiment, rank: int) -> None:
+    """The shards of a run, of which `rank` computes its share; no figure, no report."""
+    workers, counter = _workers(experiment, rank), Counter(Console(quiet=True))
+    results = _searched(experiment, experiment.model.denoiser, workers, counter)
+    trial = experiment.trial(experiment.model.denoiser, workers)
+    trial.teacher_samples()
+    for n in experiment.steps:
+        for found in results.values():
+            trial.samples(found.schedules[n])
+            trial.path_error(found.schedules[n])
 
 
 def _searched(
@@ -139,7 +159,7 @@ def _compared(
     return rows
 
 
-def _workers(experiment: Experiment, fabric: L.Fabric) -> Workers:
+def _workers(experiment: Experiment, rank: int) -> Workers:
     """Those of `config.store`, for shards that the model and the code determine, or this process alone."""
     config = experiment.config
     if config.store.folder is None:
@@ -152,13 +172,13 @@ def _workers(experiment: Experiment, fabric: L.Fabric) -> Workers:
         "code": _code(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "device": fabric.device.type,
+        "device": experiment.device.type,
         "model": model,
         "process": experiment.resolved("process"),
         "seed": config.seed,
     }
     store = ShardStore(Path(config.store.folder), limit)
-    return StoredWorkers(store, facts, fabric.global_rank, fabric.world_size)
+    return StoredWorkers(store, facts, rank, config.runner.processes)
 
 
 def _code() -> str:

@@ -141,6 +141,7 @@ def test_a_run_leaves_what_it_promises_and_is_repeatable(tmp_path: Path, monkeyp
         (["metric=toy"], ["density"]),
         (["nonsense=1"], ["nonsense"]),
         (["search.samples=0"], ["samples"]),
+        (["runner.processes=2"], ["store.folder", "runner.processes=1"]),
     ],
 )
 def test_errors_are_one_paragraph(
@@ -212,6 +213,34 @@ def test_a_run_goes_on_from_finished_shards(tmp_path: Path, monkeypatch: pytest.
             start(
                 monkeypatch, tmp_path / "third", *(o for o in kept if o.split("=")[0] != changed.split("=")[0]), changed
             )
+
+
+def test_any_number_of_processes_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each number with a store of its own, so that all is computed."""
+    found = []
+    for count in (1, 2, 4):
+        folder = tmp_path / str(count)
+        own = [f"store.folder={folder / 'store'}", "runner=cpu", "runner.threads=1", f"runner.processes={count}"]
+        few = ["search.samples=20", "method.shard_size=4", "max_batch=4"]
+        start(monkeypatch, folder, *(o for o in TINY if o.split("=")[0] not in ("store.folder", "search.samples")),
+              *TINY_PLANE, *few, *own)  # fmt: skip
+        metrics = json.loads((folder / "metrics.json").read_text())
+        rows = [{k: v for k, v in row.items() if k != "search_seconds"} for row in metrics["rows"]]
+        schedules = {path.name: path.read_bytes() for path in folder.glob("schedule_*.json")}
+        found.append((rows, schedules, metrics["verdicts"]))
+        logs = [path.read_text() for path in folder.glob("ranks/*.log")]
+        assert len(logs) == count - 1
+        assert "Traceback" not in "".join(logs)
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_lost_rank_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """Rank 1 dies at once; the run ends with the same result and says so."""
+    own = [f"store.folder={tmp_path / 'store'}", "runner.processes=2"]
+    monkeypatch.setattr("optsteps.ranks.sys.executable", "/bin/false")
+    start(monkeypatch, tmp_path, *(o for o in TINY if not o.startswith("store")), *TINY_PLANE, *own)
+    assert "rank 1 ended early with exit status 1" in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "schedule_3.json").exists()
 
 
 def _small_mnist(folder: Path, count: int, side: int) -> None:
