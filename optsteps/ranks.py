@@ -49,8 +49,8 @@ def lost(ranks: list[subprocess.Popen[bytes]], folder: Path) -> list[str]:
     """A sentence for every rank that has failed."""
     failed = {rank: process.returncode for rank, process in enumerate(ranks, start=1) if process.poll()}
     return [
-        f"rank {rank} ended early with exit status {status}, see {folder / 'ranks' / f'{rank}.log'}; the others computed "
-        "its shards"
+        f"rank {rank} ended early with exit status {status}; the others computed its shards "
+        f"({folder / 'ranks' / f'{rank}.log'})"
         for rank, status in failed.items()
     ]
 
