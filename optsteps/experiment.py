@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -165,6 +166,23 @@ class Experiment:
     def _walk(self, teacher: Schedule) -> str:
         walk = f"{teacher.steps} steps of {self.walker.name}"
         return f"{self.config.teacher.family}, {walk}, t {teacher.times[0]:g} to {teacher.times[-1]:g}"
+
+
+def launched(config: DictConfig) -> L.Fabric:
+    """The device and the threads of this process, as `config.runner` says.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    if config.runner.threads is not None:
+        torch.set_num_threads(config.runner.threads)
+    try:
+        fabric: L.Fabric = instantiate(config.runner.fabric)
+    except InstantiationException as error:
+        asked = config.runner.fabric.accelerator
+        raise ValueError(f"this machine has no device for accelerator {asked!r}; choose runner=cpu or auto") from error
+    fabric.launch()
+    return fabric
 
 
 def _judges(config: DictConfig, model: Model) -> list[Judge]:

@@ -11,10 +11,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from optsteps.experiment import Experiment
+from optsteps.experiment import Experiment, launched
 from optsteps.files import write_atomically
 
 
@@ -75,10 +74,7 @@ def main() -> None:
     path, method, rank = sys.argv[1:]
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
-    if config.runner.threads is not None:
-        torch.set_num_threads(config.runner.threads)
-    fabric = instantiate(config.runner.fabric)
-    compute(Experiment.composed(config, fabric.device, method), int(rank))
+    compute(Experiment.composed(config, launched(config).device, method), int(rank))
 
 
 if __name__ == "__main__":

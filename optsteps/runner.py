@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger, WandbLogger
@@ -20,7 +19,7 @@ import optsteps
 from optsteps.comparison import Row, Trial, VerdictRow, verdicts
 from optsteps.conditions import Cond
 from optsteps.denoisers import Denoiser
-from optsteps.experiment import Experiment
+from optsteps.experiment import Experiment, launched
 from optsteps.methods import OSS, SearchProblem, SearchResult
 from optsteps.models.checkpoint import resolve_weights
 from optsteps.ranks import further_ranks, lost
@@ -75,10 +74,7 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     """
     if config.runner.processes > 1 and config.store.folder is None:
         raise ValueError("several processes meet in the store: give a store.folder, or runner.processes=1")
-    if config.runner.threads is not None:
-        torch.set_num_threads(config.runner.threads)
-    fabric: L.Fabric = instantiate(config.runner.fabric)
-    fabric.launch()
+    fabric = launched(config)
     logger: Logger = instantiate(config.logger)
     logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     experiment = Experiment.composed(config, fabric.device, method_name)

@@ -27,6 +27,7 @@ CHOICES = sorted(
     f"{file.parent.name}={file.stem}"
     for group in ("process", "model", "solver", "method", "metric", "runner", "logger", "experiment")
     for file in (CONFIG_DIR / group).glob("*.yaml")
+    if file.stem != "gpu" or torch.cuda.is_available()
 )
 # what a choice needs beside it: a metric for its data, a method for its solver, a logger that stays offline
 ALONGSIDE = {
@@ -141,6 +142,11 @@ def test_a_run_leaves_what_it_promises_and_is_repeatable(tmp_path: Path, monkeyp
         (["metric=toy"], ["density"]),
         (["nonsense=1"], ["nonsense"]),
         (["search.samples=0"], ["samples"]),
+        pytest.param(
+            ["runner=gpu"],
+            ["accelerator 'gpu'", "runner=cpu"],
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
         (["runner.processes=2"], ["store.folder", "runner.processes=1"]),
     ],
 )
