@@ -151,7 +151,7 @@ class Experiment:
             "device": str(self.device),
             "versions": f"optsteps {optsteps.__version__}, torch {torch.__version__}, lightning {L.__version__}, "
             f"Python {platform.python_version()}",
-            "commit": _commit(),
+            "commit": code_version(),
         }
         if self.judged_by.steps != self.teacher.steps:
             facts["teacher of the comparison"] = self._walk(self.judged_by)
@@ -224,7 +224,7 @@ def _clean_samples(config: DictConfig, model: Model, device: torch.device) -> tu
     return model.distribution.sample(count, generator).to(device), None
 
 
-def _commit() -> str:
+def code_version() -> str:
     """The commit the code was run from, where it lies in a git checkout."""
     asked = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],

@@ -31,13 +31,13 @@ def readable_errors(command: Callable[[], None]) -> Callable[[], None]:
         except _MENDABLE as error:
             if os.environ.get("OPTSTEPS_DEBUG"):
                 raise
-            print(f"{Path(sys.argv[0]).stem}: error: {_root(error)}", file=sys.stderr)
+            print(f"{Path(sys.argv[0]).stem}: error: {root_error(error)}", file=sys.stderr)
             raise SystemExit(1) from None
 
     return run
 
 
-def _root(error: BaseException) -> BaseException:
+def root_error(error: BaseException) -> BaseException:
     """The error inside Hydra's wrapping of whatever an instantiated class raised."""
     while isinstance(error, HydraException) and isinstance(error.__cause__, _MENDABLE):
         error = error.__cause__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -132,9 +133,10 @@ def _two_results(place: Mapping[str, Any], one: Record, other: Record) -> str:
     return f"{said} (it is among {', '.join(differing)})" if differing else said
 
 
-def _natural(path: Path) -> list[tuple[bool, int | str]]:
-    """A key that puts run 2 before run 10."""
-    return [(not part.isdigit(), int(part) if part.isdigit() else part) for part in path.parts]
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """A key that puts run 2 before run 10, with or without a text behind the number."""
+    numbers = [re.match(r"\d+", part) for part in path.parts]
+    return [(int(n[0]) if n else -1, part) for n, part in zip(numbers, path.parts, strict=True)]
 
 
 def _records(path: Path) -> Iterable[Record]:
