@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -125,8 +126,9 @@ def _searched(
 
 def _searching(experiment: Experiment, workers: Workers, name: str) -> Workers:
     """The workers for a search, whose shards its config and that of the problem determine."""
-    parts = {part: experiment.resolved(part) for part in ("solver", "teacher", "search", "dataset")}
-    return workers.on("search", steps=experiment.steps, method=experiment.method_config(name), **parts)
+    parts = {part: with_contents(experiment.resolved(part)) for part in ("solver", "teacher", "search", "dataset")}
+    method = with_contents(experiment.method_config(name))
+    return workers.on("search", steps=experiment.steps, method=method, **parts)
 
 
 def _compared(
@@ -161,20 +163,34 @@ def _workers(experiment: Experiment, rank: int) -> Workers:
     if config.store.folder is None:
         return ALONE
     limit = None if config.store.limit_gb is None else int(config.store.limit_gb * 1e9)
-    model = experiment.resolved("model")
-    if isinstance(model.get("weights"), str):  # a file, not those of a mixture
-        model["weights"] = file_digest(resolve_weights(model["weights"]))
     facts = {
         "code": _code(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": experiment.device.type,
-        "model": model,
-        "process": experiment.resolved("process"),
+        "model": with_contents(experiment.resolved("model")),
+        "process": with_contents(experiment.resolved("process")),
         "seed": config.seed,
     }
     store = ShardStore(Path(config.store.folder), limit)
     return StoredWorkers(store, facts, rank, config.runner.processes)
+
+
+def with_contents(part: Any) -> Any:
+    """A part of a config (JSON data) with the digest of a file's content for its name, and beside the name of a class
+    or function from elsewhere that of its module's source."""
+    if isinstance(part, dict):
+        found = {key: with_contents(value) for key, value in part.items()}
+        target = part.get("_target_", "")
+        if target and not target.startswith("optsteps."):
+            source = sys.modules[get_object(target).__module__].__file__
+            found["_source_"] = source and file_digest(source)
+        return found
+    if isinstance(part, list):
+        return [with_contents(value) for value in part]
+    if isinstance(part, str) and len(part) < 256 and (part.startswith("shipped:") or Path(part).is_file()):
+        return file_digest(resolve_weights(part) if part.startswith("shipped:") else part)
+    return part
 
 
 def _code() -> str:
