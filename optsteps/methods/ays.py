@@ -15,6 +15,7 @@ from optsteps.methods.base import SearchProblem, SearchResult, ShardedMethod
 from optsteps.methods.coordinate_search import descend
 from optsteps.methods.klub import check_order
 from optsteps.methods.klub_table import CoupledTable
+from optsteps.metrics.teacher import mse
 from optsteps.metrics.toy import sliced_wasserstein
 from optsteps.noise import sample_generator
 from optsteps.schedules import Schedule, build_schedule
@@ -235,7 +236,7 @@ def _least_of_the_last(walk: list[tuple[str, int]], bounds: Tensor) -> int:
 
 
 def _mean_squared(samples: Tensor, teacher: Tensor) -> float:
-    return float((samples - teacher).double().square().mean())
+    return float(mse(samples, teacher).mean())
 
 
 def _sliced(samples: Tensor, reference: Tensor) -> float:
