@@ -32,7 +32,7 @@ STEPS, BATCH = 10, 512
 
 def log_uniform(model: Model, steps: int) -> Tensor:
     high, low = model.noise_levels
-    return torch.logspace(0, 1, steps + 1, base=low / high, dtype=torch.float64) * high
+    return build_schedule("logsnr", EDM(), steps, t_max=high, t_min=low).noise_levels
 
 
 def measured(model: Model, data: ImageSet, chosen: range, levels: Tensor, seed: int) -> tuple[CoupledTable, int, float]:
