@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from optsteps.conditions import Cond, take
-from optsteps.denoisers import CountedDenoiser, Denoiser
+from optsteps.denoisers import Denoiser
 from optsteps.metrics.judges import Figure, Judge
 from optsteps.metrics.statistics import Interval, Verdict, verdict
 from optsteps.processes import Process
-from optsteps.sampling import sample
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
-from optsteps.store import digest
-from optsteps.workers import ALONE, Workers
+from optsteps.trajectories import NOWHERE, Keeping, Trajectories
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class Trial:
         seed, index: what stochastic solvers' paths depend on; index [B], 0 ... B-1 for None.
         max_batch: most samples in one call of the denoiser.
         traced: the first so many samples are also compared with the teacher along the way.
-        workers: who samples; where they keep shards, their facts determine denoiser, noise and cond.
+        keeping: where samples are kept.
     """
 
     denoiser: Denoiser
@@ -91,7 +89,7 @@ class Trial:
     max_batch: int = 512
     traced: int = 32
     teacher_solver: Solver | None = None
-    workers: Workers = ALONE
+    keeping: Keeping = NOWHERE
     _answers: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def teacher_samples(self) -> Tensor:
@@ -169,33 +167,18 @@ class Trial:
     def _scaled(self, schedule: Schedule, solver: Solver) -> Tensor:
         """The traced samples' states over alpha at every time [n+1, b, ...]."""
         traced = self._part(slice(0, self.traced))
-
-        def walk(_: int) -> Tensor:
-            return sample(self.denoiser, schedule, solver, **traced, seed=self.seed, return_trajectory=True).cpu()
-
-        states = self._on("path", schedule, solver).shards(1, walk)[0].to(self.noise.device).double()
+        states = self._trajectories().states(schedule, solver, **traced, seed=self.seed).transpose(0, 1).double()
         alpha = self.process.alpha(schedule.times).to(states.device)
         return states / alpha.reshape(-1, *(1,) * (states.ndim - 1))
 
     def _final(self, schedule: Schedule, solver: Solver) -> tuple[Tensor, float]:
         """Final samples [B, ...] and the network evaluations per sample, counted."""
-        parts = [slice(k, k + self.max_batch) for k in range(0, len(self.noise), self.max_batch)]
+        trajectories = self._trajectories()
+        x = trajectories.ends(schedule, solver, **self._part(slice(None)), seed=self.seed)
+        return x, trajectories.evaluations / len(self.noise)
 
-        def walk(number: int) -> dict[str, Any]:
-            denoiser = CountedDenoiser(self.denoiser)
-            x = sample(denoiser, schedule, solver, **self._part(parts[number]), seed=self.seed)
-            return {"samples": x.cpu(), "evaluations": denoiser.evaluations}
-
-        found = self._on("samples", schedule, solver).shards(len(parts), walk)
-        evaluations = sum(part["evaluations"] for part in found)
-        x = torch.cat([part["samples"] for part in found]).to(self.noise.device)
-        return x, evaluations / len(self.noise)
-
-    def _on(self, part: str, schedule: Schedule, solver: Solver) -> Workers:
-        """The workers for walks of this trial's samples."""
-        index = self._part(slice(None))["index"]
-        asked = {"index": digest(index.tolist()), "seed": self.seed, "max_batch": self.max_batch}
-        return self.workers.on(part, schedule=schedule.facts, solver=solver.facts, **asked)
+    def _trajectories(self) -> Trajectories:
+        return Trajectories(self.denoiser, self.max_batch, self.keeping)
 
     def _figures(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
         return {name: figure for judge in self.judges for name, figure in judge.judge(x, teacher, cond).items()}

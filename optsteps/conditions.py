@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,6 +55,31 @@ def batch_size(cond: Cond) -> int | None:
     if len(sizes) > 1:
         raise ValueError(f"the tensors of cond have different batch sizes: {sorted(s for s in sizes if s)}")
     return sizes.pop() if sizes else None
+
+
+def fingerprint(cond: Cond) -> str:
+    """SHA-256 of the tensors: the same for the same structure, dtypes, shapes and values, on whatever device."""
+    found = hashlib.sha256()
+
+    def read(part: Cond) -> None:
+        if isinstance(part, Tensor):
+            found.update(f"{part.dtype}{list(part.shape)}".encode())
+            found.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        elif isinstance(part, dict):
+            for key in sorted(part):
+                found.update(f"{key}:".encode())
+                read(part[key])
+        elif isinstance(part, list | tuple):
+            found.update(f"({len(part)}".encode())
+            for entry in part:
+                read(entry)
+        elif part is None:
+            found.update(b"none")
+        else:
+            raise _unsupported(part)
+
+    read(cond)
+    return found.hexdigest()
 
 
 def _unsupported(cond: Cond) -> TypeError:

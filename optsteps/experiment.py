@@ -11,8 +11,9 @@ from typing import Any
 
 import lightning as L
 import torch
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -28,7 +29,8 @@ from optsteps.models import Model
 from optsteps.noise import sample_generator, unit_noise
 from optsteps.schedules import Schedule, build_schedule
 from optsteps.solvers import Solver, build_solver
-from optsteps.workers import Workers
+from optsteps.trajectories import Keeping
+from optsteps.workers import ALONE, Workers
 
 # samples from this number on are for judging: no search sees them
 FIRST_TEST_SAMPLE = 1_000_000
@@ -103,11 +105,12 @@ class Experiment:
         noise = unit_noise(self.config.seed, index, self.model.shape).to(self.device)
         return noise, self.model.cond(index, self.device)
 
-    def problem(self, denoiser: Denoiser, index: range) -> SearchProblem:
-        """What the methods are asked, with these samples."""
+    def problem(self, denoiser: Denoiser, index: range, workers: Workers = ALONE) -> SearchProblem:
+        """What the methods are asked, with these samples; trajectories and predictions are kept where `workers` say."""
         noise, cond = self.samples(index)
+        keeping = Keeping(workers, getattr(torch, self.config.store.precision or "", None))
         process, data = self.model.process, (self.data, self.data_cond)
-        return SearchProblem(denoiser, process, self.solver, noise, self.teacher, cond, *data, self.walker)
+        return SearchProblem(denoiser, process, self.solver, noise, self.teacher, cond, *data, self.walker, keeping)
 
     @property
     def searched(self) -> range:
@@ -119,8 +122,8 @@ class Experiment:
         """The samples of the comparison."""
         return range(FIRST_TEST_SAMPLE, FIRST_TEST_SAMPLE + self.config.test.samples)
 
-    def trial(self, denoiser: Denoiser, workers: Workers) -> Trial:
-        """The comparison on unseen samples."""
+    def trial(self, denoiser: Denoiser, workers: Workers = ALONE) -> Trial:
+        """The comparison on unseen samples, which are kept where `workers` say."""
         noise, cond = self.samples(self.unseen)
         return Trial(
             denoiser,
@@ -134,7 +137,7 @@ class Experiment:
             torch.tensor(self.unseen),
             self.config.max_batch,
             teacher_solver=self.walker,
-            workers=workers,
+            keeping=Keeping(workers),
         )
 
     def described(self, command: str) -> dict[str, str]:
@@ -168,21 +171,25 @@ class Experiment:
         return f"{self.config.teacher.family}, {walk}, t {teacher.times[0]:g} to {teacher.times[-1]:g}"
 
 
-def launched(config: DictConfig) -> L.Fabric:
-    """The device and the threads of this process, as `config.runner` says.
+def launched(runner: DictConfig, local_rank: int = 0) -> torch.device:
+    """The device of this process, number `local_rank` on its node, which Lightning chooses; and its threads.
 
     Raises:
         ValueError: there is no such device.
     """
-    if config.runner.threads is not None:
-        torch.set_num_threads(config.runner.threads)
+    if runner.threads is not None:
+        torch.set_num_threads(runner.threads)
+    on_gpu = runner.accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available()
+    devices = [local_rank % torch.cuda.device_count()] if on_gpu else 1
     try:
-        fabric: L.Fabric = instantiate(config.runner.fabric)
-    except InstantiationException as error:
-        asked = config.runner.fabric.accelerator
-        raise ValueError(f"this machine has no device for accelerator {asked!r}; choose runner=cpu or auto") from error
+        # the environment of a cluster is for `ranks` to read: to Lightning each process is alone
+        fabric = L.Fabric(accelerator=runner.accelerator, devices=devices, plugins=[LightningEnvironment()])
+    except (MisconfigurationException, ValueError) as error:
+        raise ValueError(
+            f"this machine has no device for runner.accelerator={runner.accelerator!r}; choose runner=cpu or auto"
+        ) from error
     fabric.launch()
-    return fabric
+    return fabric.device
 
 
 def _judges(config: DictConfig, model: Model) -> list[Judge]:

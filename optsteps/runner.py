@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import torch
@@ -13,58 +13,19 @@ from hydra.utils import get_object, instantiate
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from torch import Tensor
 
 import optsteps
 from optsteps.comparison import Row, Trial, VerdictRow, verdicts
-from optsteps.conditions import Cond
 from optsteps.denoisers import Denoiser
 from optsteps.experiment import Experiment, launched
 from optsteps.methods import OSS, SearchProblem, SearchResult
 from optsteps.models.checkpoint import resolve_weights
-from optsteps.ranks import further_ranks, lost
+from optsteps.progress import Progress
+from optsteps.ranks import Place, further_ranks, lost, place
 from optsteps.reporting.run_folder import write_report
 from optsteps.reporting.tables import terminal_table, verdict_sentences
 from optsteps.store import ShardStore, digest, file_digest
 from optsteps.workers import ALONE, StoredWorkers, Workers
-
-
-class Counter:
-    """Shows progress by the network evaluations that pass through `watch`."""
-
-    def __init__(self, console: Console) -> None:
-        self.progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:,.0f} evaluations"),
-            TimeElapsedColumn(),
-            console=console,
-        )
-        self.current: Any = None
-
-    @contextmanager
-    def stage(self, name: str, evaluations: float | None = None) -> Iterator[None]:
-        """Evaluations inside count for this line; a total is shown where it is known."""
-        self.current = self.progress.add_task(name, total=evaluations)
-        yield
-        done = self.progress.tasks[self.current].completed
-        self.progress.update(self.current, total=done, completed=done)
-        self.current = None
-
-    def watch(self, denoiser: Denoiser) -> Denoiser:
-        """`denoiser`, reporting here."""
-        nfe = getattr(denoiser, "nfe", 1)
-
-        def watched(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
-            out = denoiser(x, t, cond)
-            if self.current is not None:
-                self.progress.advance(self.current, nfe * len(x))
-            return out
-
-        watched.nfe = nfe  # type: ignore[attr-defined]
-        return watched
 
 
 def run(config: DictConfig, folder: Path, method_name: str, command: str) -> list[Row]:
@@ -73,19 +34,19 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     Raises:
         ValueError, OSError: with one paragraph that says what is wrong.
     """
-    if config.runner.processes > 1 and config.store.folder is None:
-        raise ValueError("several processes meet in the store: give a store.folder, or runner.processes=1")
-    fabric = launched(config)
+    here = place(config.runner)
+    if here.world_size > 1 and config.store.folder is None:
+        raise ValueError("several processes meet in the store: give a store.folder, or runner.devices=1")
+    device = launched(config.runner)
     logger: Logger = instantiate(config.logger)
     logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
-    experiment = Experiment.composed(config, fabric.device, method_name)
-    workers = _workers(experiment, rank=0)
-    counter = Counter(Console(stderr=True))
-    denoiser = counter.watch(experiment.model.denoiser)
-    with further_ranks(config, method_name, folder) as ranks, counter.progress:
-        results = _searched(experiment, denoiser, workers, counter)
-        rows = _compared(experiment, denoiser, workers, counter, results)
-        failed = lost(ranks, folder)
+    experiment = Experiment.composed(config, device, method_name)
+    store = _store(experiment, here)
+    with further_ranks(config, method_name, folder, here) as ranks, _progress(experiment, here) as progress:
+        denoiser = progress.watch(experiment.model.denoiser)
+        results = _searched(experiment, denoiser, store, progress)
+        rows = _compared(experiment, denoiser, store, progress, results)
+        failed = lost(ranks, folder, here)
 
     said = [v for figure in config.metric.verdicts for v in verdicts(rows, method_name, figure)]
     title = f"{experiment.model.name}: {method_name} with {experiment.solver.name}"
@@ -101,64 +62,67 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     return rows
 
 
-def compute(experiment: Experiment, rank: int) -> None:
-    """The shards of a run, of which `rank` computes its share; no figure, no report."""
-    workers, counter = _workers(experiment, rank), Counter(Console(quiet=True))
-    results = _searched(experiment, experiment.model.denoiser, workers, counter)
-    trial = experiment.trial(experiment.model.denoiser, workers)
-    trial.teacher_samples()
-    for n in experiment.steps:
-        for found in results.values():
-            trial.samples(found.schedules[n])
-            trial.path_error(found.schedules[n])
+def compute(config: DictConfig, method_name: str, here: Place) -> None:
+    """A rank's share of the shards of a run; no figure, no report."""
+    experiment = Experiment.composed(config, launched(config.runner, here.local_rank), method_name)
+    store = _store(experiment, here)
+    with _progress(experiment, here) as progress:
+        denoiser = progress.watch(experiment.model.denoiser)
+        results = _searched(experiment, denoiser, store, progress)
+        with progress.stage("compare"):
+            trial = experiment.trial(denoiser, store)
+            trial.teacher_samples()
+            for n in experiment.steps:
+                for found in results.values():
+                    trial.samples(found.schedules[n])
+                    trial.path_error(found.schedules[n])
 
 
 def _searched(
-    experiment: Experiment, denoiser: Denoiser, workers: Workers, counter: Counter
+    experiment: Experiment, denoiser: Denoiser, store: Workers, progress: Progress
 ) -> dict[str, SearchResult]:
     """What every method finds."""
-    problem, results = experiment.problem(denoiser, experiment.searched), {}
+    problem, results = experiment.problem(denoiser, experiment.searched, store), {}
     for name, method in experiment.methods.items():
-        with counter.stage(f"search {name}"):
-            results[name] = method.search(problem, experiment.steps, _searching(experiment, workers, name))
+        with progress.stage(f"search {name}"):
+            workers = _searching(experiment, store, name, progress)
+            results[name] = method.search(problem, experiment.steps, workers)
     return results
 
 
-def _searching(experiment: Experiment, workers: Workers, name: str) -> Workers:
+def _searching(experiment: Experiment, store: Workers, name: str, progress: Progress) -> Workers:
     """The workers for a search, whose shards its config and that of the problem determine."""
-    parts = {part: with_contents(experiment.resolved(part)) for part in ("solver", "teacher", "search", "dataset")}
+    asked = ("seed", "solver", "teacher", "search", "dataset", "store.precision")
+    parts = {part.replace(".", "_"): with_contents(experiment.resolved(part)) for part in asked}
     method = with_contents(experiment.method_config(name))
-    return workers.on("search", steps=experiment.steps, method=method, **parts)
+    return store.telling(progress.shard).on("search", steps=experiment.steps, method=method, **parts)
 
 
 def _compared(
-    experiment: Experiment,
-    denoiser: Denoiser,
-    workers: Workers,
-    counter: Counter,
-    results: Mapping[str, SearchResult],
+    experiment: Experiment, denoiser: Denoiser, store: Workers, progress: Progress, results: Mapping[str, SearchResult]
 ) -> list[Row]:
     """All of it judged on unseen samples: the teacher, every schedule, and the oracle of the main method."""
-    trial = experiment.trial(denoiser, workers)
+    trial = experiment.trial(denoiser, store)
     evaluations = len(trial.noise) * experiment.walker.nfe(experiment.judged_by) * getattr(denoiser, "nfe", 1)
-    with counter.stage("teacher", evaluations):
+    with progress.stage("teacher", evaluations):
         rows = [trial.judge_teacher()]
-    with counter.stage("compare"):
+    with progress.stage("compare"):
         for n in experiment.steps:
             for name, found in results.items():
                 rows.append(trial.judge(name, found.schedules[n], found.nfe, found.seconds))
+                progress.advance((len(rows) - 1) / (len(experiment.steps) * len(results)))
     name, method = next(iter(experiment.methods.items()))
     count = experiment.config.test.oracle
     if isinstance(method, OSS) and results[name].per_sample is not None and count > 1:
-        with counter.stage("oracle"):
-            own = experiment.problem(denoiser, experiment.unseen[:count])
-            searching = _searching(experiment, workers, name).on("oracle", samples=count)
+        with progress.stage("oracle"):
+            own = experiment.problem(denoiser, experiment.unseen[:count], store)
+            searching = _searching(experiment, store, name, progress).on("oracle", samples=count)
             rows += _oracle(method, name, trial, own, method.search(own, experiment.steps, searching))
     return rows
 
 
-def _workers(experiment: Experiment, rank: int) -> Workers:
-    """Those of `config.store`, for shards that the model and the code determine, or this process alone."""
+def _store(experiment: Experiment, here: Place) -> Workers:
+    """Those of `config.store`, for what the model, its device and the code determine, or this process alone."""
     config = experiment.config
     if config.store.folder is None:
         return ALONE
@@ -167,13 +131,26 @@ def _workers(experiment: Experiment, rank: int) -> Workers:
         "code": _code(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "device": experiment.device.type,
+        "device": _called(experiment.device),
         "model": with_contents(experiment.resolved("model")),
         "process": with_contents(experiment.resolved("process")),
-        "seed": config.seed,
     }
-    store = ShardStore(Path(config.store.folder), limit)
-    return StoredWorkers(store, facts, rank, config.runner.processes)
+    return StoredWorkers(ShardStore(Path(config.store.folder), limit), facts, here.rank, here.world_size)
+
+
+def _progress(experiment: Experiment, here: Place) -> Progress:
+    """The ranks of a run leave their counts beside its store."""
+    folder = None
+    if here.world_size > 1:
+        run = digest(OmegaConf.to_container(experiment.config, resolve=True))
+        folder = Path(experiment.config.store.folder) / "progress" / run
+        if here.rank == 0:
+            rmtree(folder, ignore_errors=True)
+    return Progress(_called(experiment.device), here.rank, folder)
+
+
+def _called(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def with_contents(part: Any) -> Any:

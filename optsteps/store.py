@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -29,6 +30,8 @@ from optsteps.files import write_atomically
 Tree = Any
 # how long a process waits before it looks again for what another one computes
 _PAUSE = 0.05
+# age in seconds at which a file that is still being written is not
+_ABANDONED = 3600
 _PACKAGE = "optsteps."
 
 
@@ -43,15 +46,17 @@ class ShardStore:
 
     Args:
         folder: made where it is missing; on a file system with locks.
-        limit: bytes; when a new shard exceeds it, those used longest ago are deleted. None for no limit.
+        limit: bytes; where new shards exceed it, those used longest ago are deleted. Looked at whenever this process
+            has added a hundredth of it. None for no limit.
     """
 
     def __init__(self, folder: Path, limit: int | None = None) -> None:
         self.folder, self.limit = folder, limit
+        self._added = math.inf  # bytes since the folder was last measured
 
     def get(self, key: str) -> Tree | None:
         """The shard of this key, None where there is none that is whole. Tensors are on the CPU."""
-        for path in self.folder.glob(f"{key}.*.safetensors"):
+        for path in self._at(key).glob(f"{key}.*.safetensors"):
             try:
                 content = path.read_bytes()
             except FileNotFoundError:  # deleted by another process between the two calls
@@ -76,16 +81,19 @@ class ShardStore:
             OSError: the folder cannot be written.
         """
         content = _pack(tree)
-        path = self.folder / f"{key}.{hashlib.sha256(content).hexdigest()}.safetensors"
+        path = self._at(key) / f"{key}.{hashlib.sha256(content).hexdigest()}.safetensors"
         write_atomically(path, content)
-        if self.limit is not None:
+        self._added += len(content)
+        if self.limit is not None and self._added >= self.limit / 100:
             self._evict(path)
+            self._added = 0
 
     @contextmanager
     def claimed(self, key: str) -> Iterator[bool]:
         """Whether this process may compute the shard: no other process, alive, is at it."""
-        (self.folder / "locks").mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / "locks" / f"{key}.lock")
+        path = self._at(key) / f"{key}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -93,16 +101,25 @@ class ShardStore:
             return
         try:
             yield True
+            with suppress(OSError):  # Windows keeps open files
+                path.unlink()  # whoever locks the old file or makes a new one finds the shard there
         finally:
             lock.release()
 
-    def compute(self, keys: list[str], function: Callable[[int], Tree], first: int = 0) -> list[Tree]:
+    def compute(
+        self,
+        keys: Sequence[str],
+        function: Callable[[int], Tree],
+        first: int = 0,
+        finished: Callable[[int], None] = lambda _: None,
+    ) -> list[Tree]:
         """What `function(i)` returns for every key, each computed by one process and kept.
 
         Args:
             keys: of the shards.
             function: from a key's place in the list to its shard.
             first: where this process begins, so that several do not queue for the same.
+            finished: told the place of every shard that is there, computed here or not.
         """
         found: dict[int, Tree] = {}
         waiting = [(first + i) % len(keys) for i in range(len(keys))]
@@ -121,21 +138,30 @@ class ShardStore:
                     left.append(place)
                 else:
                     found[place] = shard
+                    finished(place)
             if len(left) == len(waiting):
                 time.sleep(_PAUSE)
             waiting = left
         return [found[place] for place in range(len(keys))]
 
+    def _at(self, key: str) -> Path:
+        """The folder of a key's files: few enough for one listing."""
+        return self.folder / key[:2]
+
     def _evict(self, kept: Path) -> None:
-        """Delete the shards used longest ago until the limit holds, but never the one named."""
+        """Delete the shards used longest ago until the limit holds, but never the one named; and what killed processes
+        left half-written."""
         assert self.limit is not None
         files = []
-        for path in self.folder.glob("*.safetensors"):
+        for path in self.folder.glob("*/*.safetensors*"):
             try:
                 state = path.stat()
             except FileNotFoundError:
                 continue
-            files.append((state.st_mtime_ns, state.st_size, path))
+            if not path.name.startswith("."):
+                files.append((state.st_mtime_ns, state.st_size, path))
+            elif time.time() - state.st_mtime > _ABANDONED:
+                path.unlink(missing_ok=True)
         total = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
             if total <= self.limit:

@@ -1,66 +1,159 @@
-"""Teacher trajectories: the states of the many-step sampler that students are measured against."""
+"""What a denoiser makes of samples: trajectories, their ends, predictions of x_0; each computed once.
+
+Samples go through it in batches of at most a fixed size. Where a store is given, what comes of a batch is kept by the
+content that determines it, so methods, step counts, jobs of a sweep and runs that were cut off share it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from optsteps.conditions import Cond, take
-from optsteps.denoisers import Denoiser
+from optsteps.conditions import Cond, fingerprint, take
+from optsteps.denoisers import CountedDenoiser, Denoiser
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
+from optsteps.workers import ALONE, Workers
+
+T = TypeVar("T")
 
 
-def trajectory(
-    denoiser: Denoiser,
-    schedule: Schedule,
-    solver: Solver,
-    noise: Tensor,
-    cond: Cond = None,
-    max_batch: int = 512,
-    seed: int = 0,
-    index: Tensor | None = None,
-) -> Tensor:
-    """States at every time of `schedule`, sample first: [B, n+1, ...], computed at most `max_batch` samples at once.
+@dataclass(frozen=True)
+class Keeping:
+    """Where the work of a denoiser is kept.
 
-    Arguments and errors as of `sample`.
+    Args:
+        workers: who computes; where they keep shards, their facts determine the denoiser, device and all.
+        precision: trajectories and predictions are kept in this dtype, and rounded to it for whoever computed them too,
+            so that results do not depend on who did; None: in the dtype they have.
     """
-    walks = _walks(denoiser, schedule, solver, noise, cond, max_batch, seed, index, return_trajectory=True)
-    return torch.cat([walk.transpose(0, 1) for walk in walks])
+
+    workers: Workers = ALONE
+    precision: torch.dtype | None = None
 
 
-def end_points(
-    denoiser: Denoiser,
-    schedule: Schedule,
-    solver: Solver,
-    noise: Tensor,
-    cond: Cond = None,
-    max_batch: int = 512,
-    seed: int = 0,
-    index: Tensor | None = None,
-) -> Tensor:
-    """Last states only: [B, ...], computed at most `max_batch` samples at once. Arguments and errors as of `sample`."""
-    return torch.cat(
-        list(_walks(denoiser, schedule, solver, noise, cond, max_batch, seed, index, return_trajectory=False))
-    )
+NOWHERE = Keeping()
 
 
-def _walks(
-    denoiser: Denoiser,
-    schedule: Schedule,
-    solver: Solver,
-    noise: Tensor,
-    cond: Cond,
-    max_batch: int,
-    seed: int,
-    index: Tensor | None,
-    return_trajectory: bool,
-) -> Iterator[Tensor]:
-    """What `sample` returns, batch by batch."""
-    index = torch.arange(len(noise)) if index is None else index
-    for start in range(0, len(noise), max_batch):
-        part = slice(start, start + max_batch)
-        yield sample(denoiser, schedule, solver, noise[part], take(cond, part), seed, index[part], return_trajectory)
+class Trajectories:
+    """Trajectories and predictions of one denoiser.
+
+    Args:
+        denoiser: D(x [B, ...], t [B], cond) -> [B, ...].
+        max_batch: most samples in one call of it.
+        keeping: where its work is kept.
+
+    Attributes:
+        evaluations: network evaluations that all asked for so far takes, counted; what was found in a store counts too.
+    """
+
+    def __init__(self, denoiser: Denoiser, max_batch: int = 512, keeping: Keeping = NOWHERE) -> None:
+        self.denoiser, self.max_batch, self.keeping = denoiser, max_batch, keeping
+        self.evaluations = 0
+
+    def states(
+        self,
+        schedule: Schedule,
+        solver: Solver,
+        noise: Tensor,
+        cond: Cond = None,
+        seed: int = 0,
+        index: Tensor | None = None,
+    ) -> Tensor:
+        """States at every time of `schedule`, sample first: [B, n+1, ...]. Arguments and errors as of `sample`."""
+        return self._walks(schedule, solver, noise, cond, seed, index, return_trajectory=True)
+
+    def ends(
+        self,
+        schedule: Schedule,
+        solver: Solver,
+        noise: Tensor,
+        cond: Cond = None,
+        seed: int = 0,
+        index: Tensor | None = None,
+    ) -> Tensor:
+        """Last states only: [B, ...]. Arguments and errors as of `sample`."""
+        return self._walks(schedule, solver, noise, cond, seed, index, return_trajectory=False)
+
+    def predictions(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        """D(x [B, ...], t [B], cond), for any B, without a graph."""
+
+        def predictions(denoiser: CountedDenoiser, _: int) -> Tensor:
+            parts = (slice(k, k + self.max_batch) for k in range(0, len(x), self.max_batch))
+            with torch.no_grad():
+                return self._rounded(torch.cat([denoiser(x[part], t[part], take(cond, part)) for part in parts]))
+
+        return self._kept("predictions", {"max_batch": self.max_batch}, [(x, t, cond)], predictions)[0].to(x)
+
+    def once(self, part: str, inputs: Cond, compute: Callable[[CountedDenoiser], T], **facts: Any) -> T:
+        """`compute(denoiser)`, or what came of it before.
+
+        Args:
+            part: name of this computation.
+            inputs: the tensors it depends on, as a nested condition.
+            facts: what else it depends on, JSON data.
+        """
+        return self._kept(part, facts, [inputs], lambda denoiser, _: compute(denoiser))[0]
+
+    def _walks(
+        self,
+        schedule: Schedule,
+        solver: Solver,
+        noise: Tensor,
+        cond: Cond,
+        seed: int,
+        index: Tensor | None,
+        return_trajectory: bool,
+    ) -> Tensor:
+        numbers = torch.arange(len(noise)) if index is None else index
+        batches = [slice(k, k + self.max_batch) for k in range(0, len(noise), self.max_batch)]
+        inputs = [(noise[batch], take(cond, batch), numbers[batch]) for batch in batches]
+        facts: dict[str, Any] = {"schedule": schedule.facts, "solver": solver.facts}
+        facts["seed"] = seed if solver.stochastic else None
+        known = inputs if solver.stochastic else [some[:2] for some in inputs]
+
+        def walk(denoiser: CountedDenoiser, number: int) -> Tensor:
+            if not return_trajectory:
+                whole = self._found("states", facts, known[number])
+                if whole is not None:  # a search has kept the whole way
+                    denoiser.evaluations = whole[1]
+                    return whole[0][:, -1]
+            x, cond, index = inputs[number]
+            path = sample(denoiser, schedule, solver, x, cond, seed, index, return_trajectory)
+            return self._rounded(path.transpose(0, 1) if return_trajectory else path)
+
+        return torch.cat(self._kept("states" if return_trajectory else "ends", facts, known, walk)).to(noise)
+
+    def _found(self, part: str, facts: dict[str, Any], inputs: Cond) -> Any | None:
+        workers = self._on(part, facts)
+        return workers.kept({"inputs": fingerprint(inputs)}) if workers.keeps else None
+
+    def _on(self, part: str, facts: dict[str, Any]) -> Workers:
+        return self.keeping.workers.on(part, precision=str(self.keeping.precision), **facts)
+
+    def _kept(
+        self,
+        part: str,
+        facts: dict[str, Any],
+        inputs: Sequence[Cond],
+        compute: Callable[[CountedDenoiser, int], T],
+    ) -> list[T]:
+        """What `compute` makes of each of the inputs with a counted denoiser."""
+        workers = self._on(part, facts)
+        names = [{"inputs": fingerprint(i)} if workers.keeps else {} for i in inputs]
+
+        def counted(number: int) -> tuple[T, int]:
+            denoiser = CountedDenoiser(self.denoiser)
+            return compute(denoiser, number), denoiser.evaluations
+
+        shards = workers.shards(names, counted)
+        self.evaluations += sum(evaluations for _, evaluations in shards)
+        return [found for found, _ in shards]
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        return x if self.keeping.precision is None else x.to(self.keeping.precision)

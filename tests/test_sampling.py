@@ -13,7 +13,6 @@ from optsteps.denoisers import CountedDenoiser, GuidedDenoiser
 from optsteps.models.analytic import Gaussian, GaussianMixture
 from optsteps.processes import EDM, VP, Flow, Process
 from optsteps.solvers import build_solver
-from optsteps.trajectories import end_points, trajectory
 
 NAMES = ["euler", "heun"]
 PROCESSES: dict[str, Process] = {"edm": EDM(), "vp": VP.scaled_linear(), "flow": Flow()}
@@ -108,22 +107,6 @@ def test_trajectory_starts_at_scaled_noise_and_ends_at_the_sample(process: Proce
     for k in range(1, 6):
         head = Schedule(schedule.times[: k + 1], process)
         assert torch.equal(path[k], sample(denoiser, head, euler, NOISE))
-
-
-@pytest.mark.parametrize("max_batch", [1, 5, 16, 512])
-def test_teacher_trajectories_in_batches(max_batch: int) -> None:
-    schedule, cond = _build(EDM(), 4), {"shift": NOISE.flip(0)}
-    exact = MIXTURE.denoiser(EDM())
-
-    def denoise(x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
-        return exact(x, t) + cond["shift"]
-
-    arguments = denoise, schedule, build_solver("heun"), NOISE, cond
-    path = sample(*arguments, return_trajectory=True)
-    batched = trajectory(*arguments, max_batch=max_batch)
-    assert batched.shape == (16, 5, 2)
-    torch.testing.assert_close(batched, path.transpose(0, 1), rtol=1e-13, atol=1e-13)
-    torch.testing.assert_close(end_points(*arguments, max_batch=max_batch), path[-1], rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)

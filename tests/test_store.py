@@ -64,7 +64,7 @@ def test_a_tree_comes_back_as_it_was(tmp_path: Path, tree: Any) -> None:
 
 def test_every_reader_of_safetensors_can_look(tmp_path: Path) -> None:
     ShardStore(tmp_path).put("abc", {"path": TENSORS[0]})
-    (file,) = tmp_path.glob("*.safetensors")
+    (file,) = tmp_path.glob("*/*.safetensors")
     assert torch.equal(load_file(file)["0"], TENSORS[0])
     assert file.name == f"abc.{file_digest(file)}.safetensors"
 
@@ -82,7 +82,7 @@ def test_damage_is_always_seen(tmp_path: Path) -> None:
     store, rng = ShardStore(tmp_path), np.random.default_rng(0)
     tree = {"path": torch.randn(3, 4, 5), "nfe": 17}
     store.put("key", tree)
-    (file,) = tmp_path.glob("*.safetensors")
+    (file,) = tmp_path.glob("*/*.safetensors")
     content = file.read_bytes()
     for trial in range(1000):
         if trial % 2:
@@ -104,13 +104,13 @@ def test_old_shards_give_way(tmp_path: Path) -> None:
     store = ShardStore(tmp_path, limit=10_000)
     for k in range(6):
         store.put(f"key{k}", torch.zeros(500))  # 2,000 bytes and a header
-        os.utime(next(tmp_path.glob(f"key{k}.*")), ns=(k, k))
+        os.utime(next(tmp_path.glob(f"*/key{k}.*")), ns=(k, k))
         if k == 2:
             store.get("key0")  # used again: younger than its successors
     kept = {k for k in range(6) if store.get(f"key{k}") is not None}
     assert kept == {0, 3, 4, 5}
     ShardStore(tmp_path, limit=1).put("large", torch.zeros(5000))
-    assert [path.name.split(".")[0] for path in tmp_path.glob("*.safetensors")] == ["large"]
+    assert [path.name.split(".")[0] for path in tmp_path.glob("*/*.safetensors")] == ["large"]
 
 
 def _slow(folder: Path, first: int) -> None:

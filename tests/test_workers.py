@@ -17,6 +17,7 @@ from optsteps.noise import unit_noise
 from optsteps.processes import EDM
 from optsteps.solvers import build_solver
 from optsteps.store import ShardStore
+from optsteps.trajectories import NOWHERE, Keeping
 from optsteps.workers import StoredWorkers
 
 METHODS: dict[str, Any] = {
@@ -40,12 +41,12 @@ class Watched:
         return self.denoiser(x, t)
 
 
-def problem(last: int | None = None) -> tuple[SearchProblem, Watched]:
+def problem(last: int | None = None, keeping: Keeping = NOWHERE) -> tuple[SearchProblem, Watched]:
     mixture = GaussianMixture([[-2.0, 0.0], [2.0, 0.5]], [0.3, 0.2])
     denoiser = Watched(mixture.denoiser(EDM()), last)
     teacher = build_schedule("edm", EDM(), 20, t_max=80.0, t_min=0.002)
     noise = unit_noise(0, range(24), (2,)).double()
-    return SearchProblem(denoiser, EDM(), build_solver("euler"), noise, teacher), denoiser
+    return SearchProblem(denoiser, EDM(), build_solver("euler"), noise, teacher, keeping=keeping), denoiser
 
 
 def same(a: SearchResult, b: SearchResult) -> bool:
@@ -70,20 +71,56 @@ def test_a_second_search_evaluates_nothing(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_an_interrupted_search_goes_on(name: str, tmp_path: Path) -> None:
-    """Wherever it is cut off, the result is the same and the finished shards are not computed again."""
-    stated, whole = problem()
-    alone = METHODS[name]().search(stated, [3, 5])
+    """Wherever it is cut off, the result is the same, and what is computed again is less than a shard's walk."""
+    everything = StoredWorkers(ShardStore(tmp_path / "whole"), {})
+    stated, whole = problem(keeping=Keeping(everything))
+    alone = METHODS[name]().search(stated, [3, 5], everything)
     for last in range(5, whole.calls, max(1, whole.calls // 7)):
         workers = StoredWorkers(ShardStore(tmp_path / str(last)), {})
-        cut, first = problem(last)
+        cut, first = problem(last, Keeping(workers))
         with pytest.raises(KeyboardInterrupt):
             METHODS[name]().search(cut, [3, 5], workers)
-        fresh, second = problem()
+        fresh, second = problem(keeping=Keeping(workers))
         assert same(METHODS[name]().search(fresh, [3, 5], workers), alone)
-        repeated = first.calls + second.calls - whole.calls
-        shards = 3
-        # pooled searches keep their nodes in memory and walk to them again
-        assert repeated <= (whole.calls if name == "pooled" else -(-whole.calls // shards) + 1)
+        # a call here is a step of a shard's walk, a level of its search, or a part of its table
+        assert first.calls + second.calls - whole.calls <= 20
+
+
+def test_searches_share_trajectories_and_predictions(tmp_path: Path) -> None:
+    """Another average evaluates nothing; other step counts and AYS evaluate what is new."""
+    keeping = Keeping(StoredWorkers(ShardStore(tmp_path), {}))
+    stated, denoiser = problem(keeping=keeping)
+    OSS(shard_size=8).search(stated, [3, 5])
+    first = denoiser.calls
+    assert same(
+        OSS(shard_size=8, average="median").search(stated, [3, 5]),
+        OSS(shard_size=8, average="median").search(problem()[0], [3, 5]),
+    )
+    assert denoiser.calls == first
+    OSS(shard_size=8).search(stated, [3])
+    assert denoiser.calls == first
+    OSS(shard_size=8).search(stated, [3, 4, 5])
+    assert denoiser.calls == first + 3  # one node more can be left after three steps: that level of each shard
+    first = denoiser.calls
+    AYS(shard_size=8, levels=16, block_size=4).search(stated, [3])
+    with_teacher = denoiser.calls - first
+    stated, denoiser = problem(keeping=Keeping(StoredWorkers(ShardStore(tmp_path / "other"), {})))
+    AYS(shard_size=8, levels=16, block_size=4).search(stated, [3])
+    assert with_teacher == denoiser.calls - 3 * 20  # the teacher's walks are there
+
+
+def test_precision_of_what_is_kept(tmp_path: Path) -> None:
+    """Rounded for whoever computes it as well: the second search, which reads, finds what the first found."""
+    keeping = Keeping(StoredWorkers(ShardStore(tmp_path), {}), torch.bfloat16)
+    stated, denoiser = problem(keeping=keeping)
+    first = OSS(shard_size=8).search(stated, [3, 5])
+    calls = denoiser.calls
+    assert same(OSS(shard_size=8).search(stated, [3, 5]), first)
+    assert denoiser.calls == calls
+    sizes = {path.stat().st_size for path in tmp_path.rglob("*.safetensors")}
+    exact = Keeping(StoredWorkers(ShardStore(tmp_path / "exact"), {}))
+    OSS(shard_size=8).search(problem(keeping=exact)[0], [3, 5])
+    assert max(sizes) < max(path.stat().st_size for path in (tmp_path / "exact").rglob("*.safetensors")) / 2
 
 
 def _search(folder: Path, rank: int, name: str, queue: Any) -> None:

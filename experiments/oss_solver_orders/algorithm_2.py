@@ -21,7 +21,7 @@ from optsteps.models.base import Model, grid_mixture, pretrained
 from optsteps.noise import unit_noise
 from optsteps.processes import EDM
 from optsteps.solvers import Solver, build_solver
-from optsteps.trajectories import end_points
+from optsteps.trajectories import Trajectories
 
 SOLVERS = {
     "dpmpp_2m": {},
@@ -47,14 +47,14 @@ def problem_of(model: Model, solver: Solver, samples: range) -> SearchProblem:
 
 
 def errors(problem: SearchProblem, schedule: Schedule, teacher: Tensor) -> Tensor:
-    return mse(end_points(problem.denoiser, schedule, problem.solver, problem.noise, problem.cond), teacher)
+    return mse(Trajectories(problem.denoiser).ends(schedule, problem.solver, problem.noise, problem.cond), teacher)
 
 
 def compare(model: Model, name: str, steps: list[int], search: int, test: int) -> None:
     solver = build_solver(name.split(",")[0], **SOLVERS[name])
     seen = problem_of(model, solver, range(search))
     unseen = problem_of(model, solver, range(FIRST_TEST_SAMPLE, FIRST_TEST_SAMPLE + test))
-    teacher = end_points(unseen.denoiser, unseen.teacher, solver, unseen.noise, unseen.cond)
+    teacher = Trajectories(unseen.denoiser).ends(unseen.teacher, solver, unseen.noise, unseen.cond)
     first = OSS(average="pooled").search(replace(seen, solver=build_solver("euler")), steps)
     second = OSS(average="pooled").search(seen, steps)
     for n in steps:

@@ -12,7 +12,7 @@ from optsteps.methods.base import SearchProblem
 from optsteps.sampling import calibrated
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Denoise, State
-from optsteps.trajectories import trajectory
+from optsteps.trajectories import Trajectories
 
 QUANTILES = (0.05, 0.95)
 
@@ -38,13 +38,14 @@ def calibrate_amplitude(problem: SearchProblem, schedule: Schedule, max_batch: i
         raise ValueError(f"amplitude is calibrated at the teacher's times, and {missing:.17g} is not one of them")
     nodes = visited.long().argmax(0)
     denoiser = CountedDenoiser(problem.denoiser)
+    trajectories = Trajectories(problem.denoiser, max_batch, problem.keeping)
     parts = range(0, len(problem.noise), max_batch)
     conds = [take(problem.cond, slice(i, i + max_batch)) for i in parts]
     noise = problem.noise.split(max_batch)
     walker = problem.teacher_solver or problem.solver
     teacher = torch.cat(
         [
-            trajectory(denoiser, problem.teacher, walker, part, cond, max_batch)[:, nodes.to(part.device)]
+            trajectories.states(problem.teacher, walker, part, cond)[:, nodes.to(part.device)]
             for part, cond in zip(noise, conds, strict=True)
         ]
     )
@@ -62,7 +63,7 @@ def calibrate_amplitude(problem: SearchProblem, schedule: Schedule, max_batch: i
             schedule.times, schedule.process, schedule.orders, schedule.initial_scale, amplitude, schedule.metadata
         )
         student = [calibrated(found, i, x) for x in student]
-    return found, denoiser.evaluations / len(problem.noise)
+    return found, (trajectories.evaluations + denoiser.evaluations) / len(problem.noise)
 
 
 def _affine(student: Tensor, teacher: Tensor) -> Tensor:

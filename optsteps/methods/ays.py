@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from optsteps.conditions import Cond, take
-from optsteps.denoisers import CountedDenoiser, Denoiser
 from optsteps.methods.base import SearchProblem, SearchResult, ShardedMethod
 from optsteps.methods.coordinate_search import descend
 from optsteps.methods.klub import check_order
@@ -19,7 +19,7 @@ from optsteps.metrics.teacher import mse
 from optsteps.metrics.toy import sliced_wasserstein
 from optsteps.noise import sample_generator
 from optsteps.schedules import Schedule, build_schedule
-from optsteps.trajectories import end_points
+from optsteps.trajectories import Trajectories
 
 # (samples [B, ...], reference [R, ...]) -> what is to be small
 Criterion = Callable[[Tensor, Tensor], float]
@@ -100,24 +100,27 @@ class AYS(ShardedMethod):
     ) -> _Part:
         """First the table of these samples, then, if they are judged, what every schedule of the paths makes of their
         noise."""
-        denoiser = CountedDenoiser(problem.denoiser)
+        trajectories = Trajectories(problem.denoiser, self.max_batch, problem.keeping)
         noise, cond = problem.samples(index)
         if decision is None:
             part, teacher = _Part(), None
             if problem.data is None or self._criterion(problem) == "teacher":
-                teacher = teacher_samples(problem, denoiser, index, self.max_batch, self.seed)
+                teacher = teacher_samples(problem, trajectories, index, self.seed)
                 part.teacher = teacher.cpu()
-            part.tables = self._measured(problem, denoiser, steps, index, teacher, cond)
+            part.tables = self._measured(problem, trajectories, steps, index, teacher, cond)
         else:
             part = previous
             for n, path in decision.paths.items():
                 walks = [
-                    end_points(denoiser, s, problem.solver, noise, cond, self.max_batch, self.seed, index)
+                    trajectories.ends(s, problem.solver, noise, cond, self.seed, index)
                     for s in (as_schedule(problem, levels) for levels in path)
                 ]
                 part.samples[n] = torch.stack(walks).cpu()
-        part.evaluations += denoiser.evaluations
+        part.evaluations += trajectories.evaluations
         return part
+
+    def rounds(self, steps: Sequence[int]) -> int:
+        return 2 if self.choose == "judged" else 1
 
     def combine(
         self, problem: SearchProblem, steps: Sequence[int], partials: Sequence[_Part], decision: Any = None
@@ -155,7 +158,7 @@ class AYS(ShardedMethod):
     def _measured(
         self,
         problem: SearchProblem,
-        denoiser: CountedDenoiser,
+        trajectories: Trajectories,
         steps: Sequence[int],
         index: Tensor,
         teacher: Tensor | None,
@@ -171,11 +174,20 @@ class AYS(ShardedMethod):
             numbers = torch.arange(first, last)
             data, cond = problem.data[first:last], take(problem.data_cond, numbers)
         levels = grid(problem, max(self.levels, 4 * max(steps)))
+        facts = {"process": problem.process.to_dict(), "seed": self.seed, "max_batch": self.max_batch}
         tables = []
         for block in torch.arange(len(numbers)).split(self.block_size):
-            generators = [sample_generator(self.seed, int(k), stream=2) for k in numbers[block]]
-            own = data[block.to(data.device)], take(cond, block)
-            tables.append(CoupledTable.measure(denoiser, problem.process, *own, levels, generators, self.max_batch))
+            measure = partial(
+                CoupledTable.measure,
+                process=problem.process,
+                data=data[block.to(data.device)],
+                cond=take(cond, block),
+                levels=levels,
+                generators=[sample_generator(self.seed, int(k), stream=2) for k in numbers[block]],
+                max_batch=self.max_batch,
+            )
+            inputs = (measure.keywords["data"], measure.keywords["cond"], levels, numbers[block])
+            tables.append(trajectories.once("coupled table", inputs, measure, **facts))
         return tables
 
     def _descended(self, problem: SearchProblem, steps: Sequence[int], tables: list[CoupledTable]) -> _Decision:
@@ -252,20 +264,18 @@ def start_levels(problem: SearchProblem, family: str, steps: int) -> Tensor:
     return build_schedule(family, problem.process, steps, t_max=t_max, t_min=t_min).noise_levels
 
 
-def teacher_samples(problem: SearchProblem, denoiser: Denoiser, index: Tensor, max_batch: int, seed: int) -> Tensor:
+def teacher_samples(problem: SearchProblem, trajectories: Trajectories, index: Tensor, seed: int) -> Tensor:
     """The teacher's samples [b, ...] from the problem's noise `index` [b]."""
     walker = problem.teacher_solver or problem.solver
     noise, cond = problem.samples(index)
-    return end_points(denoiser, problem.teacher, walker, noise, cond, max_batch, seed, index)
+    return trajectories.ends(problem.teacher, walker, noise, cond, seed, index)
 
 
-def clean_data(
-    problem: SearchProblem, denoiser: Denoiser, index: Tensor, max_batch: int, seed: int
-) -> tuple[Tensor, Cond]:
+def clean_data(problem: SearchProblem, trajectories: Trajectories, index: Tensor, seed: int) -> tuple[Tensor, Cond]:
     """The problem's clean samples with their cond, or where it has none the teacher's from its noise `index`."""
     if problem.data is not None:
         return problem.data, problem.data_cond
-    return teacher_samples(problem, denoiser, index, max_batch, seed), take(problem.cond, index)
+    return teacher_samples(problem, trajectories, index, seed), take(problem.cond, index)
 
 
 def ends(problem: SearchProblem) -> tuple[float, float]:

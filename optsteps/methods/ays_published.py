@@ -13,6 +13,7 @@ from optsteps.methods.ays import as_schedule, clean_data, ends_clean, start_leve
 from optsteps.methods.base import Method, SearchProblem, SearchResult, checked_steps
 from optsteps.methods.coordinate_search import descend, interpolated, with_midpoints
 from optsteps.methods.klub_monte_carlo import MonteCarloKlub
+from optsteps.trajectories import Trajectories
 from optsteps.workers import ALONE, Workers
 
 
@@ -53,7 +54,8 @@ class PublishedAYS(Method):
         begun = time.perf_counter()
         steps = checked_steps(steps)
         denoiser = CountedDenoiser(problem.denoiser)
-        data, cond = clean_data(problem, denoiser, torch.arange(len(problem.noise)), self.max_batch, self.seed)
+        trajectories = Trajectories(problem.denoiser, self.max_batch, problem.keeping)
+        data, cond = clean_data(problem, trajectories, torch.arange(len(problem.noise)), self.seed)
         klub = MonteCarloKlub(denoiser, problem.process, data, cond, self.c, 1, self.max_batch, self.seed)
         start = start_levels(problem, self.start, 10)
         path = descend(klub, start, self.max_sweeps, self.candidates)
@@ -70,7 +72,7 @@ class PublishedAYS(Method):
         described = {"method": "ays_published", "sweeps": self.max_sweeps, "c": self.c, "samples": len(data)}
         return SearchResult(
             {n: as_schedule(problem, levels_of(n), described) for n in steps},
-            denoiser.evaluations / len(problem.noise),
+            (trajectories.evaluations + denoiser.evaluations) / len(problem.noise),
             time.perf_counter() - begun,
             evidence={"path": path, "hierarchy": hierarchy},
         )

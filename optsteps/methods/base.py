@@ -18,6 +18,7 @@ from optsteps.processes import Process
 from optsteps.sampling import check_batch
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
+from optsteps.trajectories import NOWHERE, Keeping
 from optsteps.workers import ALONE, Workers
 
 
@@ -34,6 +35,7 @@ class SearchProblem:
         data, data_cond: clean samples [S, ...] and their condition, for methods that need data.
         teacher: the many-step schedule; methods on a grid choose among its times.
         teacher_solver: walks the teacher's schedule; None for the student's solver.
+        keeping: where trajectories and predictions that searches may share are kept.
 
     Raises:
         ValueError: batch sizes of noise and cond (data and data_cond) differ, no samples, or a teacher of another
@@ -49,6 +51,7 @@ class SearchProblem:
     data: Tensor | None = None
     data_cond: Cond = None
     teacher_solver: Solver | None = None
+    keeping: Keeping = NOWHERE
 
     def __post_init__(self) -> None:
         if len(self.noise) == 0:
@@ -134,6 +137,10 @@ class ShardedMethod(Method):
             decision: what this returned in the round before, None in the first.
         """
 
+    def rounds(self, steps: Sequence[int]) -> int:
+        """How many rounds a search for these step counts takes."""
+        return 1
+
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
         start = time.perf_counter()
         steps = checked_steps(steps)
@@ -141,8 +148,8 @@ class ShardedMethod(Method):
         partials: list[Any] = [None] * len(shards)
         decision: Any = None
         for number in count():
-            part = workers.on("round", number=number)
-            partials, decision = self._round(problem, steps, part, shards, partials, decision)
+            asked = {"round": number, "rounds": self.rounds(steps)}
+            partials, decision = self._round(problem, steps, workers, asked, shards, partials, decision)
             if isinstance(decision, SearchResult):
                 break
         return replace(decision, seconds=time.perf_counter() - start)
@@ -152,6 +159,7 @@ class ShardedMethod(Method):
         problem: SearchProblem,
         steps: Sequence[int],
         workers: Workers,
+        asked: dict[str, int],
         shards: Sequence[Tensor],
         partials: Sequence[Any],
         decision: Any,
@@ -159,7 +167,8 @@ class ShardedMethod(Method):
         def compute(number: int) -> Any:
             return self.partial(problem, steps, shards[number], partials[number], decision)
 
-        found = workers.shards(len(shards), compute)
+        names = [{**asked, "shard": number, "of": len(shards)} for number in range(len(shards))]
+        found = workers.shards(names, compute)
         return found, self.combine(problem, steps, found, decision)
 
 

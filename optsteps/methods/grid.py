@@ -14,7 +14,7 @@ from optsteps.processes import Process
 from optsteps.solvers.base import Denoise, State, first_order
 from optsteps.solvers.multistep import Multistep
 from optsteps.solvers.singlestep import TwoStage
-from optsteps.trajectories import trajectory
+from optsteps.trajectories import Trajectories
 
 
 class Grid(ABC):
@@ -23,7 +23,7 @@ class Grid(ABC):
     Attributes:
         teacher: the teacher's states [B, N+1, ...].
         state: the student's states [B, N+1, ...]; a node's entry means nothing until it is put.
-        denoiser: the problem's, counted.
+        trajectories: what the problem's denoiser makes of them; counts its evaluations.
         choices: the orders that a step may have, ascending.
     """
 
@@ -32,12 +32,12 @@ class Grid(ABC):
     def __init__(self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int) -> None:
         noise, self.cond = problem.samples(index)
         self.process, self.max_batch = problem.process, max_batch
-        self.denoiser = CountedDenoiser(problem.denoiser)
+        self.trajectories = Trajectories(problem.denoiser, max_batch, problem.keeping)
         self.times = problem.teacher.times[nodes]
         self.last = len(self.times) - 1
         self.a, self.b = first_order(self.process, self.times[:, None], self.times[None, :])
         walker = problem.teacher_solver or problem.solver
-        whole = trajectory(self.denoiser, problem.teacher, walker, noise, self.cond, max_batch)
+        whole = self.trajectories.states(problem.teacher, walker, noise, self.cond)
         self.teacher = whole if len(nodes) == whole.shape[1] else whole[:, nodes]
         self.state = torch.zeros_like(self.teacher)
         self._denoised = torch.zeros_like(self.teacher)
@@ -80,11 +80,10 @@ class Grid(ABC):
         """Denoise the pending states at sources [I]; the mask [B, N+1] of them."""
         wanted = torch.zeros_like(self._pending)
         wanted[:, sources] = self._pending[:, sources]
-        for pairs in wanted.nonzero().split(self.max_batch):
-            sample, node = pairs.unbind(1)
-            with torch.no_grad():
-                denoised = self.denoiser(self.state[sample, node], self.times[node], take(self.cond, sample))
-            self._denoised[sample, node] = denoised
+        sample, node = wanted.nonzero().unbind(1)
+        if len(sample):
+            x, cond = self.state[sample, node], take(self.cond, sample)
+            self._denoised[sample, node] = self.trajectories.predictions(x, self.times[node], cond)
         self._pending &= ~wanted
         return wanted
 
@@ -232,14 +231,21 @@ class TwoStageGrid(Grid):
         self._sources = sources
         self._reached = self.state.new_zeros(len(self), len(sources), len(targets), *self.state.shape[2:])
         ahead = (sources[:, None] < targets).expand(len(self), -1, -1)
-        for triples in ahead.nonzero().split(self.max_batch):
-            sample, i, j = triples.unbind(1)
-            node = sources[i]
-            denoise = Denoise(self.denoiser, self.process, take(self.cond, sample))
-            x, first = self.state[sample, node], self._denoised[sample, node]
-            with torch.no_grad():
-                reached = self.solver.finish(x, first, self.times[node], self.times[targets[j]], denoise)
-            self._reached[sample, i, j] = reached
+        sample, i, j = ahead.nonzero().unbind(1)
+
+        def finish(denoiser: CountedDenoiser) -> Tensor:
+            reached = torch.empty_like(self._reached[sample, i, j])
+            for some in torch.arange(len(sample)).split(self.max_batch):
+                node, target = sources[i[some]], targets[j[some]]
+                x, first = self.state[sample[some], node], self._denoised[sample[some], node]
+                denoise = Denoise(denoiser, self.process, take(self.cond, sample[some]))
+                with torch.no_grad():
+                    reached[some] = self.solver.finish(x, first, self.times[node], self.times[target], denoise)
+            return reached
+
+        inputs = (self.state[:, sources], self.cond, self.times[sources], self.times[targets])
+        facts = {"solver": self.solver.facts, "max_batch": self.max_batch}
+        self._reached[sample, i, j] = self.trajectories.once("finish", inputs, finish, **facts).to(self._reached)
 
     def costs(self, sample: int, sources: Tensor, targets: Tensor) -> Tensor:
         missed = self._reached[sample].double() - self.teacher[sample, targets].double()

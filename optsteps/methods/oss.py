@@ -119,8 +119,11 @@ class OSS(ShardedMethod):
             {n: path for n, (path, _) in read.items()},
             {n: orders[chosen] for n, (_, chosen) in read.items()},
             finals,
-            grid.denoiser.evaluations,
+            grid.trajectories.evaluations,
         )
+
+    def rounds(self, steps: Sequence[int]) -> int:
+        return steps[-1] + 1 if self.average == "pooled" else 1
 
     def combine(
         self, problem: SearchProblem, steps: Sequence[int], partials: Sequence[Any], decision: Any = None
@@ -243,7 +246,7 @@ class OSS(ShardedMethod):
             total = torch.zeros(len(grid.choices), len(sources), len(targets), dtype=torch.float64)
             for sample in range(len(grid)):
                 total += grid.costs(sample, sources, targets)
-        return _PooledLevel(finals, total, grid.choices, grid.denoiser.evaluations, grid)
+        return _PooledLevel(finals, total, grid.choices, grid.trajectories.evaluations, grid)
 
     def _pooled_decision(
         self,

@@ -27,7 +27,7 @@ CHOICES = sorted(
     f"{file.parent.name}={file.stem}"
     for group in ("process", "model", "solver", "method", "metric", "runner", "logger", "experiment")
     for file in (CONFIG_DIR / group).glob("*.yaml")
-    if file.stem != "gpu" or torch.cuda.is_available()
+    if (file.stem not in ("gpu", "ddp") or torch.cuda.is_available()) and file.stem != "slurm"
 )
 # what a choice needs beside it: a metric for its data, a method for its solver, a logger that stays offline
 ALONGSIDE = {
@@ -147,7 +147,7 @@ def test_a_run_leaves_what_it_promises_and_is_repeatable(tmp_path: Path, monkeyp
             ["accelerator 'gpu'", "runner=cpu"],
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
-        (["runner.processes=2"], ["store.folder", "runner.processes=1"]),
+        (["runner.devices=2"], ["store.folder", "runner.devices=1"]),
     ],
 )
 def test_errors_are_one_paragraph(
@@ -226,7 +226,7 @@ def test_any_number_of_processes_finds_the_same(tmp_path: Path, monkeypatch: pyt
     found = []
     for count in (1, 2, 4):
         folder = tmp_path / str(count)
-        own = [f"store.folder={folder / 'store'}", "runner=cpu", "runner.threads=1", f"runner.processes={count}"]
+        own = [f"store.folder={folder / 'store'}", "runner=cpu", "runner.threads=1", f"runner.devices={count}"]
         few = ["search.samples=20", "method.shard_size=4", "max_batch=4"]
         start(monkeypatch, folder, *(o for o in TINY if o.split("=")[0] not in ("store.folder", "search.samples")),
               *TINY_PLANE, *few, *own)  # fmt: skip
@@ -242,7 +242,7 @@ def test_any_number_of_processes_finds_the_same(tmp_path: Path, monkeypatch: pyt
 
 def test_a_lost_rank_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """Rank 1 dies at once; the run ends with the same result and says so."""
-    own = [f"store.folder={tmp_path / 'store'}", "runner.processes=2"]
+    own = [f"store.folder={tmp_path / 'store'}", "runner.devices=2"]
     monkeypatch.setattr("optsteps.ranks.sys.executable", "/bin/false")
     start(monkeypatch, tmp_path, *(o for o in TINY if not o.startswith("store")), *TINY_PLANE, *own)
     assert "rank 1 ended early with exit status 1" in " ".join(capsys.readouterr().out.split())

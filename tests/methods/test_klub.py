@@ -25,7 +25,7 @@ from optsteps.models.base import pretrained
 from optsteps.noise import sample_generator, unit_noise
 from optsteps.processes import EDM, VP, Flow, Process
 from optsteps.solvers import build_solver
-from optsteps.trajectories import end_points
+from optsteps.trajectories import Trajectories
 
 GAUSSIANS = [(0.25, 1), (0.25, 64), (1.0, 1), (1.0, 64)]
 MIXTURE = GaussianMixture([[-2.0, 0.0], [2.0, 0.5], [0.0, 2.0]], [0.3, 0.2, 0.5], [1.0, 2.0, 1.0])
@@ -297,7 +297,8 @@ def test_a_learned_network() -> None:
     labels = model.cond(index, torch.device("cpu"))
     assert labels is not None
     start = build_schedule("logsnr", EDM(), 8, t_max=80.0, t_min=0.002)
-    data = end_points(model.denoiser, start, build_solver("dpmpp_2m"), unit_noise(0, index, model.shape), labels)
+    noise = unit_noise(0, index, model.shape)
+    data = Trajectories(model.denoiser).ends(start, build_solver("dpmpp_2m"), noise, labels)
     levels = log_grid(64)
     table = CoupledTable.joined(
         [

@@ -32,7 +32,7 @@ from optsteps.processes import EDM
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule
 from optsteps.solvers import build_solver
-from optsteps.trajectories import end_points
+from optsteps.trajectories import Trajectories
 
 DTYPES = [torch.float64, torch.float32]
 
@@ -169,7 +169,7 @@ def test_all_of_the_teachers_steps_are_the_teacher() -> None:
 def end_mse(problem: SearchProblem, schedule: Schedule) -> Tensor:
     """Mean squared difference [B] of what the schedule and the teacher make of the problem's noise."""
     ends = [
-        end_points(problem.denoiser, s, problem.solver, problem.noise, problem.cond).double()
+        Trajectories(problem.denoiser).ends(s, problem.solver, problem.noise, problem.cond).double()
         for s in (schedule, problem.teacher)
     ]
     return (ends[0] - ends[1]).square().flatten(1).mean(1)

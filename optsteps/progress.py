@@ -1,0 +1,164 @@
+"""What a long run tells of itself: on a terminal a bar for each stage, elsewhere a line for each event."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from torch import Tensor
+
+from optsteps.conditions import Cond
+from optsteps.denoisers import Denoiser
+from optsteps.files import write_atomically
+
+log = logging.getLogger(__name__)
+# seconds between two looks at the ranks' counts, and between two lines about shards
+_LOOK, _LINE = 0.5, 5.0
+
+
+@dataclass
+class _Stage:
+    """Work under way: what is done of it, and the evaluations of every rank when it began."""
+
+    name: str
+    total: float | None
+    before: Mapping[int, int]
+    begun: float = field(default_factory=time.monotonic)
+    fraction: float = 0.0
+    place: str = ""
+    done: Counter[int] = field(default_factory=Counter)
+    told: float = 0.0
+
+
+class Progress:
+    """Counts a rank's network evaluations, and for rank 0 tells of all ranks'.
+
+    Args:
+        device: of this rank, as it is to be called.
+        rank: its number.
+        folder: where the ranks of a run leave their counts; None where there is one rank only.
+        quiet: tell nothing.
+    """
+
+    def __init__(self, device: str, rank: int = 0, folder: Path | None = None, quiet: bool = False) -> None:
+        self.device, self.rank, self.folder, self.quiet = device, rank, folder, quiet
+        self.evaluations = 0
+        self._looked = 0.0
+        self._stage: _Stage | None = None
+        console = Console(stderr=True)
+        self._terminal = console.is_terminal and not quiet
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
+        self._bars = Bars(*columns, TextColumn("{task.fields[note]}"), console=console, disable=not self._terminal)
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bars.stop()
+
+    @contextmanager
+    def stage(self, name: str, evaluations: float | None = None) -> Iterator[None]:
+        """What happens inside is the stage `name`; of so many evaluations, where their number is known."""
+        self._stage = stage = _Stage(name, evaluations, {rank: count for rank, (_, count) in self._ranks().items()})
+        self._bar = self._bars.add_task(name, total=1.0, note="")
+        self._line(f"{name}: begins")
+        yield
+        stage.fraction, stage.place = 1.0, ""
+        seconds = time.monotonic() - stage.begun
+        self._line(f"{name}: done in {seconds:.1f} s, {self._spent(stage)}")
+        self._bars.update(self._bar, completed=1.0, note=self._spent(stage))
+        self._stage = None
+
+    def watch(self, denoiser: Denoiser) -> Denoiser:
+        """`denoiser`, its evaluations counted here."""
+        nfe = getattr(denoiser, "nfe", 1)
+
+        def watched(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+            out = denoiser(x, t, cond)
+            self.evaluations += nfe * len(x)
+            if time.monotonic() - self._looked > _LOOK:
+                self._look()
+            return out
+
+        watched.nfe = nfe  # type: ignore[attr-defined]
+        return watched
+
+    def shard(self, name: Mapping[str, Any]) -> None:
+        """A shard of a search is there: number `shard` of `of` in round `round` of `rounds`."""
+        if self._stage is None:
+            return
+        stage = self._stage
+        stage.done[name["round"]] += 1
+        done, of, rounds = stage.done[name["round"]], name["of"], name["rounds"]
+        stage.place = (f"round {name['round'] + 1} of {rounds}, " if rounds > 1 else "") + f"shard {done} of {of}"
+        self.advance((name["round"] + done / of) / rounds)
+
+    def advance(self, fraction: float) -> None:
+        """So much of the stage is done."""
+        stage = self._stage
+        if stage is None:
+            return
+        stage.fraction = fraction
+        now = time.monotonic()
+        if now - stage.told > _LINE and fraction < 1:
+            stage.told = now
+            self._line(f"{stage.name}: {self._note(stage)}")
+        self._look()
+
+    def _look(self) -> None:
+        """Leave this rank's count, and show all of them."""
+        self._looked = time.monotonic()
+        if self.folder is not None and self.rank > 0:
+            count = {"device": self.device, "evaluations": self.evaluations}
+            write_atomically(self.folder / f"{self.rank}.json", json.dumps(count).encode())
+        if self._stage is not None and self._terminal:
+            self._bars.update(self._bar, completed=self._fraction(self._stage), note=self._note(self._stage))
+
+    def _ranks(self) -> dict[int, tuple[str, int]]:
+        """Device and evaluations so far of every rank."""
+        found = {self.rank: (self.device, self.evaluations)}
+        if self.folder is not None and self.rank == 0:
+            for file in self.folder.glob("*.json"):
+                count = json.loads(file.read_text())
+                found[int(file.stem)] = (count["device"], count["evaluations"])
+        return dict(sorted(found.items()))
+
+    def _spent(self, stage: _Stage) -> str:
+        """Evaluations of the stage, and every rank's per second."""
+        ranks = self._ranks()
+        spent = {rank: count - stage.before.get(rank, 0) for rank, (_, count) in ranks.items()}
+        seconds = max(time.monotonic() - stage.begun, 1e-3)
+        rates = [f"rank {rank} on {ranks[rank][0]} {count / seconds:,.0f}/s" for rank, count in spent.items()]
+        return ", ".join([f"{sum(spent.values()):,} evaluations", *rates])
+
+    def _fraction(self, stage: _Stage) -> float:
+        if stage.total is None:
+            return stage.fraction
+        spent = sum(count - stage.before.get(rank, 0) for rank, (_, count) in self._ranks().items())
+        return min(1.0, spent / stage.total)
+
+    def _note(self, stage: _Stage) -> str:
+        fraction, seconds = self._fraction(stage), time.monotonic() - stage.begun
+        left = f"{timedelta(seconds=round(seconds / fraction - seconds))} to go" if fraction > 0 else ""
+        return ", ".join(part for part in (stage.place, self._spent(stage), left) if part)
+
+    def _line(self, text: str) -> None:
+        if self.quiet:
+            return
+        log.info(text)
+        if not self._terminal:
+            print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
