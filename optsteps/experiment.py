@@ -184,7 +184,7 @@ def launched(runner: DictConfig, local_rank: int = 0) -> torch.device:
     try:
         # the environment of a cluster is for `ranks` to read: to Lightning each process is alone
         fabric = L.Fabric(accelerator=runner.accelerator, devices=devices, plugins=[LightningEnvironment()])
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
         raise ValueError(
             f"this machine has no device for runner.accelerator={runner.accelerator!r}; choose runner=cpu or auto"
         ) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import torch
@@ -31,12 +30,19 @@ from optsteps.workers import ALONE, StoredWorkers, Workers
 def run(config: DictConfig, folder: Path, method_name: str, command: str) -> list[Row]:
     """Run the experiment that `config` describes and leave its report in `folder`.
 
+    Returns:
+        The rows of its table; none for a rank other than 0, which only computes.
+
     Raises:
         ValueError, OSError: with one paragraph that says what is wrong.
     """
     here = place(config.runner)
     if here.world_size > 1 and config.store.folder is None:
         raise ValueError("several processes meet in the store: give a store.folder, or runner.devices=1")
+    if here.rank > 0:  # of another node, or a task of SLURM's: rank 0 reports
+        with further_ranks(config, method_name, folder, here):
+            compute(config, method_name, here)
+        return []
     device = launched(config.runner)
     logger: Logger = instantiate(config.logger)
     logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
@@ -145,7 +151,8 @@ def _progress(experiment: Experiment, here: Place) -> Progress:
         run = digest(OmegaConf.to_container(experiment.config, resolve=True))
         folder = Path(experiment.config.store.folder) / "progress" / run
         if here.rank == 0:
-            rmtree(folder, ignore_errors=True)
+            for old in folder.glob("*.json"):
+                old.unlink()
     return Progress(_called(experiment.device), here.rank, folder)
 
 

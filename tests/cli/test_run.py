@@ -144,7 +144,7 @@ def test_a_run_leaves_what_it_promises_and_is_repeatable(tmp_path: Path, monkeyp
         (["search.samples=0"], ["samples"]),
         pytest.param(
             ["runner=gpu"],
-            ["accelerator 'gpu'", "runner=cpu"],
+            ["runner.accelerator='gpu'", "runner=cpu"],
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
         (["runner.devices=2"], ["store.folder", "runner.devices=1"]),
@@ -238,6 +238,28 @@ def test_any_number_of_processes_finds_the_same(tmp_path: Path, monkeypatch: pyt
         assert len(logs) == count - 1
         assert "Traceback" not in "".join(logs)
     assert found[0] == found[1] == found[2]
+
+
+def test_tasks_of_slurm_are_ranks(tmp_path: Path) -> None:
+    """Two tasks that srun would start: rank 0 reports what a run alone finds, rank 1 helps and writes no report."""
+    kept = [*(o for o in TINY if not o.startswith("store")), *TINY_PLANE, "runner.threads=1"]
+    tasks = []
+    for rank in range(2):
+        own = [f"store.folder={tmp_path / 'store'}", f"hydra.run.dir={tmp_path / str(rank)}", "runner=slurm"]
+        slurm = {"NTASKS": "2", "JOB_NAME": "search", "PROCID": str(rank), "LOCALID": str(rank)}
+        environment = os.environ | {f"SLURM_{name}": value for name, value in slurm.items()}
+        command = [sys.executable, "-m", "optsteps.cli.run", *kept, *own]
+        tasks.append(subprocess.Popen(command, env=environment, cwd=tmp_path))
+    assert [task.wait(200) for task in tasks] == [0, 0]
+    subprocess.run(
+        [sys.executable, "-m", "optsteps.cli.run", *kept, "store.folder=null", f"hydra.run.dir={tmp_path / 'alone'}"],
+        cwd=tmp_path,
+        check=True,
+    )
+    assert not (tmp_path / "1" / "metrics.json").exists()
+    for n in (2, 3):
+        together, alone = (tmp_path / name / f"schedule_{n}.json" for name in ("0", "alone"))
+        assert together.read_bytes() == alone.read_bytes()
 
 
 def test_a_lost_rank_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
