@@ -1,9 +1,10 @@
 """Runs that are killed and started again: the same result, and hardly anything computed twice.
 
-python experiments/resume/kill.py --kills 20 experiment=mixture
+python experiments/resume/kill.py --kills 20 --rank-kills 4 model=digits
 
 Every trial kills the same command with SIGKILL at a random moment of its work, starts it again until it is through, and
-compares its schedules byte by byte with those of a run left alone. Evaluations are counted over all starts.
+compares its schedules byte by byte with those of a run left alone. Evaluations are counted over all starts. Then runs
+of two ranks of which the second is killed alone: the first goes on.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,29 @@ def run(folder: Path, overrides: list[str], kill_after: float | None, counted: A
     return process.exitcode
 
 
+def children(pid: int) -> list[Path]:
+    """The command lines of a process' children."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [path for child in found if (path := Path(f"/proc/{child}/cmdline")).exists()]
+
+
+def rank_killed(folder: Path, overrides: list[str], after: float) -> bool | None:
+    """A run of two ranks whose second is killed so many seconds after it was started: does it say so and end well?
+    None where it was through before."""
+    own = [f"hydra.run.dir={folder / 'run'}", f"store.folder={folder / 'store'}", "logger=none", "runner.devices=2"]
+    command = [sys.executable, "-m", "optsteps.cli.run", *overrides, *own]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    while not (ranks := [child for child in children(process.pid) if "optsteps.ranks" in child.read_text()]):
+        time.sleep(0.02)
+    time.sleep(after)
+    with suppress(ProcessLookupError):
+        os.kill(int(ranks[0].parent.name), signal.SIGKILL)
+    said, _ = process.communicate()
+    if "rank 1" not in said and process.returncode == 0:
+        return None
+    return process.returncode == 0 and "rank 1 ended early with exit status -9" in " ".join(said.split())
+
+
 def schedules(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "run").glob("schedule_*.json")}
 
@@ -69,6 +94,7 @@ def schedules(folder: Path) -> dict[str, bytes]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--rank-kills", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     options, overrides = parser.parse_known_args()
     moments = random.Random(options.seed)
@@ -80,7 +106,7 @@ def main() -> None:
         seconds, whole = time.monotonic() - begun, counted.value
         expected = schedules(root / "whole")
         print(f"left alone: {seconds:.1f} s, {whole:,} evaluations, at most {largest.value:,} in one shard", flush=True)
-        right = kills = trials = 0
+        right = kills = trials = most = 0
         while kills < options.kills:
             counted, _ = (CONTEXT.Value("q", 0) for _ in range(2))
             folder, after = root / str(trials), moments.uniform(0.05, 0.95) * seconds
@@ -91,13 +117,23 @@ def main() -> None:
             spent = counted.value
             assert run(folder, overrides, None, counted, largest) == 0, "the second start failed"
             same = schedules(folder) == expected
-            right += same
+            repeated = counted.value - whole
+            right, most = right + same, max(most, repeated)
             print(
-                f"killed after {after:.1f} s (exit {killed}), {spent:,} evaluations done; {counted.value - whole:,} "
-                f"repeated; schedules {'identical' if same else 'DIFFER'}",
+                f"killed after {after:.1f} s (exit {killed}), {spent:,} evaluations done; {repeated:,} repeated; "
+                f"schedules {'identical' if same else 'DIFFER'}",
                 flush=True,
             )
-        print(f"{right} of {options.kills} end with identical schedules")
+        print(f"{right} of {options.kills} end with identical schedules; at most {most:,} evaluations repeated")
+        right = kills = 0
+        while kills < options.rank_kills:
+            folder, after = root / f"rank{trials}", moments.uniform(0.5, 1.5) * seconds
+            said, trials = rank_killed(folder, overrides, after), trials + 1
+            if said is None:
+                continue
+            kills, right = kills + 1, right + (said and schedules(folder) == expected)
+            print(f"rank 1 of 2 killed {after:.1f} s after its start", flush=True)
+        print(f"{right} of {options.rank_kills} runs that lost a rank say so and end with identical schedules")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,107 @@
+"""What the runner costs, and what a second process gains.
+
+python experiments/benchmarks/runner_cost.py --repeats 7 model=digits
+
+Overhead: the search and the samples of a run by `optsteps.runner.compute`, with a fresh store, against the same calls
+in a bare loop that keeps nothing and shows nothing; one process, one thread, interleaved. Scaling: the command with 1
+and 2 processes of one thread each, by the time of its search (the second process starts with the first one's search,
+and its imports count).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import redirect_stderr
+from io import StringIO
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from optsteps.cli.common import CONFIG_DIR
+from optsteps.experiment import Experiment, launched
+from optsteps.ranks import Place
+from optsteps.runner import compute
+from optsteps.sampling import sample
+
+ONE_THREAD = ["metric=teacher", "runner=cpu", "runner.threads=1", "logger=none"]
+
+
+def bare(config: DictConfig) -> None:
+    """What `compute` does, without it."""
+    experiment = Experiment.composed(config, launched(config.runner), "oss")
+    denoiser, problem = experiment.model.denoiser, experiment.problem(experiment.model.denoiser, experiment.searched)
+    noise, cond = experiment.samples(experiment.unseen)
+    parts = [slice(k, k + config.max_batch) for k in range(0, len(noise), config.max_batch)]
+    found = [method.search(problem, experiment.steps) for method in experiment.methods.values()]
+    walks = [experiment.judged_by, *(result.schedules[n] for n in experiment.steps for result in found)]
+    for schedule in walks:
+        for part in parts:
+            sample(denoiser, schedule, experiment.solver, noise[part], None if cond is None else cond[part])
+    for schedule in walks:
+        sample(denoiser, schedule, experiment.solver, noise[:32], None if cond is None else cond[:32],
+               return_trajectory=True)  # fmt: skip
+
+
+def composed(overrides: list[str], store: Path) -> DictConfig:
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return compose("config", [*ONE_THREAD, *overrides, f"store.folder={store}"])
+
+
+def overhead(overrides: list[str], repeats: int) -> None:
+    taken: dict[str, list[float]] = {"bare": [], "runner": []}
+    for repeat in range(repeats + 1):
+        with tempfile.TemporaryDirectory() as folder, redirect_stderr(StringIO()):
+            config = composed(overrides, Path(folder))
+            for name, work in (("bare", bare), ("runner", lambda c: compute(c, "oss", Place()))):
+                begun = time.perf_counter()
+                work(config)
+                if repeat > 0:  # the first warms up
+                    taken[name].append(time.perf_counter() - begun)
+    ratios = [b / a - 1 for a, b in zip(taken["bare"], taken["runner"], strict=True)]
+    alone, by_runner = (statistics.median(seconds) for seconds in taken.values())
+    print(
+        f"overhead {' '.join(overrides)}: bare {alone:.2f} s, runner {by_runner:.2f} s; median of {repeats} "
+        f"interleaved pairs {statistics.median(ratios):+.1%} ({min(ratios):+.1%} to {max(ratios):+.1%})",
+        flush=True,
+    )
+
+
+def scaling(overrides: list[str]) -> None:
+    for devices in (1, 2):
+        with tempfile.TemporaryDirectory() as folder:
+            own = [f"store.folder={folder}/store", f"hydra.run.dir={folder}/run", f"runner.devices={devices}"]
+            command = [sys.executable, "-m", "optsteps.cli.run", *ONE_THREAD, *overrides, *own]
+            subprocess.run(command, check=True, capture_output=True)
+            rows = json.loads((Path(folder) / "run" / "metrics.json").read_text())["rows"]
+            config = composed(overrides, Path(folder))
+            row = next(row for row in rows if row["method"] == "oss")
+            seconds, samples = row["search_seconds"], config.search.samples
+            print(
+                f"scaling {' '.join(overrides)}: {devices} processes, {samples} samples searched in {seconds:.1f} s, "
+                f"{samples / seconds:.2f} samples/s, {samples * row['search_nfe'] / seconds:,.0f} evaluations/s",
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--samples", type=int, default=256, help="searched in the scaling")
+    options, overrides = parser.parse_known_args()
+    torch.set_num_threads(1)
+    overhead([*overrides, "search.samples=16", "test.samples=64", "test.oracle=0"], options.repeats)
+    shards = [f"search.samples={options.samples}", "method.shard_size=16", "test.samples=16", "test.oracle=0"]
+    rivals = [f"~method@rivals.{name}" for name in ("oss_pooled", "edm", "time_uniform", "logsnr")]
+    scaling([*overrides, *shards, *rivals])
+
+
+if __name__ == "__main__":
+    main()
