@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
 from torch import Tensor
 
 from optsteps.conditions import Cond
@@ -40,6 +41,7 @@ class _Stage:
     place: str = ""
     done: Counter[int] = field(default_factory=Counter)
     told: float = 0.0
+    announced: bool = False
 
 
 class Progress:
@@ -59,8 +61,17 @@ class Progress:
         self._stage: _Stage | None = None
         console = Console(stderr=True)
         self._terminal = console.is_terminal and not quiet
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
-        self._bars = Bars(*columns, TextColumn("{task.fields[note]}"), console=console, disable=not self._terminal)
+        whole, rest = Column(no_wrap=True, min_width=20), Column(no_wrap=True, ratio=1)
+        self._bars = Bars(
+            SpinnerColumn(),
+            TextColumn("{task.description}", table_column=whole),
+            BarColumn(10, table_column=Column(min_width=10)),
+            TimeElapsedColumn(table_column=Column(min_width=7)),
+            TextColumn("{task.fields[note]}", table_column=rest),
+            console=console,
+            disable=not self._terminal,
+            expand=True,
+        )
         self._bar: Any = None
 
     def __enter__(self) -> Progress:
@@ -75,12 +86,11 @@ class Progress:
         """What happens inside is the stage `name`; of so many evaluations, where their number is known."""
         self._stage = stage = _Stage(name, evaluations, {rank: count for rank, (_, count) in self._ranks().items()})
         self._bar = self._bars.add_task(name, total=1.0, note="")
-        self._line(f"{name}: begins")
         yield
-        stage.fraction, stage.place = 1.0, ""
-        seconds = time.monotonic() - stage.begun
-        self._line(f"{name}: done in {seconds:.1f} s, {self._spent(stage)}")
-        self._bars.update(self._bar, completed=1.0, note=self._spent(stage))
+        if stage.announced:
+            self._line(f"{name}: done in {time.monotonic() - stage.begun:.1f} s, {self._spent(stage)}")
+        self._look()
+        self._bars.update(self._bar, completed=1.0, note=self._spent(stage) if stage.announced else "")
         self._stage = None
 
     def watch(self, denoiser: Denoiser) -> Denoiser:
@@ -88,6 +98,7 @@ class Progress:
         nfe = getattr(denoiser, "nfe", 1)
 
         def watched(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+            self._announce()
             out = denoiser(x, t, cond)
             self.evaluations += nfe * len(x)
             if time.monotonic() - self._looked > _LOOK:
@@ -101,6 +112,7 @@ class Progress:
         """A shard of a search is there: number `shard` of `of` in round `round` of `rounds`."""
         if self._stage is None:
             return
+        self._announce()
         stage = self._stage
         stage.done[name["round"]] += 1
         done, of, rounds = stage.done[name["round"]], name["of"], name["rounds"]
@@ -118,6 +130,12 @@ class Progress:
             stage.told = now
             self._line(f"{stage.name}: {self._note(stage)}")
         self._look()
+
+    def _announce(self) -> None:
+        """A line for the stage's first event; none for one in which nothing happens, as in a search by formula."""
+        if self._stage is not None and not self._stage.announced:
+            self._stage.announced = True
+            self._line(f"{self._stage.name}: begins")
 
     def _look(self) -> None:
         """Leave this rank's count, and show all of them."""
@@ -142,7 +160,9 @@ class Progress:
         ranks = self._ranks()
         spent = {rank: count - stage.before.get(rank, 0) for rank, (_, count) in ranks.items()}
         seconds = max(time.monotonic() - stage.begun, 1e-3)
-        rates = [f"rank {rank} on {ranks[rank][0]} {count / seconds:,.0f}/s" for rank, count in spent.items()]
+        rates = [f"{count / seconds:,.0f}/s on {ranks[rank][0]}" for rank, count in spent.items()]
+        if len(rates) > 1:
+            rates = [f"rank {rank} {rate}" for rank, rate in zip(spent, rates, strict=True)]
         return ", ".join([f"{sum(spent.values()):,} evaluations", *rates])
 
     def _fraction(self, stage: _Stage) -> float:
@@ -154,7 +174,7 @@ class Progress:
     def _note(self, stage: _Stage) -> str:
         fraction, seconds = self._fraction(stage), time.monotonic() - stage.begun
         left = f"{timedelta(seconds=round(seconds / fraction - seconds))} to go" if fraction > 0 else ""
-        return ", ".join(part for part in (stage.place, self._spent(stage), left) if part)
+        return ", ".join(part for part in (left, stage.place, self._spent(stage)) if part)
 
     def _line(self, text: str) -> None:
         if self.quiet:

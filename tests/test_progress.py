@@ -32,9 +32,9 @@ def test_a_line_for_each_event(capsys: pytest.CaptureFixture[str], caplog: pytes
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert re.fullmatch(r"\d\d:\d\d:\d\d search oss: begins", lines[0])
-    told = r"round 1 of 2, shard 1 of 2, 10 evaluations, rank 0 on cpu [\d,]+/s, \d:\d\d:\d\d to go"
+    told = r"\d:\d\d:\d\d to go, round 1 of 2, shard 1 of 2, 10 evaluations, [\d,]+/s on cpu"
     assert re.fullmatch(rf"\d\d:\d\d:\d\d search oss: {told}", lines[1])
-    assert re.search(r"search oss: done in 0.\d s, 10 evaluations, rank 0 on cpu [\d,]+/s$", lines[2])
+    assert re.search(r"search oss: done in 0.\d s, 10 evaluations, [\d,]+/s on cpu$", lines[2])
     assert [record.message for record in caplog.records] == [line.split(" ", 1)[1] for line in lines]
     assert denoiser.nfe == 2  # type: ignore[attr-defined]
 
@@ -48,7 +48,6 @@ def test_ranks_are_counted_together(tmp_path: Path, capsys: pytest.CaptureFixtur
         progress.watch(double)(torch.ones(5, 2), torch.ones(5))
         progress.advance(0.1)
     told = capsys.readouterr().err
-    assert "50 evaluations, rank 0 on cpu" in told
-    assert "rank 1 on H200" in told
+    assert re.search(r"50 evaluations, rank 0 [\d,]+/s on cpu, rank 1 [\d,]+/s on H200", told)
     # half of the evaluations are done: as much time is left as was spent, not nine times as much
-    assert re.search(r"teacher: 50 evaluations.*, 0:00:00 to go", told)
+    assert re.search(r"teacher: 0:00:00 to go, 50 evaluations", told)
