@@ -26,12 +26,13 @@ def job(config: DictConfig) -> float | None:
     OmegaConf.resolve(config)  # while Hydra is there to be asked
     folder, method = Path(chosen.runtime.output_dir), chosen.runtime.choices["method"]
     direction = chosen.sweeper.get("direction")
+    direction = getattr(direction, "name", direction)  # Optuna's default is an Enum
     one = partial(run_for_objective, config, folder, method, _command(chosen), direction)
     return run_job(config, folder, code_version(), one) if chosen.mode == RunMode.MULTIRUN else one()
 
 
 def _command(chosen: HydraConf) -> str:
-    """What repeats this run alone. A sweep's job has its own overrides, and may be in another process than the sweep."""
+    """What repeats this run alone. A sweep's job has overrides of its own, and maybe another process."""
     if chosen.mode == RunMode.RUN:
         return shlex.join(["optsteps", *sys.argv[1:]])
     added = [f"--config-dir={part.path}" for part in chosen.runtime.config_sources if part.provider == "command-line"]

@@ -12,10 +12,13 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from filelock import FileLock
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -96,9 +99,15 @@ def _attempt(run: Callable[[], float | None], file: Path, facts: Record) -> Reco
     # GPU context of ours comes with them
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["optsteps.runner"])
+    if (
+        multiprocessing.get_start_method(allow_none=True) == "loky"
+    ):  # of joblib's workers; the server knows no such method
+        multiprocessing.set_start_method(None, force=True)
+    hydra = HydraConfig.get()
+    log = partial(configure_log, DictConfig(OmegaConf.to_container(hydra.job_logging, resolve=True)), hydra.verbose)
     # stands until the job says otherwise: also where this process dies with it
     _write(file, {**facts, "failed": "did not come to its end: it was killed, or still runs"})
-    process = context.Process(target=_job, args=(run, file, facts, dict(os.environ)))
+    process = context.Process(target=_job, args=(run, file, facts, log, dict(os.environ)))
     process.start()
     process.join()
     if process.exitcode:
@@ -109,11 +118,14 @@ def _attempt(run: Callable[[], float | None], file: Path, facts: Record) -> Reco
     return record
 
 
-def _job(run: Callable[[], float | None], file: Path, facts: Record, environment: dict[str, str]) -> None:
+def _job(
+    run: Callable[[], float | None], file: Path, facts: Record, log: Callable[[], None], environment: dict[str, str]
+) -> None:
     """The job's process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.clear()  # the server's, as it was at its start
     os.environ.update(environment)
+    log()
     try:
         record = {**facts, "objective": run()}
     except Exception as error:  # whatever it is, the sweep is to know
