@@ -125,7 +125,7 @@ def test_optuna_finds_the_better_value(
         "hydra.sweeper.n_trials=3",
         "hydra.sweeper.n_jobs=1",
     ]
-    study += ["hydra.sweeper.max_failure_rate=1.0", "method.rho=choice(7.0,1.0,-1.0)", "objective.figure=mse"]
+    study += ["method.rho=choice(7.0,1.0,-1.0)", "objective.figure=mse"]
     best = []
     for _ in range(2):
         with pytest.raises(SystemExit):  # a negative rho is refused
