@@ -2,43 +2,56 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from optsteps.cli.common import CONFIG_DIR, readable_errors
-from optsteps.cli.sweep import FailedJobs, run_job
+from optsteps.cli.objective import run_for_objective
+from optsteps.cli.sweep import Sweep, run_job
 from optsteps.experiment import code_version
-from optsteps.runner import run
-from optsteps.store import digest
-
-OmegaConf.register_new_resolver("short_digest", lambda text: digest(text)[:6], replace=True)
+from optsteps.ranks import place
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")
-def job(config: DictConfig) -> None:
-    """Compose and call."""
+def job(config: DictConfig) -> float | None:
+    """Compose and call; the objective is for sweepers."""
     chosen = HydraConfig.get()
-    command = " ".join(["optsteps", *sys.argv[1:]])
-    folder = Path(chosen.runtime.output_dir)
-    one = partial(run, config, folder, chosen.runtime.choices["method"], command)
-    if chosen.mode == RunMode.MULTIRUN:
-        run_job(config, folder, code_version(), one)
-    else:
-        one()
+    OmegaConf.resolve(config)  # while Hydra is there to be asked
+    folder, method = Path(chosen.runtime.output_dir), chosen.runtime.choices["method"]
+    direction = chosen.sweeper.get("direction")
+    direction = getattr(direction, "name", direction)  # Optuna's default is an Enum
+    one = partial(run_for_objective, config, folder, method, _command(chosen), direction)
+    swept = chosen.mode == RunMode.MULTIRUN and place(config.runner).rank == 0  # others help rank 0 with its job
+    return run_job(config, folder, code_version(), one) if swept else one()
+
+
+def _command(chosen: HydraConf) -> str:
+    """What repeats this run alone. A sweep's job has overrides of its own, and maybe another process."""
+    if chosen.mode == RunMode.RUN:
+        return shlex.join(["optsteps", *sys.argv[1:]])
+    added = [f"--config-dir={part.path}" for part in chosen.runtime.config_sources if part.provider == "command-line"]
+    return shlex.join(["optsteps", *added, *chosen.overrides.task])
 
 
 @readable_errors
 def main() -> None:
     """Entry point; exits with 1 where a job of a sweep failed."""
-    job()
-    if FailedJobs.reasons:
-        print(f"{len(FailedJobs.reasons)} jobs failed:", *FailedJobs.reasons, sep="\n", file=sys.stderr)
+    Sweep.folder = None
+    try:
+        job()
+    finally:  # also where a launcher or a sweeper gave up
+        failed = Sweep.failed()
+        if failed:
+            print(f"{len(failed)} jobs failed:", *failed, sep="\n", file=sys.stderr)
+    if failed:
         raise SystemExit(1)
 
 

@@ -1,12 +1,24 @@
-"""Sweeps that go on: jobs that are done are not done again, and a failed one does not end the others."""
+"""Sweeps that go on: a finished job is not done again, and one that fails or dies does not end the others.
+
+Every job is a process of its own, whatever launcher starts it: what kills it leaves the launcher standing.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from filelock import FileLock
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,7 +26,11 @@ from optsteps.cli.common import root_error
 from optsteps.files import write_atomically
 from optsteps.store import digest
 
-FAILED, JOB = "failed.txt", "job.json"
+JOB = "job.json"
+Record = dict[str, Any]
+
+# of a job's overrides, for the name of its folder
+OmegaConf.register_new_resolver("short_digest", lambda text: digest(text)[:6], replace=True)
 
 
 def job_digest(config: DictConfig) -> str:
@@ -23,31 +39,108 @@ def job_digest(config: DictConfig) -> str:
     return digest({key: value for key, value in facts.items() if key not in ("logger", "store", "paths")})
 
 
-def run_job(config: DictConfig, folder: Path, commit: str, run: Callable[[], object]) -> None:
-    """`run` the job of a sweep whose jobs lie beside `folder`, unless one of them is this one and finished."""
+def run_job(config: DictConfig, folder: Path, commit: str, run: Callable[[], float | None]) -> float | None:
+    """`run` the job of a sweep whose jobs lie beside `folder`, unless one of them is this one and finished.
+
+    Args:
+        config: the job's, with all that determines its result.
+        folder: of the job; what became of it stands in job.json there.
+        commit: version of the code, noted there.
+        run: does the job and returns its objective; can be pickled.
+
+    Returns:
+        The objective, of a finished job as it was noted; None where there is none or the job failed.
+    """
     known = job_digest(config)
-    for file in sorted(folder.parent.glob(f"*/{JOB}")):
-        done = json.loads(file.read_text())
-        if done["digest"] == known:
-            note = "" if done["commit"] == commit else f", by {done['commit']} while this is {commit}"
-            print(f"job {folder.name} is finished: {file.parent}{note}")
-            return
-    (folder / FAILED).unlink(missing_ok=True)
+    (folder.parent / ".locks").mkdir(parents=True, exist_ok=True)
+    # of two identical jobs at the same moment one runs, and the other finds it finished
+    with FileLock(folder.parent / ".locks" / known):
+        for file, record in list(_records(folder.parent)):
+            if record["digest"] != known:
+                continue
+            if "failed" not in record:
+                note = "" if record["commit"] == commit else f", by {record['commit']} while this is {commit}"
+                print(f"job {folder.name} is finished: {file.parent}{note}")
+                return record["objective"]
+            file.unlink()  # it is tried again, here
+        record = _attempt(run, folder / JOB, {"digest": known, "commit": commit})
+    if "failed" in record:
+        print(f"job {folder.name} failed: {record['failed']}")
+    return record.get("objective")
+
+
+class Sweep(Callback):
+    """Remembers which sweep this process started, so that its failed jobs are known however the sweep ends."""
+
+    folder: ClassVar[Path | None] = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        Sweep.folder = Path(config.hydra.sweep.dir).absolute()
+
+    @classmethod
+    def failed(cls) -> list[str]:
+        """Folder and reason of every job that failed or did not come to its end; none where there is no sweep."""
+        records = _records(cls.folder) if cls.folder is not None else ()
+        return [f"{file.parent}: {record['failed']}" for file, record in records if "failed" in record]
+
+
+def _records(sweep: Path) -> Iterator[tuple[Path, Record]]:
+    """What became of every job so far, and the file that says so."""
+    for file in sorted(sweep.glob(f"*/{JOB}")):
+        try:
+            yield file, json.loads(file.read_text())
+        except FileNotFoundError:  # a failed job that another process tries again
+            continue
+
+
+def _attempt(run: Callable[[], float | None], file: Path, facts: Record) -> Record:
+    """Run in a new process; what became of it, also noted in `file`."""
+    # a server that has imported everything and computed nothing: children are forked off it at once, and no thread or
+    # GPU context of ours comes with them
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["optsteps.runner"])
+    if (
+        multiprocessing.get_start_method(allow_none=True) == "loky"
+    ):  # of joblib's workers; the server knows no such method
+        multiprocessing.set_start_method(None, force=True)
+    hydra = HydraConfig.get()
+    log = partial(configure_log, DictConfig(OmegaConf.to_container(hydra.job_logging, resolve=True)), hydra.verbose)
+    # stands until the job says otherwise: also where this process dies with it
+    _write(file, {**facts, "failed": "did not come to its end: it was killed, or still runs"})
+    process = context.Process(target=_job, args=(run, file, facts, log, dict(os.environ)))
+    process.start()
+    process.join()
+    if process.exitcode:
+        killer = signal.Signals(-process.exitcode).name if process.exitcode < 0 else None
+        how = f"was killed by {killer}" if killer else f"ended with exit status {process.exitcode}"
+        _write(file, {**facts, "failed": f"its process {how}"})
+    record: Record = json.loads(file.read_text())
+    return record
+
+
+def _job(
+    run: Callable[[], float | None], file: Path, facts: Record, log: Callable[[], None], environment: dict[str, str]
+) -> None:
+    """The job's process."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.clear()  # the server's, as it was at its start
+    os.environ.update(environment)
+    log()
     try:
-        run()
-    except Exception as error:  # whatever it is, the other jobs are not to suffer
+        record = {**facts, "objective": run()}
+    except Exception as error:  # whatever it is, the sweep is to know
         reason = root_error(error)
-        write_atomically(folder / FAILED, f"{type(reason).__name__}: {reason}\n".encode())
-        print(f"job {folder.name} failed: {reason}")
-        return
-    write_atomically(folder / JOB, json.dumps({"digest": known, "commit": commit}).encode())
+        told = {"failed": f"{type(reason).__name__}: {reason}", "traceback": traceback.format_exc()}
+        record = {**facts, **told}
+    _write(file, record)
 
 
-class FailedJobs(Callback):
-    """Collects, when a sweep is through, why jobs of it failed."""
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
-    reasons: ClassVar[list[str]] = []
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        files = Path(config.hydra.sweep.dir).glob(f"*/{FAILED}")
-        self.reasons.extend(f"{file.parent}: {file.read_text().strip()}" for file in sorted(files))
+def _write(file: Path, record: Record) -> None:
+    write_atomically(file, json.dumps(record, indent=1).encode())

@@ -311,44 +311,6 @@ def test_a_schedule_keeps_the_orders_it_was_searched_with(tmp_path: Path, monkey
     assert max(orders) <= 3
 
 
-def test_a_sweep_from_the_shell(tmp_path: Path) -> None:
-    overrides = [*TINY, *TINY_PLANE, f"hydra.sweep.dir={tmp_path}", "method=oss,edm", "seed=0,1", "-m"]
-    done = subprocess.run(
-        [sys.executable, "-m", "optsteps.cli.run", *overrides],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob("*/metrics.json"))) == 4
-
-
-def test_a_sweep_goes_on_and_names_what_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Twelve jobs: five first, then all; the finished ones are left alone, whatever number they now have."""
-    own = [*TINY, *TINY_PLANE, "method=edm", "test.oracle=0", f"hydra.sweep.dir={tmp_path}"]
-    own += [f"~method@rivals.{name}" for name in ("oss_pooled", "time_uniform", "logsnr")]
-
-    def swept(*overrides: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["optsteps", "-m", *own, *overrides])
-        monkeypatch.setattr("optsteps.cli.sweep.FailedJobs.reasons", [])
-        command.main()
-        return capsys.readouterr().out
-
-    assert "finished" not in swept("seed=1,3,5,7,9")
-    again = swept("seed=range(12)")
-    assert again.count("is finished") == 5
-    assert len(list(tmp_path.glob("*/job.json"))) == 12
-    with pytest.raises(SystemExit) as stopped:
-        swept("seed=1,2", "steps=[2],[9],[3]", "teacher.steps=6", "method=oss")
-    assert stopped.value.code == 1
-    said = capsys.readouterr()
-    assert said.err.count("ValueError: 9 student steps") == 2
-    assert "2 jobs failed" in said.err
-
-
 def test_core_imports_neither_hydra_nor_lightning_nor_wandb() -> None:
     code = (
         "import sys, optsteps, optsteps.methods, optsteps.solvers, optsteps.models\n"

@@ -1,0 +1,178 @@
+"""Sweeps under every launcher: what is finished stays, what failed or died is named, a sweeper gets its number."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from optsteps.cli import run as command
+from optsteps.cli.objective import objective
+
+# jobs of a second; sweeps have the same threads in whatever process, so that their numbers can be compared
+TINY = ["steps=[2,3]", "teacher.steps=6", "search.samples=3", "test.samples=32", "test.oracle=0", "logger=none"]
+TINY += ["model=mixture", "metric=toy", "metric.judges.1.samples=64", "method=edm", "runner.threads=1"]
+TINY += ["store.folder=null", *(f"~method@rivals.{name}" for name in ("oss_pooled", "time_uniform", "logsnr"))]
+# rivals that let a job pass, fail and die
+PASSES = "{_target_:optsteps.methods.HandMade,family:logsnr,final:t_min}"
+FAILS = "{_target_:optsteps.methods.HandMade,family:nonsense,final:t_min}"
+DIES = "{_target_:signal.raise_signal,_args_:[9]}"
+
+
+def sweep(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> None:
+    """`optsteps -m OVERRIDES`, in this process."""
+    monkeypatch.setattr(sys, "argv", ["optsteps", "-m", *TINY, f"hydra.sweep.dir={folder}", *overrides])
+    command.main()
+
+
+def results(folder: Path) -> tuple[Any, dict[str, bytes]]:
+    """What a job found, but for how long it took and which command it was."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    rows = [{k: v for k, v in row.items() if k != "search_seconds"} for row in metrics["rows"]]
+    return (rows, metrics["verdicts"]), {path.name: path.read_bytes() for path in folder.glob("schedule_*.json")}
+
+
+def finished(sweep: Path) -> dict[str, Path]:
+    """Folders of the finished jobs, by their overrides."""
+    done = [file.parent for file in sweep.glob("*/job.json") if "failed" not in json.loads(file.read_text())]
+    return {(folder / ".hydra" / "overrides.yaml").read_text(): folder for folder in done}
+
+
+def test_a_sweep_goes_on_and_names_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Started again with more jobs, it leaves the finished ones alone, whatever number they now have."""
+    sweep(monkeypatch, tmp_path, "seed=1,3")
+    assert "finished" not in capsys.readouterr().out
+    sweep(monkeypatch, tmp_path, "seed=range(4)")
+    assert capsys.readouterr().out.count("is finished") == 2
+    assert len(finished(tmp_path)) == 4
+
+    failing = ["seed=1", f"+rivals.odd={FAILS},{DIES},{PASSES}"]
+    for _ in range(2):  # tried again, both fail again
+        with pytest.raises(SystemExit) as stopped:
+            sweep(monkeypatch, tmp_path, *failing)
+        assert stopped.value.code == 1
+        said = capsys.readouterr().err
+        assert "2 jobs failed" in said
+        assert said.count("nonsense") == 1
+        assert "was killed by SIGKILL" in said
+    assert len(finished(tmp_path)) == 5
+    failed = [json.loads(file.read_text()) for file in tmp_path.glob("*/job.json")]
+    assert sum("Traceback" in record.get("traceback", "") for record in failed) == 1
+
+
+def test_joblib_from_the_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several at a time, two of them identical: the numbers of the basic launcher, and nothing is lost with a job that
+    dies."""
+    sweep(monkeypatch, tmp_path / "basic", f"+rivals.odd={PASSES}", "seed=0")
+    started = [sys.executable, "-m", "optsteps.cli.run", "-m", *TINY, f"hydra.sweep.dir={tmp_path / 'joblib'}"]
+    started += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,0", f"+rivals.odd={DIES},{FAILS},{PASSES}"]
+    done = subprocess.run(started, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert "2 jobs failed" in done.stderr
+    assert "was killed by SIGKILL" in done.stderr
+    assert "nonsense" in done.stderr
+    assert done.stdout.count("is finished") == 1
+    ((_, basic),) = finished(tmp_path / "basic").items()
+    ((_, joblib),) = finished(tmp_path / "joblib").items()
+    assert results(basic) == results(joblib)
+    facts = json.loads((joblib / "metrics.json").read_text())["facts"]
+    assert facts["command"].startswith("optsteps 'steps=[2,3]' teacher.steps=6")
+    assert facts["command"].endswith(f"seed=0 '+rivals.odd={PASSES}'")
+
+
+def test_submitit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The numbers of the basic launcher, which takes the job for finished."""
+    sweep(monkeypatch, tmp_path / "basic", "seed=0")
+    sweep(monkeypatch, tmp_path / "submitit", "hydra/launcher=submitit_local", "seed=0")
+    sweep(monkeypatch, tmp_path / "submitit", "seed=0")
+    assert capsys.readouterr().out.count("is finished") == 1
+    ((_, basic),) = finished(tmp_path / "basic").items()
+    ((_, submitit),) = finished(tmp_path / "submitit").items()
+    assert results(basic) == results(submitit)
+
+
+def test_slurm_is_asked_for_what_the_launcher_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to sbatch, which refuses here."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("sbatch", "srun"):
+        (tools / name).write_text(f'#!/bin/sh\ncp "$1" {tmp_path / "asked"}\necho refused >&2\nexit 1\n')
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    asked = ["hydra.launcher.partition=some", "hydra.launcher.gpus_per_node=1", "hydra.launcher.timeout_min=90"]
+    with pytest.raises(Exception, match="refused"):
+        sweep(monkeypatch, tmp_path / "sweep", "hydra/launcher=submitit_slurm", *asked, "seed=0,1")
+    script = (tmp_path / "asked").read_text()
+    for line in ("--partition=some", "--gpus-per-node=1", "--time=90", "--array=0-1"):
+        assert f"#SBATCH {line}" in script
+
+
+def test_optuna_finds_the_better_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Started twice; the second time from what is there."""
+    study = [
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.sampler.seed=2",
+        "hydra.sweeper.n_trials=3",
+        "hydra.sweeper.n_jobs=1",
+    ]
+    study += ["method.rho=choice(7.0,1.0,-1.0)", "objective.figure=mse"]
+    best = []
+    for _ in range(2):
+        with pytest.raises(SystemExit):  # a negative rho is refused
+            sweep(monkeypatch, tmp_path, *study)
+        said = capsys.readouterr()
+        assert "1 jobs failed" in said.err
+        best.append(yaml.safe_load((tmp_path / "optimization_results.yaml").read_text()))
+    assert "report and schedules" not in said.out
+    assert best[0] == best[1]
+    measured = {}
+    for overrides, folder in finished(tmp_path).items():
+        rows = json.loads((folder / "metrics.json").read_text())["rows"]
+        errors = [row["figures"]["mse"]["value"] for row in rows if row["method"] == "edm"]
+        rho = next(part for part in yaml.safe_load(overrides) if part.startswith("method.rho"))
+        measured[float(rho.split("=")[1])] = sum(errors) / len(errors)
+    assert set(measured) == {1.0, 7.0}
+    assert best[0]["best_value"] == pytest.approx(min(measured.values()), rel=1e-12)
+    assert float(best[0]["best_params"]["method.rho"]) == min(measured, key=lambda rho: measured[rho])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "give objective.figure="),
+        (["objective.figure=psnr"], "objective.figure=psnr, but the run has mse, nll, sliced_wasserstein"),
+        (["objective.figure=mse", "objective.steps=7"], "objective.steps=7, but the run has steps [2, 3]"),
+        (
+            ["objective.figure=mse", "hydra.sweeper.direction=maximize"],
+            "would look for the worst mse; it takes minimize",
+        ),
+    ],
+)
+def test_objectives_that_cannot_be(
+    overrides: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    study = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", "hydra.sweeper.n_jobs=1"]
+    with pytest.raises(SystemExit):
+        sweep(monkeypatch, tmp_path, *study, "method.rho=interval(1,9)", *overrides)
+    assert message in capsys.readouterr().err
+
+
+def test_objective_is_the_main_methods(tmp_path: Path) -> None:
+    def row(method: str, steps: int, value: float, oracle: bool = False) -> dict[str, Any]:
+        figure = {"value": value, "low": value, "high": value, "higher_is_better": True}
+        return {"method": method, "steps": steps, "oracle": oracle, "figures": {"psnr": figure}}
+
+    rows = [row("edm", 5, 20.0), row("oss", 5, 26.0), row("oss", 10, 33.0), row("oss", 5, 28.0, oracle=True)]
+    (tmp_path / "metrics.json").write_text(json.dumps({"method": "oss", "rows": rows}))
+    assert objective(tmp_path, "psnr", None, "maximize") == 29.5
+    assert objective(tmp_path, "psnr", 10, None) == 33.0
