@@ -227,7 +227,8 @@ def test_any_number_of_processes_finds_the_same(tmp_path: Path, monkeypatch: pyt
     for count in (1, 2, 4):
         folder = tmp_path / str(count)
         own = [f"store.folder={folder / 'store'}", "runner=cpu", "runner.threads=1", f"runner.devices={count}"]
-        few = ["search.samples=20", "method.shard_size=4", "max_batch=4"]
+        few = ["search.samples=20", "method.shard_size=4", "max_batch=4", "+method@rivals.ays=ays"]
+        few += ["rivals.ays.levels=16", "rivals.ays.shard_size=4", "+rivals.ays.block_size=2"]
         start(monkeypatch, folder, *(o for o in TINY if o.split("=")[0] not in ("store.folder", "search.samples")),
               *TINY_PLANE, *few, *own)  # fmt: skip
         metrics = json.loads((folder / "metrics.json").read_text())
