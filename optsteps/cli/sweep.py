@@ -61,7 +61,7 @@ def run_job(config: DictConfig, folder: Path, commit: str, run: Callable[[], flo
             if "failed" not in record:
                 note = "" if record["commit"] == commit else f", by {record['commit']} while this is {commit}"
                 print(f"job {folder.name} is finished: {file.parent}{note}")
-                return record["objective"]
+                return record.get("objective")
             file.unlink()  # it is tried again, here
         record = _attempt(run, folder / JOB, {"digest": known, "commit": commit})
     if "failed" in record:
@@ -99,9 +99,8 @@ def _attempt(run: Callable[[], float | None], file: Path, facts: Record) -> Reco
     # GPU context of ours comes with them
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["optsteps.runner"])
-    if (
-        multiprocessing.get_start_method(allow_none=True) == "loky"
-    ):  # of joblib's workers; the server knows no such method
+    # joblib's workers call for a method of their own, which the server does not know
+    if multiprocessing.get_start_method(allow_none=True) == "loky":
         multiprocessing.set_start_method(None, force=True)
     hydra = HydraConfig.get()
     log = partial(configure_log, DictConfig(OmegaConf.to_container(hydra.job_logging, resolve=True)), hydra.verbose)
