@@ -27,7 +27,9 @@ DIES = "{_target_:signal.raise_signal,_args_:[9]}"
 
 def sweep(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> None:
     """`optsteps -m OVERRIDES`, in this process."""
-    monkeypatch.setattr(sys, "argv", ["optsteps", "-m", *TINY, f"hydra.sweep.dir={folder}", *overrides])
+    named = {override.split("=")[0] for override in overrides}
+    kept = [override for override in TINY if override.split("=")[0] not in named]
+    monkeypatch.setattr(sys, "argv", ["optsteps", "-m", *kept, f"hydra.sweep.dir={folder}", *overrides])
     command.main()
 
 
@@ -47,12 +49,14 @@ def finished(sweep: Path) -> dict[str, Path]:
 def test_a_sweep_goes_on_and_names_what_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Started again with more jobs, it leaves the finished ones alone, whatever number they now have."""
-    sweep(monkeypatch, tmp_path, "seed=1,3")
+    """Twelve jobs after five of them: seven run, whatever number the finished ones now have."""
+    sweep(monkeypatch, tmp_path, "seed=1,3,5,7,9")
     assert "finished" not in capsys.readouterr().out
-    sweep(monkeypatch, tmp_path, "seed=range(4)")
-    assert capsys.readouterr().out.count("is finished") == 2
-    assert len(finished(tmp_path)) == 4
+    sweep(monkeypatch, tmp_path, "seed=range(12)")
+    said = capsys.readouterr().out
+    assert said.count("is finished") == 5
+    assert said.count("report and schedules") == 0  # jobs speak in their own logs
+    assert len(finished(tmp_path)) == 12
 
     failing = ["seed=1", f"+rivals.odd={FAILS},{DIES},{PASSES}"]
     for _ in range(2):  # tried again, both fail again
@@ -63,9 +67,23 @@ def test_a_sweep_goes_on_and_names_what_failed(
         assert "2 jobs failed" in said
         assert said.count("nonsense") == 1
         assert "was killed by SIGKILL" in said
-    assert len(finished(tmp_path)) == 5
+    assert len(finished(tmp_path)) == 13
     failed = [json.loads(file.read_text()) for file in tmp_path.glob("*/job.json")]
     assert sum("Traceback" in record.get("traceback", "") for record in failed) == 1
+
+
+def test_jobs_of_any_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each number with a store of its own, so that all is computed."""
+    found = []
+    for devices in (1, 2):
+        own = [f"store.folder={tmp_path / f'store{devices}'}", "runner=cpu", f"runner.devices={devices}"]
+        sweep(monkeypatch, tmp_path / str(devices), "method=oss,ays", "max_batch=2", "method.shard_size=1", *own)
+        jobs = finished(tmp_path / str(devices)).values()
+        found.append(
+            {(folder / ".hydra" / "hydra.yaml").read_text().count("method=ays"): results(folder) for folder in jobs}
+        )
+        assert sum(1 for folder in jobs for _ in folder.glob("ranks/*.log")) == 2 * (devices - 1)
+    assert found[0] == found[1]
 
 
 def test_joblib_from_the_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
