@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import get_object, instantiate
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
 import optsteps
-from optsteps.comparison import Row, Trial, VerdictRow, verdicts
+from optsteps.comparison import Row, Trial, verdicts
 from optsteps.conditions import Cond
 from optsteps.denoisers import Denoiser
 from optsteps.experiment import Experiment, launched
 from optsteps.methods import OSS, SearchProblem, SearchResult
 from optsteps.models.checkpoint import resolve_weights
 from optsteps.ranks import further_ranks, lost
+from optsteps.reporting.loggers import log_results
 from optsteps.reporting.run_folder import write_report
 from optsteps.reporting.tables import terminal_table, verdict_sentences
 from optsteps.store import ShardStore, digest, file_digest
@@ -75,6 +77,7 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     """
     if config.runner.processes > 1 and config.store.folder is None:
         raise ValueError("several processes meet in the store: give a store.folder, or runner.processes=1")
+    started = time.perf_counter()
     fabric = launched(config)
     logger: Logger = instantiate(config.logger)
     logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
@@ -97,7 +100,7 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     for sentence in verdict_sentences(said):
         console.print(sentence)
     console.print(f"report and schedules: {folder}")
-    _log(logger, rows, said, paths)
+    log_results(logger, rows, said, paths, time.perf_counter() - started)
     return rows
 
 
@@ -208,35 +211,3 @@ def _oracle(method: OSS, name: str, trial: Trial, problem: SearchProblem, found:
         own = [method.path_schedule(problem, *pair) for pair in zip(paths, orders, strict=True)]
         rows.append(trial.judge_oracle(f"{name}_per_sample", own))
     return rows
-
-
-def _log(logger: Logger, rows: Sequence[Row], found: Sequence[VerdictRow], paths: Sequence[Path]) -> None:
-    """Figures to every logger; tables and pictures to W&B."""
-    for row in rows:
-        figures = {f"{row.method}/{name}": figure.interval.value for name, figure in row.figures.items()}
-        logger.log_metrics({**figures, f"{row.method}/nfe": row.nfe}, step=row.steps)
-    if isinstance(logger, WandbLogger):
-        names = sorted({name for row in rows for name in row.figures})
-        columns = ["method", "steps", "nfe", "oracle", *names]
-        table = [
-            [
-                r.method,
-                r.steps,
-                r.nfe,
-                r.oracle,
-                *(r.figures[n].interval.value if n in r.figures else None for n in names),
-            ]
-            for r in rows
-        ]
-        logger.log_table("comparison", columns=columns, data=table)
-        said = [
-            [v.rival, v.nfe, v.figure, v.difference.value, v.difference.low, v.difference.high, v.verdict]
-            for v in found
-        ]
-        logger.log_table(
-            "verdicts", columns=["rival", "nfe", "figure", "difference", "low", "high", "verdict"], data=said
-        )
-        for path in paths:
-            if path.suffix == ".png":
-                logger.log_image(path.stem, images=[str(path)])
-    logger.finalize("success")
