@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -22,8 +22,9 @@ MODES: tuple[Mode, ...] = ("online", "offline", "disabled")
 class SparingWandbLogger(WandbLogger):
     """A W&B run that goes on under its id, and never stops or holds up the work that it is told of.
 
-    Where W&B cannot be reached at the start, or has no API key, the run is recorded offline; where it fails later, it
-    is left alone. Either is said in one line, which names the folder to upload.
+    Where W&B cannot be reached, at the start or later, or has no API key, the run goes on offline under the same id,
+    and a line says how to upload it. A network that ends in the middle holds up the end of the run by `finish_timeout`
+    and half a minute, once.
 
     Args:
         save_dir: the run's folder; W&B's files go to wandb/ in it.
@@ -61,6 +62,7 @@ class SparingWandbLogger(WandbLogger):
             "finish_timeout_raises": True,
         }
         self._configuration: dict[str, Any] = {}
+        self._nested = False
 
     @property
     @rank_zero_experiment
@@ -72,18 +74,14 @@ class SparingWandbLogger(WandbLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
-        """The configuration; without the logger's own part, which changes no result, it determines the id."""
-        self._configuration = {
-            key: value
-            for key, value in (params if isinstance(params, Mapping) else vars(params)).items()
-            if key != "logger"
-        }
+        """The configuration, JSON data; all of it but the logger's own part, which changes no result, is in the id."""
+        self._configuration.update(params if isinstance(params, Mapping) else vars(params))
         with self._spared():
-            super().log_hyperparams(params)
+            super().log_hyperparams(self._configuration)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Figures, tables and pictures (all that Lightning's logger takes comes through here)."""
+        """Figures, tables and pictures: all that Lightning's logger takes comes through here."""
         with self._spared():
             super().log_metrics(metrics, step)
 
@@ -94,29 +92,42 @@ class SparingWandbLogger(WandbLogger):
             self.experiment.summary.update(dict(summary))
 
     @rank_zero_only
+    def log_whole(self, log: Callable[[], None]) -> None:
+        """Call `log`, and again offline where W&B fails in the middle, so that one record holds all that it logs."""
+        tried = None
+        while tried != self._modes[0]:
+            tried = self._modes[0]
+            with self._spared():
+                log()
+
+    @rank_zero_only
     def finalize(self, status: str) -> None:
         """End the W&B run; what is logged after that continues it."""
-        with self._spared():
-            super().finalize(status)
-            if self._experiment is not None:
-                self._experiment.finish(exit_code=0 if status == "success" else 1)
-        self._experiment = None
+        run, self._experiment = self._experiment, None
+        if run is not None:
+            try:
+                super().finalize(status)
+                run.finish(exit_code=0 if status == "success" else 1)
+            except Exception as error:
+                _say(f"not all was uploaded ({_one_line(error)}), do it later with: {_upload(run)}")
+                _end_service()
 
     def _started(self) -> Any:
         import wandb  # takes a second, which only those pay who use it
 
-        if wandb.run is not None:  # of a sweep's job that failed
+        if wandb.run is not None:  # of a job of this sweep that failed, or lost in the middle
             with suppress(Exception):
                 wandb.run.finish(exit_code=1)
-        # otherwise W&B asks for a missing key at a terminal, and waits 10 seconds more where there is no network
-        wandb.setup(wandb.Settings(silent=True))
-        self._wandb_init["id"] = self._wandb_init["id"] or digest([self.save_dir, self._configuration])[:16]
+        if self._wandb_init["id"] is None:
+            known = {key: value for key, value in self._configuration.items() if key != "logger"}
+            self._wandb_init["id"] = digest([self.save_dir, known])[:16]
         for mode in self._modes:
             try:
-                run = wandb.init(mode=mode, settings=self._limits, **self._wandb_init)
+                # otherwise W&B asks for a missing key at a terminal, and waits for who the user is without network
+                wandb.setup(wandb.Settings(silent=True))
+                run = wandb.init(mode=mode, config=self._configuration, settings=self._limits, **self._wandb_init)
             except Exception as error:
-                _say(f"{mode} mode failed ({_one_line(error)})")
-                _end_service()  # which holds the id of a run that did not start
+                self._step_down(error)
                 continue
             if mode != "disabled":
                 _say(str(run.url) if mode == "online" else f"recorded offline, upload it with: {_upload(run)}")
@@ -125,16 +136,22 @@ class SparingWandbLogger(WandbLogger):
 
     @contextmanager
     def _spared(self) -> Iterator[None]:
-        """Whatever W&B raises inside is said, and is the last that is asked of it."""
+        """Whatever W&B raises inside, the run goes on in the next mode; of nested blocks the outermost sees to it."""
+        outermost, self._nested = not self._nested, True
         try:
             yield
         except Exception as error:
-            import wandb
+            if not outermost:
+                raise
+            self._step_down(error)
+        finally:
+            self._nested = not outermost
 
-            retry = "" if self._experiment is None else f"; upload the rest with: {_upload(self._experiment)}"
-            _say(f"gave up ({_one_line(error)}){retry}")
-            _end_service()
-            self._experiment = wandb.init(mode="disabled", reinit="create_new")
+    def _step_down(self, error: Exception) -> None:
+        _say(f"{self._modes[0]} mode failed ({_one_line(error)})")
+        self._modes = self._modes[1:] or self._modes
+        self._experiment = None
+        _end_service()  # which holds the id
 
 
 def _end_service() -> None:

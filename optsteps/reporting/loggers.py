@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,16 @@ def log_results(
         written: the files of the report, written before anything leaves this machine.
         seconds: wall time of the run.
     """
+    if isinstance(logger, SparingWandbLogger):
+        logger.log_whole(partial(_log_all, logger, rows, verdicts, written, seconds))
+    else:
+        _log_all(logger, rows, verdicts, written, seconds)
+    logger.finalize("success")
+
+
+def _log_all(
+    logger: Logger, rows: Sequence[Row], verdicts: Sequence[VerdictRow], written: Sequence[Path], seconds: float
+) -> None:
     for steps in sorted({row.steps for row in rows}):
         logger.log_metrics(_scalars(steps, rows, verdicts), step=steps)
     logger.log_metrics({"wall_seconds": seconds}, step=0)
@@ -40,9 +51,8 @@ def log_results(
     if isinstance(logger, SparingWandbLogger):
         _tables(logger, rows, verdicts)
         for picture in _pictures(written):
-            logger.log_image(picture.stem, images=[str(picture)])
+            logger.log_image(f"pictures/{picture.stem}", images=[str(picture)])
         logger.log_summary(_summary(written))
-    logger.finalize("success")
 
 
 def _scalars(steps: int, rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> dict[str, float]:
@@ -72,7 +82,7 @@ def _pictures(written: Sequence[Path]) -> list[Path]:
 def _pages(logger: TensorBoardLogger, written: Sequence[Path]) -> None:
     for picture in _pictures(written):
         with Image.open(picture) as image:
-            logger.experiment.add_image(picture.stem, np.asarray(image.convert("RGB")), dataformats="HWC")
+            logger.experiment.add_image(f"pictures/{picture.stem}", np.asarray(image.convert("RGB")), dataformats="HWC")
     for page in written:
         if page.suffix == ".md":
             logger.experiment.add_text(page.stem, page.read_text())
