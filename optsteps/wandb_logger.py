@@ -106,11 +106,10 @@ class SparingWandbLogger(WandbLogger):
         run, self._experiment = self._experiment, None
         if run is not None:
             try:
-                super().finalize(status)
                 run.finish(exit_code=0 if status == "success" else 1)
             except Exception as error:
                 _say(f"not all was uploaded ({_one_line(error)}), do it later with: {_upload(run)}")
-                _end_service()
+            _end_service()  # which may still be writing the end of the record
 
     def _started(self) -> Any:
         import wandb  # takes a second, which only those pay who use it
