@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.utils import get_object, instantiate
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 import optsteps
-from optsteps.comparison import Row, Trial, VerdictRow, verdicts
+from optsteps.comparison import Row, Trial, verdicts
 from optsteps.denoisers import Denoiser
 from optsteps.experiment import Experiment, launched
 from optsteps.methods import OSS, SearchProblem, SearchResult
 from optsteps.models.checkpoint import resolve_weights
 from optsteps.progress import Progress
 from optsteps.ranks import Place, further_ranks, lost, place
+from optsteps.reporting.loggers import log_results
 from optsteps.reporting.run_folder import write_report
 from optsteps.reporting.tables import terminal_table, verdict_sentences
 from optsteps.store import ShardStore, digest, file_digest
@@ -36,6 +38,7 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     Raises:
         ValueError, OSError: with one paragraph that says what is wrong.
     """
+    begun = time.perf_counter()
     here = place(config.runner)
     if here.world_size > 1 and config.store.folder is None:
         raise ValueError("several processes meet in the store: give a store.folder, or runner.devices=1")
@@ -64,7 +67,7 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     for sentence in verdict_sentences(said):
         console.print(sentence)
     console.print(f"report and schedules: {folder}")
-    _log(logger, rows, said, paths)
+    log_results(logger, rows, said, paths, time.perf_counter() - begun)
     return rows
 
 
@@ -192,35 +195,3 @@ def _oracle(method: OSS, name: str, trial: Trial, problem: SearchProblem, found:
         own = [method.path_schedule(problem, *pair) for pair in zip(paths, orders, strict=True)]
         rows.append(trial.judge_oracle(f"{name}_per_sample", own))
     return rows
-
-
-def _log(logger: Logger, rows: Sequence[Row], found: Sequence[VerdictRow], paths: Sequence[Path]) -> None:
-    """Figures to every logger; tables and pictures to W&B."""
-    for row in rows:
-        figures = {f"{row.method}/{name}": figure.interval.value for name, figure in row.figures.items()}
-        logger.log_metrics({**figures, f"{row.method}/nfe": row.nfe}, step=row.steps)
-    if isinstance(logger, WandbLogger):
-        names = sorted({name for row in rows for name in row.figures})
-        columns = ["method", "steps", "nfe", "oracle", *names]
-        table = [
-            [
-                r.method,
-                r.steps,
-                r.nfe,
-                r.oracle,
-                *(r.figures[n].interval.value if n in r.figures else None for n in names),
-            ]
-            for r in rows
-        ]
-        logger.log_table("comparison", columns=columns, data=table)
-        said = [
-            [v.rival, v.nfe, v.figure, v.difference.value, v.difference.low, v.difference.high, v.verdict]
-            for v in found
-        ]
-        logger.log_table(
-            "verdicts", columns=["rival", "nfe", "figure", "difference", "low", "high", "verdict"], data=said
-        )
-        for path in paths:
-            if path.suffix == ".png":
-                logger.log_image(path.stem, images=[str(path)])
-    logger.finalize("success")

@@ -8,7 +8,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 _PACKAGE = Path(__file__).parent.parent
@@ -17,6 +20,22 @@ CONFIG_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.par
 
 # what a user can mend; anything else is a defect of the program and keeps its traceback
 _MENDABLE = (HydraException, OmegaConfBaseException, ValueError, OSError, ImportError)
+
+
+def _chosen(*groups: str) -> str:
+    """What the command chose of those of the config groups that it has, e.g. mnist-oss-euler."""
+    choices = HydraConfig.get().runtime.choices
+    return "-".join(choices[group] for group in groups if choices.get(group))
+
+
+def _sweep_name() -> str | None:
+    """The folder of the sweep that a job belongs to, by its name."""
+    chosen = HydraConfig.get()
+    return Path(chosen.sweep.dir).name if chosen.mode == RunMode.MULTIRUN else None
+
+
+OmegaConf.register_new_resolver("chosen", _chosen, replace=True)
+OmegaConf.register_new_resolver("sweep_name", _sweep_name, replace=True)
 
 
 def readable_errors(command: Callable[[], None]) -> Callable[[], None]:

@@ -82,14 +82,15 @@ def as_json(data: Any) -> bytes:
 
     So the infinite noise level at a flow's t = 1 is null, while the times beside it are always numbers.
     """
-    return json.dumps(_finite(data), indent=1, allow_nan=False).encode()
+    return json.dumps(finite(data), indent=1, allow_nan=False).encode()
 
 
-def _finite(data: Any) -> Any:
+def finite(data: Any) -> Any:
+    """JSON data with None for every number that is not finite."""
     if isinstance(data, Mapping):
-        return {key: _finite(value) for key, value in data.items()}
+        return {key: finite(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)):
-        return [_finite(value) for value in data]
+        return [finite(value) for value in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data
 
 

@@ -70,7 +70,7 @@ ALONGSIDE = {
         for name in SOLVERS
         if build_solver(name).stochastic
     },
-    "logger=wandb": [*TINY_PLANE, "+logger.mode=offline"],
+    "logger=wandb": [*TINY_PLANE, "logger.mode=offline"],
     # noise levels of SD 1.5 under its own process
     "method=published": [*TINY_PLANE, "process=vp"],
     # precision and recall compare every pair of 10,000 features: tests/metrics has them, on fewer
