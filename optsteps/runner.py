@@ -48,18 +48,21 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
         return []
     device = launched(config.runner)
     logger: Logger = instantiate(config.logger)
-    logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
-    experiment = Experiment.composed(config, device, method_name)
-    store = _store(experiment, here)
-    with further_ranks(config, method_name, folder, here) as ranks, _progress(experiment, here) as progress:
-        denoiser = progress.watch(experiment.model.denoiser)
-        results = _searched(experiment, denoiser, store, progress)
-        rows = _compared(experiment, denoiser, store, progress, results)
-        failed = lost(ranks, folder, here)
-
-    said = [v for figure in config.metric.verdicts for v in verdicts(rows, method_name, figure)]
-    title = f"{experiment.model.name}: {method_name} with {experiment.solver.name}"
-    paths = write_report(folder, title, rows, said, experiment.described(command), method_name, results)
+    try:
+        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+        experiment = Experiment.composed(config, device, method_name)
+        store = _store(experiment, here)
+        with further_ranks(config, method_name, folder, here) as ranks, _progress(experiment, here) as progress:
+            denoiser = progress.watch(experiment.model.denoiser)
+            results = _searched(experiment, denoiser, store, progress)
+            rows = _compared(experiment, denoiser, store, progress, results)
+            failed = lost(ranks, folder, here)
+        said = [v for figure in config.metric.verdicts for v in verdicts(rows, method_name, figure)]
+        title = f"{experiment.model.name}: {method_name} with {experiment.solver.name}"
+        paths = write_report(folder, title, rows, said, experiment.described(command), method_name, results)
+    except BaseException:
+        logger.finalize("failed")
+        raise
     console = Console()
     console.print(terminal_table(rows))
     for sentence in failed:

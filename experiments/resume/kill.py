@@ -77,6 +77,7 @@ def rank_killed(folder: Path, overrides: list[str], after: float) -> bool | None
     command = [sys.executable, "-m", "optsteps.cli.run", *overrides, *own]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     while not (ranks := [child for child in children(process.pid) if "optsteps.ranks" in child.read_text()]):
+        assert process.poll() is None, "the run ended before it started its second rank"
         time.sleep(0.02)
     time.sleep(after)
     with suppress(ProcessLookupError):

@@ -143,7 +143,6 @@ def test_a_sweep_is_a_group_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder = tmp_path / "my_sweep"
     own = [*SMALL, "test.oracle=0", "logger=wandb", "logger.mode=offline", f"hydra.sweep.dir={folder}"]
     monkeypatch.setattr(sys, "argv", ["optsteps", "-m", *own, "steps=[2],[9],[3]"])
-    monkeypatch.setattr("optsteps.cli.sweep.FailedJobs.reasons", [])
     with pytest.raises(SystemExit):
         command.main()
     runs = [run for job in sorted(folder.glob("*-*")) for run in offline(job)]
