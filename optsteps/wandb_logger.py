@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,8 +24,8 @@ class SparingWandbLogger(WandbLogger):
     """A W&B run that goes on under its id, and never stops or holds up the work that it is told of.
 
     Where W&B cannot be reached, at the start or later, or has no API key, the run goes on offline under the same id,
-    and a line says how to upload it. A network that ends in the middle holds up the end of the run by `finish_timeout`
-    and half a minute, once.
+    and a line says how to upload it. A network that ends in the middle holds up the end of the run once, by
+    twice `finish_timeout`.
 
     Args:
         save_dir: the run's folder; W&B's files go to wandb/ in it.
@@ -109,7 +110,7 @@ class SparingWandbLogger(WandbLogger):
                 run.finish(exit_code=0 if status == "success" else 1)
             except Exception as error:
                 _say(f"not all was uploaded ({_one_line(error)}), do it later with: {_upload(run)}")
-            _end_service()  # which may still be writing the end of the record
+            _end_service(self._limits["finish_timeout"])  # which may still be writing the end of the record
 
     def _started(self) -> Any:
         import wandb  # takes a second, which only those pay who use it
@@ -150,14 +151,22 @@ class SparingWandbLogger(WandbLogger):
         _say(f"{self._modes[0]} mode failed ({_one_line(error)})")
         self._modes = self._modes[1:] or self._modes
         self._experiment = None
-        _end_service()  # which holds the id
+        _end_service(self._limits["finish_timeout"])  # which holds the id
 
 
-def _end_service() -> None:
-    import wandb
+def _end_service(seconds: float) -> None:
+    """End W&B's process, which for minutes may try to upload what is left; after so many seconds it is left to itself,
+    and ends with this process."""
 
-    with suppress(Exception, SystemExit):  # it exits with the status of its service
-        wandb.teardown()
+    def end() -> None:
+        import wandb
+
+        with suppress(Exception, SystemExit):  # it exits with the status of its service
+            wandb.teardown()
+
+    ending = threading.Thread(target=end, daemon=True)
+    ending.start()
+    ending.join(seconds)
 
 
 def _upload(run: Any) -> str:

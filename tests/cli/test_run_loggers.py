@@ -231,6 +231,7 @@ def test_without_wandb_a_run_goes_on_offline(key: str, said: str, tmp_path: Path
     assert seconds < 60
 
 
+@pytest.mark.slow
 def test_a_network_lost_in_the_middle_costs_the_upload_alone(tmp_path: Path, silent_server: str) -> None:
     error, seconds = online(tmp_path, silent_server, "a" * 40)
     (run,) = offline(tmp_path)
