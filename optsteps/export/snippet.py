@@ -1,0 +1,101 @@
+"""Ready-to-paste Python for a pipeline of diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from optsteps.export.arguments import DiffusersArguments, to_diffusers
+from optsteps.schedules import Schedule
+
+# the schedulers that do what a solver of optsteps does, under every process that has one
+SCHEDULERS: dict[str, dict[str, str]] = {
+    "euler": {
+        "vp": "EulerDiscreteScheduler",
+        "edm": "EDMEulerScheduler",
+        "flow": "FlowMatchEulerDiscreteScheduler",
+    },
+    "heun": {"vp": "HeunDiscreteScheduler", "flow": "FlowMatchHeunDiscreteScheduler"},
+    "dpmpp_2m": {
+        "vp": "DPMSolverMultistepScheduler",
+        "edm": "EDMDPMSolverMultistepScheduler",
+        "flow": "DPMSolverMultistepScheduler",
+    },
+    "dpmpp_2s": {"vp": "DPMSolverSinglestepScheduler", "flow": "DPMSolverSinglestepScheduler"},
+    "deis": {"vp": "DEISMultistepScheduler", "flow": "DEISMultistepScheduler"},
+    "unipc": {"vp": "UniPCMultistepScheduler", "flow": "UniPCMultistepScheduler"},
+}
+
+
+def diffusers_snippet(schedule: Schedule, scheduler: Any = None, path: str | Path = "schedule.json") -> str:
+    """Python that makes `pipe`, a loaded pipeline, sample with the schedule.
+
+    Args:
+        scheduler: as in `to_diffusers`; None for the one that does what the solver of the search does (Euler's method
+            where there is none).
+        path: the schedule's file, which the snippet reads where the scheduler cannot be told the schedule and
+            `optsteps.apply` must load it.
+
+    Raises:
+        ImportError: diffusers, on which the arguments are tried, is not installed.
+        ValueError: no such scheduler.
+    """
+    chosen = default_scheduler(schedule) if scheduler is None else scheduler
+    name = chosen if isinstance(chosen, (str, Path)) else type(chosen).__name__
+    try:
+        told = to_diffusers(schedule, chosen)
+    except ValueError as error:
+        return _applying(str(name), schedule, str(path), str(error), scheduler is None)
+    lines = ["import torch"] if any(isinstance(value, Tensor) for value in told.arguments.values()) else []
+    lines += [f"from diffusers import {told.scheduler}", "", "# pipe: your pipeline, as loaded"]
+    settings = [f"    {key}={value!r}," for key, value in told.settings.items()]
+    call = f"pipe.scheduler = {told.scheduler}.from_config("
+    lines += [call, "    pipe.scheduler.config,", *settings, ")"]
+    lines += _noise_note(told)
+    arguments = [f"    {key}={_literal(value)}," for key, value in told.arguments.items()]
+    lines += ["images = pipe(", '    "your prompt",', *arguments, ").images"]
+    return "\n".join(lines) + "\n"
+
+
+def run_snippets(schedules: Mapping[int, Schedule], scheduler: Any = None, folder: str | Path = ".") -> str:
+    """One Python file with the snippets of a run: its schedules by step count, which lie in `folder` as
+    schedule_<steps>.json. `scheduler` as in `diffusers_snippet`."""
+    return "\n\n".join(
+        f"# {steps} steps\n{diffusers_snippet(schedule, scheduler, Path(folder) / f'schedule_{steps}.json')}"
+        for steps, schedule in sorted(schedules.items())
+    )
+
+
+def default_scheduler(schedule: Schedule) -> str:
+    """The class of the scheduler that does what the schedule's solver does."""
+    name = schedule.process.name
+    return SCHEDULERS.get(schedule.metadata.get("solver", "euler"), {}).get(name, SCHEDULERS["euler"][name])
+
+
+def _applying(name: str, schedule: Schedule, path: str, reason: str, chosen_here: bool) -> str:
+    lines = [f"# {reason}", "import optsteps"]
+    if chosen_here:
+        lines += [f"from diffusers import {name}"]
+    lines += ["", "# pipe: your pipeline, as loaded"]
+    if chosen_here:
+        flow = ', use_flow_sigmas=True, prediction_type="flow_prediction"' if _reads_flow(name, schedule) else ""
+        lines += [f"pipe.scheduler = {name}.from_config(pipe.scheduler.config{flow})"]
+    lines += [f'optsteps.apply(pipe, optsteps.Schedule.load("{path}"))', 'images = pipe("your prompt").images']
+    return "\n".join(lines) + "\n"
+
+
+def _reads_flow(name: str, schedule: Schedule) -> bool:
+    return schedule.process.name == "flow" and not name.startswith("FlowMatch")
+
+
+def _noise_note(told: DiffusersArguments) -> list[str]:
+    if abs(told.noise_ratio - 1) < 1e-4:
+        return []
+    return [f"# the schedule starts from less or more noise: pass latents= unit noise times {told.noise_ratio:.9g}"]
+
+
+def _literal(value: Any) -> str:
+    return f"torch.tensor({value.tolist()}, dtype=torch.float64)" if isinstance(value, Tensor) else repr(value)
