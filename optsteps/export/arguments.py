@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from optsteps.export.schedulers import (
@@ -88,10 +89,14 @@ def to_diffusers(schedule: Schedule, scheduler: Any) -> DiffusersArguments:
             except ValueError as error:
                 refused = refused or error
     remedy = "let optsteps.apply(pipe, schedule) load the tables into it"
+    if kind.table == "alphas_cumprod":
+        remedy = (
+            "take a scheduler that holds its levels, as EulerDiscreteScheduler and EulerAncestralDiscreteScheduler do"
+        )
     if kind.takes[schedule.process.name] is None:
-        argument = "timesteps nor sigmas" + (" for a flow" if len(kind.takes) > 1 and "flow" in kind.takes else "")
-        raise ValueError(f"{name} takes neither {argument}, so it cannot be told a schedule; {remedy}")
-    if not _on_timesteps(schedule):
+        where = " for a flow" if schedule.process.name == "flow" else ""
+        raise ValueError(f"{name} takes neither timesteps nor sigmas{where}, so it cannot be told a schedule; {remedy}")
+    if (kind.takes[schedule.process.name] == "timesteps" or kind.below_one) and not _on_timesteps(schedule):
         remedy = f"search on timesteps it can call (build_schedule(..., snap=True), teacher.snap=true), or {remedy}"
     raise ValueError(f"{refused}: it cannot be told this schedule; {remedy}") from refused
 
@@ -124,7 +129,9 @@ def _candidates(schedule: Schedule, kind: Kind, base: Any) -> Iterator[dict[str,
             count = base.config.num_train_timesteps
             on_grid = (t * count - (t * count).round()).abs() < 1e-6
             levels = torch.where(on_grid & (t < 1), ((t * count).round() + 1e-4) / count, t)
-        yield {"sigmas": [float(f"{x:.9g}") for x in (levels if takes == "levels" else levels[:-1]).tolist()]}
+        # as many digits as float32 has
+        sigmas = [float(f"{x:.9g}") for x in (levels if takes == "levels" else levels[:-1]).tolist()]
+        yield {"sigmas": np.array(sigmas) if kind.below_one else sigmas}  # UniPC multiplies what it is given
     if takes == "ramp":
         low, high, rho = (base.config[key] for key in ("sigma_min", "sigma_max", "rho"))
         ends = [level ** (1 / rho) for level in (low, high)]
@@ -169,13 +176,14 @@ def load_scheduler(source: Any, process: Process) -> Any:
             for `process`.
 
     Raises:
-        ValueError: no such class, or a folder without a scheduler.
+        ValueError: no such class, one that `kind_of` refuses, or a folder without a scheduler.
         ImportError: diffusers is needed and not installed.
     """
     if not isinstance(source, (str, Path)):
         return source
     folder = Path(source)
     if not folder.is_dir():
+        kind_of(str(source), process)
         return scheduler_class(str(source))(**_defaults(str(source), process))
     places = [folder, folder / "scheduler"]
     place = next((place for place in places if (place / "scheduler_config.json").is_file()), None)

@@ -107,12 +107,13 @@ def _applied(original: Any, schedule: Schedule, kind: Kind) -> Any:
     scheduler._optsteps_original = original
     scheduler._optsteps_scale = start_scale(schedule, kind)
     scheduler._optsteps_orders = effective_orders(schedule) if kind.orders and schedule.orders else None
-    scheduler.__class__ = _subclass(base)
+    scheduler.__class__ = _subclass(base, hasattr(original, "init_noise_sigma"))
     return scheduler
 
 
-def _subclass(base: Any) -> Any:
-    """The class `base` with tables that are given. It goes by the name of `base`, as which a pipeline saves it."""
+def _subclass(base: Any, scales: bool) -> Any:
+    """The class `base` with tables, and if it `scales` noise a scale, that are given. It goes by the name of `base`, as
+    which a pipeline saves it."""
 
     def set_timesteps(
         self: Any,
@@ -134,7 +135,7 @@ def _subclass(base: Any) -> Any:
         return base.step(self, *args, **kwargs)
 
     members: dict[str, Any] = {"set_timesteps": set_timesteps, "step": step, "__module__": base.__module__}
-    if hasattr(base, "init_noise_sigma"):
+    if scales:
         members["init_noise_sigma"] = property(lambda self: self._optsteps_scale)
     return type(base.__name__, (base,), members)
 

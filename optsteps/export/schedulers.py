@@ -239,7 +239,8 @@ def check_tables(name: str, schedule: Schedule, wanted: Tables, found: Tables) -
         if bool(off[step]):
             raise ValueError(_differs(f"{begin} starts from level", found.levels, wanted.levels, step))
     if bool(off[-1]):
-        raise ValueError(_differs(f"the last step with {name} ends at level", found.levels, wanted.levels, -1))
+        hint = " (build_schedule(..., final='zero') ends there)" if found.levels[-1] == 0 else ""
+        raise ValueError(_differs(f"the last step with {name} ends at level", found.levels, wanted.levels, -1) + hint)
 
 
 def _differs(beginning: str, found: Tensor, wanted: Tensor, position: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from optsteps.export.arguments import DiffusersArguments, to_diffusers
@@ -49,12 +50,15 @@ def diffusers_snippet(schedule: Schedule, scheduler: Any = None, path: str | Pat
         told = to_diffusers(schedule, chosen)
     except ValueError as error:
         return _applying(str(name), schedule, str(path), str(error), scheduler is None)
-    lines = ["import torch"] if any(isinstance(value, Tensor) for value in told.arguments.values()) else []
+    kinds = {type(value) for value in told.arguments.values()}
+    lines = [f"import {name}" for name, kind in (("numpy", np.ndarray), ("torch", Tensor)) if kind in kinds]
     lines += [f"from diffusers import {told.scheduler}", "", "# pipe: your pipeline, as loaded"]
     settings = [f"    {key}={value!r}," for key, value in told.settings.items()]
     call = f"pipe.scheduler = {told.scheduler}.from_config("
     lines += [call, "    pipe.scheduler.config,", *settings, ")"]
     lines += _noise_note(told)
+    if told.settings.get("use_flow_sigmas") and "sigmas" in told.arguments:
+        lines += ["# FluxPipeline drops sigmas= with such a scheduler: use optsteps.apply there"]
     arguments = [f"    {key}={_literal(value)}," for key, value in told.arguments.items()]
     lines += ["images = pipe(", '    "your prompt",', *arguments, ").images"]
     return "\n".join(lines) + "\n"
@@ -98,4 +102,6 @@ def _noise_note(told: DiffusersArguments) -> list[str]:
 
 
 def _literal(value: Any) -> str:
-    return f"torch.tensor({value.tolist()}, dtype=torch.float64)" if isinstance(value, Tensor) else repr(value)
+    if isinstance(value, Tensor):
+        return f"torch.tensor({value.tolist()}, dtype=torch.float64)"
+    return f"numpy.array({value.tolist()})" if isinstance(value, np.ndarray) else repr(value)
