@@ -159,4 +159,4 @@ def _load(base: Any, scheduler: Any, schedule: Schedule, kind: Kind, device: Any
             part(schedule.times).float() for part in (schedule.process.alpha, schedule.process.sigma)
         )
     else:
-        scheduler.sigmas = levels.float()
+        scheduler.sigmas = levels.to(device=scheduler.sigmas.device, dtype=torch.float32)

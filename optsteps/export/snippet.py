@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from optsteps.export.arguments import DiffusersArguments, to_diffusers
+from optsteps.export.arguments import DiffusersArguments, load_scheduler, to_diffusers
+from optsteps.export.pipeline import apply
 from optsteps.schedules import Schedule
 
-# the schedulers that do what a solver of optsteps does, under every process that has one
+# the scheduler nearest to a solver of optsteps, under every process that has one
 SCHEDULERS: dict[str, dict[str, str]] = {
     "euler": {
         "vp": "EulerDiscreteScheduler",
@@ -35,20 +37,22 @@ def diffusers_snippet(schedule: Schedule, scheduler: Any = None, path: str | Pat
     """Python that makes `pipe`, a loaded pipeline, sample with the schedule.
 
     Args:
-        scheduler: as in `to_diffusers`; None for the one that does what the solver of the search does (Euler's method
-            where there is none).
+        scheduler: as in `to_diffusers`; None for the one nearest to the solver of the search (`default_scheduler`).
         path: the schedule's file, which the snippet reads where the scheduler cannot be told the schedule and
             `optsteps.apply` must load it.
 
     Raises:
         ImportError: diffusers, on which the arguments are tried, is not installed.
-        ValueError: no such scheduler.
+        ValueError: the scheduler can run the schedule in neither way, or there is none of the name.
     """
     chosen = default_scheduler(schedule) if scheduler is None else scheduler
     name = chosen if isinstance(chosen, (str, Path)) else type(chosen).__name__
     try:
         told = to_diffusers(schedule, chosen)
     except ValueError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns where the snippet is run
+            apply(load_scheduler(chosen, schedule.process), schedule)
         return _applying(str(name), schedule, str(path), str(error), scheduler is None)
     kinds = {type(value) for value in told.arguments.values()}
     lines = [f"import {name}" for name, kind in (("numpy", np.ndarray), ("torch", Tensor)) if kind in kinds]
@@ -66,21 +70,29 @@ def diffusers_snippet(schedule: Schedule, scheduler: Any = None, path: str | Pat
 
 def run_snippets(schedules: Mapping[int, Schedule], scheduler: Any = None, folder: str | Path = ".") -> str:
     """One Python file with the snippets of a run: its schedules by step count, which lie in `folder` as
-    schedule_<steps>.json. `scheduler` as in `diffusers_snippet`."""
-    return "\n\n".join(
-        f"# {steps} steps\n{diffusers_snippet(schedule, scheduler, Path(folder) / f'schedule_{steps}.json')}"
-        for steps, schedule in sorted(schedules.items())
-    )
+    schedule_<steps>.json. `scheduler` as in `diffusers_snippet`; one that cannot run a schedule gives way, with a
+    comment that says why, to the nearest to the solver."""
+    parts = []
+    for steps, schedule in sorted(schedules.items()):
+        lines = [f"# {steps} steps\n"]
+        for chosen in (scheduler, None):
+            try:
+                lines.append(diffusers_snippet(schedule, chosen, Path(folder) / f"schedule_{steps}.json"))
+                break
+            except ValueError as error:
+                lines.append(_comment(error))
+        parts.append("".join(lines))
+    return "\n\n".join(parts)
 
 
 def default_scheduler(schedule: Schedule) -> str:
-    """The class of the scheduler that does what the schedule's solver does."""
+    """The class of the scheduler nearest to the solver that the schedule was searched with, else of Euler's method."""
     name = schedule.process.name
     return SCHEDULERS.get(schedule.metadata.get("solver", "euler"), {}).get(name, SCHEDULERS["euler"][name])
 
 
 def _applying(name: str, schedule: Schedule, path: str, reason: str, chosen_here: bool) -> str:
-    lines = [f"# {reason}", "import optsteps"]
+    lines = [_comment(reason) + "import optsteps"]
     if chosen_here:
         lines += [f"from diffusers import {name}"]
     lines += ["", "# pipe: your pipeline, as loaded"]
@@ -89,6 +101,10 @@ def _applying(name: str, schedule: Schedule, path: str, reason: str, chosen_here
         lines += [f"pipe.scheduler = {name}.from_config(pipe.scheduler.config{flow})"]
     lines += [f'optsteps.apply(pipe, optsteps.Schedule.load("{path}"))', 'images = pipe("your prompt").images']
     return "\n".join(lines) + "\n"
+
+
+def _comment(reason: object) -> str:
+    return f"# {' '.join(str(reason).split())}\n"
 
 
 def _reads_flow(name: str, schedule: Schedule) -> bool:
