@@ -27,6 +27,7 @@ from optsteps.export.schedulers import (
     rehearse,
     run_orders,
     straightened,
+    unapplied,
     wanted_tables,
 )
 from optsteps.processes import VP, Process
@@ -180,7 +181,7 @@ def load_scheduler(source: Any, process: Process) -> Any:
         ImportError: diffusers is needed and not installed.
     """
     if not isinstance(source, (str, Path)):
-        return source
+        return unapplied(source)
     folder = Path(source)
     if not folder.is_dir():
         kind_of(str(source), process)

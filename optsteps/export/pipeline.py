@@ -22,6 +22,7 @@ from optsteps.export.schedulers import (
     rehearse,
     start_scale,
     straightened,
+    unapplied,
     wanted_tables,
 )
 from optsteps.schedules import Schedule
@@ -43,7 +44,7 @@ def apply(pipe: Pipe, schedule: Schedule) -> Pipe:
 
     Returns:
         The pipeline, or the new scheduler. Schedulers of the kind of EulerDiscreteScheduler sample x / alpha, which is
-        x where a schedule ends at noise level 0.
+        x where a schedule ends at noise level 0; UniPCMultistepScheduler keeps a flow's first level 1e-6 below 1.
 
     Raises:
         ValueError: the scheduler's steps cannot run such a table (DDIM's and PNDM's follow their own grid), or not this
@@ -54,7 +55,7 @@ def apply(pipe: Pipe, schedule: Schedule) -> Pipe:
         UserWarning: a flow's schedule whose noise is not of unit scale, which pipelines do not ask for.
     """
     is_pipe = hasattr(pipe, "scheduler")
-    original: Any = _unapplied(pipe.scheduler if is_pipe else pipe)  # type: ignore[attr-defined]
+    original: Any = unapplied(pipe.scheduler if is_pipe else pipe)  # type: ignore[attr-defined]
     name = class_name(original)
     kind = kind_of(name, schedule.process)
     check_amplitude(schedule)
@@ -80,13 +81,9 @@ def apply(pipe: Pipe, schedule: Schedule) -> Pipe:
 def restore(pipe: Pipe) -> Pipe:
     """Undo `apply`: the pipeline gets the scheduler back that it had. Of a scheduler, the one it was made from."""
     if not hasattr(pipe, "scheduler"):
-        return _unapplied(pipe)
-    pipe.scheduler = _unapplied(pipe.scheduler)
+        return unapplied(pipe)
+    pipe.scheduler = unapplied(pipe.scheduler)
     return pipe
-
-
-def _unapplied(scheduler: Any) -> Any:
-    return getattr(scheduler, "_optsteps_original", scheduler)
 
 
 def _applied(original: Any, schedule: Schedule, kind: Kind) -> Any:
@@ -100,10 +97,10 @@ def _applied(original: Any, schedule: Schedule, kind: Kind) -> Any:
     if kind.table == "alphas_cumprod":
         told = to_diffusers(schedule, original)
         scheduler = base.from_config(original.config, **told.settings)
-        scheduler._optsteps_load = lambda device: base.set_timesteps(scheduler, device=device, **told.arguments)
+        scheduler._optsteps_load = functools.partial(base.set_timesteps, **told.arguments)
     else:
         scheduler = base.from_config(original.config, **settings)
-        scheduler._optsteps_load = functools.partial(_load, base, scheduler, schedule, kind)
+        scheduler._optsteps_load = functools.partial(_load, base=base, schedule=schedule, kind=kind)
     scheduler._optsteps_original = original
     scheduler._optsteps_scale = start_scale(schedule, kind)
     scheduler._optsteps_orders = effective_orders(schedule) if kind.orders and schedule.orders else None
@@ -125,7 +122,7 @@ def _subclass(base: Any, scales: bool) -> Any:
         **others: Any,
     ) -> None:
         """Load the schedule's tables; only the device is heeded."""
-        self._optsteps_load(device)
+        self._optsteps_load(self, device=device)
 
     @functools.wraps(base.step)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -140,7 +137,7 @@ def _subclass(base: Any, scales: bool) -> Any:
     return type(base.__name__, (base,), members)
 
 
-def _load(base: Any, scheduler: Any, schedule: Schedule, kind: Kind, device: Any = None) -> None:
+def _load(scheduler: Any, base: Any, schedule: Schedule, kind: Kind, device: Any) -> None:
     """Put the schedule's tables in the place of the scheduler's own."""
     base.set_timesteps(scheduler, schedule.steps, device=device)  # resets all that it remembers
     wanted, clean = wanted_tables(schedule, scheduler), ends_clean(schedule)

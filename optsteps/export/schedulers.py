@@ -104,6 +104,11 @@ def class_name(scheduler: Any) -> str:
     return next((part.__name__ for part in type(scheduler).__mro__ if part.__name__ in KINDS), type(scheduler).__name__)
 
 
+def unapplied(scheduler: Any) -> Any:
+    """The scheduler that `optsteps.apply` made this one from, or the scheduler itself."""
+    return getattr(scheduler, "_optsteps_original", scheduler)
+
+
 def kind_of(name: str, process: Process) -> Kind:
     """What the class `name` is like.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,10 @@ def test_a_pipeline_is_saved_as_what_it_was(stable_diffusion: Any, tmp_path: Pat
     pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     apply(apply(pipe, VP_WHOLE), VP_TIMES)  # the last one holds
     assert pipe.scheduler.timesteps.tolist() == VP_TIMES.times[:-1].float().tolist()
+    copied = copy.deepcopy(pipe.scheduler)
+    copied.set_timesteps(1)
+    assert copied.timesteps.tolist() == pipe.scheduler.timesteps.tolist()
+    assert to_diffusers(VP_TIMES, pipe.scheduler).build(pipe.scheduler.config).timesteps.shape == (1000,)
     pipe.scheduler.save_pretrained(tmp_path)
     assert type(diffusers.EulerDiscreteScheduler.from_pretrained(tmp_path)) is diffusers.EulerDiscreteScheduler
     assert type(restore(pipe).scheduler) is diffusers.EulerDiscreteScheduler
