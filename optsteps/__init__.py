@@ -1,9 +1,10 @@
 """optsteps: time steps of diffusion and flow-matching samplers, searched for your own model."""
 
+from optsteps.export import apply, restore
 from optsteps.methods.base import SearchProblem, SearchResult
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule, build_schedule
 
 __version__ = "0.1.0"
 
-__all__ = ["Schedule", "SearchProblem", "SearchResult", "build_schedule", "sample"]
+__all__ = ["Schedule", "SearchProblem", "SearchResult", "apply", "build_schedule", "restore", "sample"]

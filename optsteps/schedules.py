@@ -8,13 +8,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from optsteps.files import write_atomically
 from optsteps.processes import Process, Times, as_times, process_from_dict
+
+if TYPE_CHECKING:
+    from optsteps.export import DiffusersArguments
 
 FORMAT = "optsteps.schedule"
 
@@ -120,6 +123,61 @@ class Schedule:
             "amplitude": None if self.amplitude is None else self.amplitude.tolist(),
         }
 
+    def snapped(self, timesteps: int = 1000) -> Schedule:
+        """The nearest schedule whose times are timesteps that every sampler can call its network at.
+
+        Many cannot call it between two of them: they cut a time to an integer, or take the nearest one.
+
+        Args:
+            timesteps: how many a flow counts from t = 0 to 1; a VP process has its own.
+
+        Returns:
+            Times rounded to integers under VP and to multiples of 1 / timesteps under a flow; `t_clean` stays. Of
+            times that meet only one is left, so a dense schedule has fewer steps than it had.
+
+        Raises:
+            ValueError: an EDM process, which has no timesteps; times that meet in a schedule whose steps have orders or
+                an amplitude; fewer than two times left.
+        """
+        if self.process.name == "edm":
+            raise ValueError("an EDM process has no timesteps to snap to: its networks take any noise level")
+        count = 1 if self.process.name == "vp" else timesteps
+        times = (self.times * count).round() / count
+        # only the clean time itself is rounded to it
+        vanished = (self.times > self.process.t_clean) & (times <= self.process.t_clean)
+        times = times.masked_fill(vanished, 1 / count).unique_consecutive()
+        if len(times) < len(self.times) and (self.orders is not None or self.amplitude is not None):
+            raise ValueError(
+                f"{len(self.times) - len(times)} of the {self.steps} steps vanish when times are rounded to timesteps, "
+                "and the schedule has orders or an amplitude for them: search on a teacher that is snapped instead"
+            )
+        return Schedule(times, self.process, self.orders, self.initial_scale, self.amplitude, self.metadata)
+
+    def to_diffusers(self, scheduler: Any) -> DiffusersArguments:
+        """What makes a scheduler of diffusers run this schedule: see `optsteps.export.to_diffusers`."""
+        from optsteps.export import to_diffusers
+
+        return to_diffusers(self, scheduler)
+
+    def to_comfyui(self, form: Literal["text", "json"] = "text") -> str:
+        """The sigmas for ComfyUI's manual-sigmas node: see `optsteps.export.to_comfyui`."""
+        from optsteps.export import to_comfyui
+
+        return to_comfyui(self, form)
+
+    def to_csv(self) -> str:
+        """A line for every time: see `optsteps.export.to_csv`."""
+        from optsteps.export import to_csv
+
+        return to_csv(self)
+
+    @classmethod
+    def from_levels(cls, source: str | Path | Sequence[float], process: Process) -> Schedule:
+        """A schedule that somebody published: see `optsteps.export.read_schedule`."""
+        from optsteps.export import read_schedule
+
+        return read_schedule(source, process)
+
     def save(self, path: str | Path) -> None:
         """Write as JSON; every number reads back exactly. The file appears whole or not at all."""
         data = {"format": FORMAT, "version": 1, "steps": self.steps, **self.facts, "metadata": self.metadata}
@@ -176,6 +234,7 @@ def build_schedule(
     t_max: float | None = None,
     t_min: float | None = None,
     final: Final = "t_min",
+    snap: bool = False,
     **parameters: Any,
 ) -> Schedule:
     """A hand-made schedule by its name.
@@ -187,6 +246,8 @@ def build_schedule(
         t_max, t_min: the noisiest and the cleanest time of the formula (not used by `published`).
         final: "t_min" ends there; "zero" appends `process.t_clean`, so that the last of the `steps` goes from t_min to
             noise level 0, as EDM's own sampler does.
+        snap: round the times to timesteps (`Schedule.snapped`), so that what is chosen among them every sampler can
+            run; a dense schedule gets fewer steps by it.
         parameters: the family's own, see its docstring.
 
     Raises:
@@ -222,7 +283,9 @@ def build_schedule(
         described |= {"t_max": t_max, "t_min": t_min}
     if final == "zero":
         times = torch.cat([times, as_times([process.t_clean])])
-    return Schedule(times, process, metadata=described)
+    if not snap:
+        return Schedule(times, process, metadata=described)
+    return Schedule(times, process, metadata=described | {"snap": True}).snapped()
 
 
 def _between(ramp: Tensor, ends: Tensor) -> Tensor:
@@ -335,16 +398,23 @@ def published(process: Process, steps: int, model: str = "sd15") -> Tensor:
     place = torch.linspace(0, len(log_levels) - 1, steps + 1, dtype=torch.float64)
     below = place.floor().clamp(max=len(log_levels) - 2).long()
     levels = torch.lerp(log_levels[below], log_levels[below + 1], place - below).exp()
-    if math.isfinite(process.t_limit) and process.t_clean < 0:  # a process with a least and a greatest noise level
+    within, outside = snap_levels(process, levels)
+    if bool(outside.any()):
         low, high = process.noise_level([0.0, process.t_limit]).tolist()
-        snapped = levels.clamp(low, high)
-        if bool(((levels / snapped).log().abs() > math.log(1.02)).any()):
-            raise ValueError(
-                f"the published levels of {model} run from {levels[0].item():g} to {levels[-1].item():g}, but "
-                f"{process!r} covers {high:g} to {low:g}: they were made for another model"
-            )
-        levels = snapped
-    return process.time_of_noise_level(levels)
+        raise ValueError(
+            f"the published levels of {model} run from {levels[0].item():g} to {levels[-1].item():g}, but "
+            f"{process!r} covers {high:g} to {low:g}: they were made for another model"
+        )
+    return process.time_of_noise_level(within)
+
+
+def snap_levels(process: Process, levels: Tensor) -> tuple[Tensor, Tensor]:
+    """Noise levels [n] moved into the range of a process that has a least and a greatest one, and which of them lay
+    more than 2 % outside, further than digits printed explain [n]. 0 is the clean end's and stays."""
+    if not (math.isfinite(process.t_limit) and process.t_clean < 0):
+        return levels, torch.zeros_like(levels, dtype=torch.bool)
+    within = torch.where(levels == 0, levels, levels.clamp(*process.noise_level([0.0, process.t_limit]).tolist()))
+    return within, (levels != within) & ~((levels / within).log().abs() <= math.log(1.02))
 
 
 FAMILIES: dict[str, Callable[..., Tensor]] = {

@@ -276,6 +276,30 @@ def test_published_interpolation_is_log_linear(process: Process, steps: int) -> 
     np.testing.assert_allclose(zero.noise_levels, [*expected, 0], rtol=1e-9)
 
 
+def test_snapped_to_timesteps() -> None:
+    dense = build_schedule("logsnr", SD, steps=100, t_max=999.0, t_min=0.2, final="zero")
+    snapped = build_schedule("logsnr", SD, steps=100, t_max=999.0, t_min=0.2, final="zero", snap=True)
+    assert snapped.times.tolist() == sorted({float(round(t)) for t in dense.times.tolist()}, reverse=True)
+    assert snapped.times[-2:].tolist() == [0, -1]
+    assert snapped.steps < 100
+    flow = build_schedule("flow_shift", Flow(), steps=50, t_max=1.0, t_min=0.0, snap=True)
+    assert (1000 * flow.times).tolist() == pytest.approx((1000 * flow.times).round().tolist(), abs=1e-12)
+    # only the clean time is 0
+    assert Schedule([0.5, 1e-5, 0.0], Flow()).snapped().times.tolist() == [0.5, 0.001, 0.0]
+    assert Schedule([0.5, 0.25], Flow()).snapped(timesteps=10).times.tolist() == [0.5, 0.2]
+    kept = Schedule([10.2, 5.4, -1.0], SD, orders=[1, 2], initial_scale=0.5).snapped()
+    assert (kept.times.tolist(), kept.orders, kept.initial_scale) == ([10, 5, -1], (1, 2), 0.5)
+
+
+def test_what_cannot_be_snapped() -> None:
+    with pytest.raises(ValueError, match="EDM process has no timesteps"):
+        Schedule([80.0, 1.0], EDM()).snapped()
+    with pytest.raises(ValueError, match="1 of the 2 steps vanish"):
+        Schedule([10.2, 9.9, 3.0], SD, orders=[1, 2]).snapped()
+    with pytest.raises(ValueError, match="at least two times"):
+        Schedule([10.2, 9.9], SD).snapped()
+
+
 # refusals ------------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,78 @@
+"""Schedules as plain text: the sigmas that ComfyUI and k-diffusion take, and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from decimal import Decimal
+from typing import Literal
+
+from torch import Tensor
+
+from optsteps.schedules import Schedule
+
+CSV_COLUMNS = ("step", "time", "noise_level", "log_snr")
+
+
+def sampler_sigmas(schedule: Schedule) -> Tensor:
+    """The sigmas [n+1] of ComfyUI and k-diffusion: noise levels sigma / alpha, or for a flow its times, from 1 to 0.
+
+    A flow's shift is not applied to sigmas that are given, so they are the times that the model is called with.
+    """
+    times = schedule.times.detach()
+    return times if schedule.process.name == "flow" else schedule.process.noise_level(times)
+
+
+def to_comfyui(schedule: Schedule, form: Literal["text", "json"] = "text") -> str:
+    """The sigmas for ComfyUI's manual-sigmas node, "a, b, c", or as a JSON list for nodes that read one.
+
+    Numbers are written out to the last digit of float64, without exponents, which the node does not read. ComfyUI calls
+    the networks of Stable Diffusion's kind at the nearest integer timestep: search on those with `snap`.
+
+    Raises:
+        ValueError: unknown form; orders, an amplitude or a scale of the noise, which sigmas cannot say.
+    """
+    if form not in ("text", "json"):
+        raise ValueError(f"form must be 'text' or 'json', got {form!r}")
+    _check_plain(schedule)
+    numbers = ", ".join(_decimal(x) for x in sampler_sigmas(schedule).tolist())
+    return numbers if form == "text" else f"[{numbers}]"
+
+
+def to_kdiffusion(schedule: Schedule) -> str:
+    """The sigmas for k-diffusion's samplers and what is built on them, as a Python list.
+
+    Raises:
+        ValueError: as `to_comfyui`.
+    """
+    _check_plain(schedule)
+    return json.dumps(sampler_sigmas(schedule).tolist())
+
+
+def to_csv(schedule: Schedule) -> str:
+    """A line for every time: step, time, noise level, log-SNR, to the last digit."""
+    times = schedule.times.detach()
+    columns = (times, schedule.process.noise_level(times), schedule.process.log_snr(times))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for step, row in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+        writer.writerow([step, *row])
+    return text.getvalue()
+
+
+def _decimal(number: float) -> str:
+    """The shortest decimal that reads back as the same float64, without an exponent."""
+    return f"{Decimal(repr(number)):f}"
+
+
+def _check_plain(schedule: Schedule) -> None:
+    if schedule.amplitude is not None:
+        raise ValueError("the schedule has an amplitude after every step, which a list of sigmas cannot say")
+    usual = float(schedule.process.prior_std(schedule.times[0]))
+    if schedule.initial_scale is not None and abs(schedule.initial_scale / usual - 1) > 1e-4:
+        raise ValueError(
+            f"the schedule starts from noise times {schedule.initial_scale:g} where samplers start from noise times "
+            f"{usual:g}, which a list of sigmas cannot say; search with start=teacher"
+        )

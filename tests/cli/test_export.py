@@ -1,0 +1,110 @@
+"""`optsteps-export` as a user starts it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from optsteps import Schedule, build_schedule
+from optsteps.cli import export as command
+from optsteps.processes import VP, Flow
+
+AYS = "14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029"
+
+
+def start(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["optsteps-export", *map(str, arguments)])
+    command.main()
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    schedule = build_schedule("edm", VP.scaled_linear(), 6, t_max=999.0, t_min=12.0, final="zero", snap=True)
+    schedule.save(tmp_path / "schedule_6.json")
+    return tmp_path / "schedule_6.json"
+
+
+def test_every_form(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    schedule = Schedule.load(saved)
+    for form in ("comfyui", "comfyui-json", "kdiffusion", "csv"):
+        start(monkeypatch, saved, "--to", form)
+        printed = capsys.readouterr().out
+        start(monkeypatch, saved, "--to", form, "--output", tmp_path / form)
+        assert capsys.readouterr().out == ""
+        assert (tmp_path / form).read_text().strip() == printed.strip()
+        # and back: the process by name or from a file
+        for process in ("sd", saved):
+            start(
+                monkeypatch, tmp_path / form, "--from", form, "--process", process, "--output", tmp_path / "back.json"
+            )
+            assert Schedule.load(tmp_path / "back.json").times.tolist() == pytest.approx(schedule.times.tolist())
+    assert printed.startswith("step,time,noise_level,log_snr\n0,999.0,14.61")
+
+
+def test_from_one_form_to_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    (tmp_path / "ays.txt").write_text(AYS)
+    start(monkeypatch, tmp_path / "ays.txt", "--from", "comfyui", "--process", "sd", "--to", "csv")
+    assert [line.split(",")[1] for line in capsys.readouterr().out.splitlines()[1::10]] == ["999.0", "0.0"]
+
+
+def test_diffusers(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    start(monkeypatch, saved, "--to", "diffusers")
+    printed = capsys.readouterr().out
+    assert "from diffusers import EulerDiscreteScheduler\n" in printed
+    assert "    timesteps=[999, " in printed
+    start(monkeypatch, saved, "--to", "diffusers", "--scheduler", "DPMSolverMultistepScheduler")
+    assert "DPMSolverMultistepScheduler.from_config(" in capsys.readouterr().out
+    betas = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    diffusers.UniPCMultistepScheduler(**betas).save_pretrained(tmp_path / "model" / "scheduler")
+    start(monkeypatch, saved, "--to", "diffusers", "--scheduler", tmp_path / "model")
+    assert f'optsteps.apply(pipe, optsteps.Schedule.load("{saved}"))' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], ["--to", "comfyui", "diffusers"]),
+        (["--to", "schedule"], ["--output"]),
+        (["--to", "csv", "--scheduler", "DDIMScheduler"], ["--to diffusers"]),
+        (["--to", "csv", "--process", "sd"], ["--from"]),
+        (["--from", "comfyui"], ["--process", "sd, ddpm, flow, edm"]),
+        (["--from", "comfyui", "--process", "nonsense"], ["nonsense", "sd, ddpm, flow, edm"]),
+        (["--from", "csv", "--process", "sd"], ["schedule_6.json", "not of the form csv"]),
+        (["--to", "diffusers", "--scheduler", "NoScheduler"], ["NoScheduler", "EulerDiscreteScheduler"]),
+    ],
+)
+def test_errors_are_one_paragraph(
+    options: list[str], expected: list[str], saved: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        start(monkeypatch, saved, *options)
+    assert stopped.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("optsteps-export: error:")
+    assert error.count("\n") == 1
+    for word in expected:
+        assert word in error
+
+
+def test_files_that_are_no_schedules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    (tmp_path / "sigmas.txt").write_text("14.6, hm, 0")
+    for options, message in (
+        ([tmp_path / "none.json", "--to", "csv"], "none.json"),
+        ([tmp_path / "sigmas.txt", "--to", "csv"], "is not a schedule"),
+        ([tmp_path / "sigmas.txt", "--from", "comfyui", "--process", "sd"], "sigmas.txt: line 1: 'hm' is not a number"),
+    ):
+        with pytest.raises(SystemExit):
+            start(monkeypatch, *options, "--output", tmp_path / "out")
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    build_schedule("flow_shift", Flow(), 2, t_max=1.0, t_min=0.0, shift=3.0).save(tmp_path / "s.json")
+    start(monkeypatch, tmp_path / "s.json", "--to", "comfyui")
+    assert capsys.readouterr().out == "1.0, 0.75, 0.0\n"

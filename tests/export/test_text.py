@@ -1,0 +1,211 @@
+"""Text that other tools read, there and back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optsteps import Schedule, build_schedule
+from optsteps.export import diffusers_snippet, read_schedule, run_snippets, to_comfyui, to_csv, to_kdiffusion
+from optsteps.processes import EDM, VP, Flow, Process
+
+SD = VP.scaled_linear()
+RANGES: dict[str, tuple[Process, float, float]] = {
+    "edm": (EDM(), 1e-4, 700.0),
+    "vp": (SD, 0.0, 999.0),
+    "flow": (Flow(), 1e-6, 1.0),
+}
+WRITERS = {
+    "comfyui": to_comfyui,
+    "comfyui-json": lambda schedule: to_comfyui(schedule, "json"),
+    "kdiffusion": to_kdiffusion,
+    "csv": to_csv,
+}
+
+
+@st.composite
+def schedules(draw: st.DrawFn) -> Schedule:
+    process, low, high = RANGES[draw(st.sampled_from(sorted(RANGES)))]
+    times = draw(st.lists(st.floats(low, high), min_size=2, max_size=10, unique_by=lambda t: round(t, 6)))
+    final = [process.t_clean] if draw(st.booleans()) else []
+    return Schedule([*sorted(times, reverse=True), *final], process)
+
+
+@given(schedules(), st.sampled_from(sorted(WRITERS)))
+def test_round_trips(schedule: Schedule, form: str) -> None:
+    text = WRITERS[form](schedule)
+    back = read_schedule(text, schedule.process, form)
+    if form == "csv" or schedule.process.name == "edm":
+        assert back == schedule
+    else:  # from noise levels and back
+        torch.testing.assert_close(back.times, schedule.times, rtol=1e-12, atol=1e-9)
+    assert read_schedule(text, schedule.process).times.tolist() == back.times.tolist()
+    sigmas = schedule.times if schedule.process.name == "flow" else schedule.noise_levels
+    if form == "comfyui":
+        # what ComfyUI's node makes of it: it knows no exponents
+        assert [float(x) for x in re.findall(r"[-+]?(?:\d*\.*\d+)", text)] == sigmas.tolist()
+    elif form != "csv":
+        assert json.loads(text) == sigmas.tolist()
+
+
+def test_the_table() -> None:
+    rows = list(csv.DictReader(io.StringIO(to_csv(build_schedule("flow_shift", Flow(), 4, t_max=1.0, t_min=0.0)))))
+    assert list(rows[0]) == ["step", "time", "noise_level", "log_snr"]
+    assert [row["step"] for row in rows] == list("01234")
+    assert list(rows[0].values()) == ["0", "1.0", "inf", "-inf"]
+    assert list(rows[-1].values()) == ["4", "0.0", "0.0", "inf"]
+
+
+def test_doors_of_the_schedule() -> None:
+    schedule = build_schedule("edm", EDM(), 4, t_max=80.0, t_min=0.002, final="zero")
+    assert schedule.to_comfyui() == to_comfyui(schedule) == to_comfyui(schedule, "json")[1:-1]
+    assert schedule.to_csv() == to_csv(schedule)
+    for source in (schedule.to_comfyui(), schedule.times.tolist()):
+        assert Schedule.from_levels(source, EDM()).times.tolist() == schedule.times.tolist()
+
+
+# the constants of AYS for Stable Diffusion 1.5, as people paste them
+AYS = "14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029"
+
+
+@pytest.mark.parametrize(
+    "text", [AYS, f"[{AYS}]", f"[{AYS},\n]\n", AYS.replace(", ", "\n"), AYS.replace(",", ";"), "noise_level\n" + AYS]
+)
+def test_published_constants(text: str, tmp_path: Path) -> None:
+    text = text.replace(", ", "\n") if text.startswith("noise") else text
+    expected = build_schedule("published", SD, 10, model="sd15").times
+    (tmp_path / "sigmas").write_text(text)
+    for source in (text, tmp_path / "sigmas"):
+        found = read_schedule(source, SD).times
+        assert found[[0, -1]].tolist() == [999, 0]
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    zero = read_schedule(AYS.replace("0.029", "0.0"), SD)
+    assert zero.times[-1] == -1
+    assert zero.noise_levels[-1] == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "process", "message"),
+    [
+        ("", SD, "empty text"),
+        ("14.6, x, 0", SD, "line 1: 'x' is not a number"),
+        ("14.6\n3\n\nthree", SD, "line 4: 'three' is not a number"),
+        ("[14.6, 3", SD, "line 1: this list cannot be read"),
+        ('[14.6, "3"]', SD, "'3' is not a number"),
+        ('{"a": 1}', SD, "is not a number; a schedule is a list"),
+        ("14.6", SD, "at least two sigmas, got 1"),
+        ("80, 14, 0", SD, "value 1, 80, is outside the noise levels of VP.* for another model"),
+        ("14, -1", SD, "value 2, -1, is outside"),
+        ("14, nan", EDM(), "value 2, nan, is outside"),
+        ("14, 3, 5", EDM(), "value 3 is 5 after 3"),
+        ("14.615, 1, 0", Flow(), "value 1, 14.615, is no time of a flow"),
+        ("step,log_snr\n0,1\n", SD, "needs a column time or noise_level, got step, log_snr"),
+        ("time,noise_level\n999,14\nhm,3\n", SD, "line 3: 'hm' is not a number"),
+        ("time\n999\n1000\n", SD, "time 1 of the schedule is 1000, outside"),
+    ],
+)
+def test_what_cannot_be_read(source: str, process: Process, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_schedule(source, process)
+
+
+def test_another_form() -> None:
+    with pytest.raises(ValueError, match="not of the form csv; it looks like comfyui"):
+        read_schedule("3, 2, 1", EDM(), "csv")
+
+
+@pytest.mark.parametrize(
+    "more", [{"initial_scale": 0.9}, {"amplitude": [[[1.0, 0.0]]]}], ids=["initial scale", "amplitude"]
+)
+def test_sigmas_cannot_say_everything(more: dict[str, Any]) -> None:
+    schedule = Schedule([999, 0], SD, **more)
+    for write in (to_comfyui, to_kdiffusion):
+        with pytest.raises(ValueError, match="a list of sigmas cannot say"):
+            write(schedule)
+    with pytest.raises(ValueError, match="form must be 'text' or 'json', got 'xml'"):
+        to_comfyui(Schedule([999, 0], SD), "xml")  # type: ignore[arg-type]
+
+
+# snippets: run on a stand-in for a pipeline
+
+
+class Pipe:
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+
+    def __call__(self, prompt: str, **arguments: Any) -> Pipe:
+        self.images = prompt
+        self.scheduler.set_timesteps(**(arguments or {"num_inference_steps": 50}))
+        return self
+
+
+def pasted(snippet: str, scheduler: Any) -> Any:
+    pipe = Pipe(scheduler)
+    exec(snippet, {"pipe": pipe})
+    assert pipe.images == "your prompt"
+    return pipe.scheduler
+
+
+@pytest.mark.parametrize(
+    ("solver", "where", "expected", "applies"),
+    [
+        ("euler", "vp", "EulerDiscreteScheduler", False),
+        ("heun", "vp", "HeunDiscreteScheduler", False),
+        ("dpmpp_2m", "vp", "DPMSolverMultistepScheduler", False),
+        ("unipc", "vp", "UniPCMultistepScheduler", True),
+        ("er_sde_3", "vp", "EulerDiscreteScheduler", False),
+        ("euler", "flow", "FlowMatchEulerDiscreteScheduler", False),
+        ("unipc", "flow", "UniPCMultistepScheduler", False),
+        ("dpmpp_2m", "flow", "DPMSolverMultistepScheduler", True),
+        ("euler", "edm", "EDMEulerScheduler", False),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:the schedule starts from noise")
+def test_snippets(solver: str, where: str, expected: str, applies: bool, tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    process, low, high = {**RANGES, "flow": (Flow(), 0.0, 0.999), "vp": (SD, -1.0, 999.0)}[where]
+    inner = torch.linspace(high, max(low, 0.0), 6, dtype=torch.float64)[:-1].tolist()
+    schedule = (
+        Schedule([*inner, process.t_clean], process, metadata={"solver": solver}).snapped()
+        if where != "edm"
+        else (Schedule([*inner, 0.0], process, metadata={"solver": solver}))
+    )
+    schedule.save(tmp_path / "s.json")
+    snippet = diffusers_snippet(schedule, path=tmp_path / "s.json")
+    assert ("optsteps.apply(" in snippet.replace("# FluxPipeline drops", "")) is applies
+    sd = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    loaded = {
+        "vp": lambda: diffusers.PNDMScheduler(**sd),
+        "flow": lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        "edm": diffusers.EDMDPMSolverMultistepScheduler,
+    }[where]()
+    scheduler = pasted(snippet, loaded)
+    assert type(scheduler).__name__ == expected
+    levels = schedule.times if where == "flow" else schedule.noise_levels
+    sigmas = scheduler.sigmas if solver != "heun" else torch.cat([scheduler.sigmas[:1], scheduler.sigmas[1::2]])
+    torch.testing.assert_close(sigmas.double()[: len(levels)], levels, rtol=1e-5, atol=1e-5)
+
+
+def test_snippets_of_a_run(tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    found = {n: build_schedule("flow_shift", Flow(), n, t_max=1.0, t_min=0.0) for n in (6, 4)}
+    text = run_snippets(found, diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0))
+    assert text.index("# 4 steps") < text.index("# 6 steps")
+    assert text.count("shift=1.0,") == 2
+    refused = run_snippets(found, diffusers.FlowMatchHeunDiscreteScheduler(), tmp_path)
+    assert f'Schedule.load("{tmp_path}/schedule_4.json")' in refused
+    assert "# FlowMatchHeunDiscreteScheduler takes neither" in refused
+    own_grid = run_snippets({4: Schedule([999, 500, -1], SD)}, diffusers.DDIMScheduler())
+    assert "# DDIMScheduler computes" in own_grid
+    assert "EulerDiscreteScheduler.from_config(" in own_grid
+    amplified = run_snippets({1: Schedule([999, -1], SD, amplitude=[[[1.0, 0.0]]])})
+    assert all(line.startswith("#") for line in amplified.splitlines())
