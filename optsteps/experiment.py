@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -196,16 +197,19 @@ def launched(runner: DictConfig, local_rank: int = 0) -> torch.device:
     return fabric.device
 
 
+# attributes of a model that a judge may ask for, by the name of its argument
+_NEEDED = {"distribution": "whose density is known", "decode": "whose samples are decoded into images"}
+
+
 def _judges(config: DictConfig, model: Model) -> list[Judge]:
     judges = []
     for judge in config.metric.judges:
         built = instantiate(judge)
-        if isinstance(built, partial):  # a judge that needs the model's true distribution
-            if model.distribution is None:
-                raise ValueError(
-                    f"metric={built.func.__name__} needs a model whose density is known; {model.name} has none"
-                )
-            built = built(distribution=model.distribution)
+        if isinstance(built, partial):  # a judge that needs something of the model
+            needed = next(name for name in _NEEDED if name in inspect.signature(built.func).parameters)
+            if getattr(model, needed) is None:
+                raise ValueError(f"{built.func.__name__} needs a model {_NEEDED[needed]}; {model.name} has none")
+            built = built(**{needed: getattr(model, needed)})
         judges.append(built)
     return judges
 
