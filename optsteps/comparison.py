@@ -122,7 +122,7 @@ class Trial:
         x = self.teacher_samples()
         figures = self._figures(x, x, self.cond)
         nfe = self._walker.nfe(self.teacher) * getattr(self.denoiser, "nfe", 1)
-        kept = {name: figure for name, figure in figures.items() if name not in ("mse", "psnr")}
+        kept = {name: figure for name, figure in figures.items() if name.removeprefix("pixel_") not in ("mse", "psnr")}
         return Row("teacher", self.teacher.steps, nfe, self.teacher, x, kept)
 
     def judge_oracle(self, method: str, schedules: Sequence[Schedule]) -> Row:

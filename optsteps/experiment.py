@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -22,18 +23,15 @@ from optsteps.comparison import Trial
 from optsteps.conditions import Cond
 from optsteps.datasets import ImageSet, to_unit_range
 from optsteps.denoisers import Denoiser
-from optsteps.methods import Method, SearchProblem
+from optsteps.methods import Given, Method, SearchProblem
 from optsteps.metrics import entropy
 from optsteps.metrics.judges import Judge, TeacherJudge
 from optsteps.models import Model
-from optsteps.noise import sample_generator, unit_noise
+from optsteps.noise import FIRST_TEST_SAMPLE, sample_generator, unit_noise
 from optsteps.schedules import Schedule, build_schedule
 from optsteps.solvers import Solver, build_solver
 from optsteps.trajectories import Keeping
 from optsteps.workers import ALONE, Workers
-
-# samples from this number on are for judging: no search sees them
-FIRST_TEST_SAMPLE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -72,17 +70,23 @@ class Experiment:
         Raises:
             ValueError, OSError: with one paragraph that says what is wrong.
         """
-        process = instantiate(config.process)
+        process = instantiate(config.process) or None  # process=own: the model brings it
         # called with objects here: instantiate would take a dataclass among its arguments for a config
         model: Model = instantiate(config.model, _partial_=True)(process=process, device=device)
+        if model.process is None:
+            raise ValueError(f"process=own, but {model.name} brings no process; choose edm, vp, ddpm or flow")
+        process = model.process
         solver = instantiate(config.solver)
         t_max, t_min = model.time_range
-        options = {k: v for k, v in config.teacher.items() if k not in ("family", "steps", "solver")}
+        options = {k: v for k, v in config.teacher.items() if k not in ("family", "steps", "solver", "final")}
+        options["final"] = config.teacher.final or model.final
         many_steps = partial(build_schedule, config.teacher.family, process, t_max=t_max, t_min=t_min, **options)
         teacher, judged_by = (many_steps(steps=n) for n in (config.teacher.steps, config.test.teacher_steps))
         walker = build_solver(config.teacher.solver) if config.teacher.solver is not None else solver
         rivals = {name: part for name, part in config.get("rivals", {}).items() if name != method}
         methods = {method: instantiate(config.method), **{name: instantiate(part) for name, part in rivals.items()}}
+        if model.own_schedule is not None:
+            methods.setdefault("own", Given(model.own_schedule))
         steps = list(config.steps)
         if config.nfe is not None:
             per_call = getattr(model.denoiser, "nfe", 1)
@@ -146,6 +150,7 @@ class Experiment:
         facts = {
             "model": model.name,
             "process": repr(model.process),
+            **model.facts,
             "solver": self.solver.name,
             "teacher": self._walk(self.teacher),
             "search samples": f"numbers 0 to {config.search.samples - 1} of seed {config.seed}",
@@ -192,16 +197,19 @@ def launched(runner: DictConfig, local_rank: int = 0) -> torch.device:
     return fabric.device
 
 
+# attributes of a model that a judge may ask for, by the name of its argument
+_NEEDED = {"distribution": "whose density is known", "decode": "whose samples are decoded into images"}
+
+
 def _judges(config: DictConfig, model: Model) -> list[Judge]:
     judges = []
     for judge in config.metric.judges:
         built = instantiate(judge)
-        if isinstance(built, partial):  # a judge that needs the model's true distribution
-            if model.distribution is None:
-                raise ValueError(
-                    f"metric={built.func.__name__} needs a model whose density is known; {model.name} has none"
-                )
-            built = built(distribution=model.distribution)
+        if isinstance(built, partial):  # a judge that needs something of the model
+            needed = next(name for name in _NEEDED if name in inspect.signature(built.func).parameters)
+            if getattr(model, needed) is None:
+                raise ValueError(f"{built.func.__name__} needs a model {_NEEDED[needed]}; {model.name} has none")
+            built = built(**{needed: getattr(model, needed)})
         judges.append(built)
     return judges
 

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# samples from this number on are for judging: no search sees them
+FIRST_TEST_SAMPLE = 1_000_000
+
 
 def sample_generator(seed: int, index: int, stream: int = 0) -> torch.Generator:
     """A CPU generator for sample `index` under `seed`; those of different samples and streams are independent.

@@ -193,7 +193,12 @@ class VP(Process):
                 f"beta {betas.flatten()[step].item():g} at timestep {step} is not strictly between 0 and 1"
             )
         # log alpha_bar as a sum of log1p keeps full precision at the clean end, where alpha_bar is nearly 1
-        log_alpha_bar = torch.log1p(-betas).cumsum(0)
+        return cls.from_log_alpha_bar(torch.log1p(-betas).cumsum(0))
+
+    @classmethod
+    def from_log_alpha_bar(cls, log_alpha_bar: Times) -> VP:
+        """From [T] logarithms of alpha_bar_t = alpha(t)^2, negative and strictly decreasing."""
+        log_alpha_bar = as_times(log_alpha_bar).detach().cpu()
         return cls(0.5 * (torch.log(-torch.expm1(log_alpha_bar)) - log_alpha_bar))
 
     @classmethod

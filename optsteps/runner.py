@@ -59,7 +59,9 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
             failed = lost(ranks, folder, here)
         said = [v for figure in config.metric.verdicts for v in verdicts(rows, method_name, figure)]
         title = f"{experiment.model.name}: {method_name} with {experiment.solver.name}"
-        paths = write_report(folder, title, rows, said, experiment.described(command), method_name, results)
+        paths = write_report(
+            folder, title, rows, said, experiment.described(command), method_name, results, experiment.model.decode
+        )
     except BaseException:
         logger.finalize("failed")
         raise
@@ -167,8 +169,9 @@ def _called(device: torch.device) -> str:
 
 
 def with_contents(part: Any) -> Any:
-    """A part of a config (JSON data) with the digest of a file's content for its name, and beside the name of a class
-    or function from elsewhere that of its module's source."""
+    """A part of a config (JSON data) with the digest of the content for the name of a file, or of a folder that holds a
+    saved pipeline or network, and beside the name of a class or function from elsewhere that of its module's source.
+    """
     if isinstance(part, dict):
         found = {key: with_contents(value) for key, value in part.items()}
         target = part.get("_target_", "")
@@ -180,7 +183,14 @@ def with_contents(part: Any) -> Any:
         return [with_contents(value) for value in part]
     if isinstance(part, str) and len(part) < 256 and (part.startswith("shipped:") or Path(part).is_file()):
         return file_digest(resolve_weights(part) if part.startswith("shipped:") else part)
+    if isinstance(part, str) and any((Path(part) / file).is_file() for file in ("model_index.json", "config.json")):
+        return _folder_digest(Path(part))
     return part
+
+
+def _folder_digest(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return digest([[str(file.relative_to(folder)), file_digest(file)] for file in files])
 
 
 def _code() -> str:

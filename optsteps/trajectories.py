@@ -85,8 +85,7 @@ class Trajectories:
 
         def predictions(denoiser: CountedDenoiser, _: int) -> Tensor:
             parts = (slice(k, k + self.max_batch) for k in range(0, len(x), self.max_batch))
-            with torch.no_grad():
-                return self._rounded(torch.cat([denoiser(x[part], t[part], take(cond, part)) for part in parts]))
+            return self._rounded(torch.cat([denoiser(x[part], t[part], take(cond, part)) for part in parts]))
 
         return self._kept("predictions", {"max_batch": self.max_batch}, [(x, t, cond)], predictions)[0].to(x)
 
@@ -149,7 +148,8 @@ class Trajectories:
 
         def counted(number: int) -> tuple[T, int]:
             denoiser = CountedDenoiser(self.denoiser)
-            return compute(denoiser, number), denoiser.evaluations
+            with torch.no_grad():  # a network whose weights are still to be trained would keep every activation
+                return compute(denoiser, number), denoiser.evaluations
 
         shards = workers.shards(names, counted)
         self.evaluations += sum(evaluations for _, evaluations in shards)

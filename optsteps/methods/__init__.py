@@ -4,13 +4,14 @@ from optsteps.methods.amplitude import calibrate_amplitude
 from optsteps.methods.ays import AYS
 from optsteps.methods.ays_published import PublishedAYS
 from optsteps.methods.base import Method, SearchProblem, SearchResult, ShardedMethod
-from optsteps.methods.handmade import HandMade
+from optsteps.methods.handmade import Given, HandMade
 from optsteps.methods.oss import OSS
 from optsteps.methods.restated import Restated
 
 __all__ = [
     "AYS",
     "OSS",
+    "Given",
     "HandMade",
     "Method",
     "PublishedAYS",

@@ -17,6 +17,7 @@ from optsteps.trajectories import Trajectories
 QUANTILES = (0.05, 0.95)
 
 
+@torch.no_grad()
 def calibrate_amplitude(problem: SearchProblem, schedule: Schedule, max_batch: int = 512) -> tuple[Schedule, float]:
     """`schedule` with an amplitude, and the network evaluations per sample that it cost.
 

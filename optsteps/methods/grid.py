@@ -10,11 +10,15 @@ from torch import Tensor
 from optsteps.conditions import take
 from optsteps.denoisers import CountedDenoiser
 from optsteps.methods.base import SearchProblem
+from optsteps.methods.entries import ALL, Entries
 from optsteps.processes import Process
 from optsteps.solvers.base import Denoise, State, first_order
 from optsteps.solvers.multistep import Multistep
 from optsteps.solvers.singlestep import TwoStage
 from optsteps.trajectories import Trajectories
+
+# entries of a sample whose products are formed at once, in float64
+_AT_ONCE = 2**20
 
 
 class Grid(ABC):
@@ -29,9 +33,11 @@ class Grid(ABC):
 
     choices: list[int]
 
-    def __init__(self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int) -> None:
+    def __init__(
+        self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int, entries: Entries = ALL
+    ) -> None:
         noise, self.cond = problem.samples(index)
-        self.process, self.max_batch = problem.process, max_batch
+        self.process, self.max_batch, self.entries = problem.process, max_batch, entries
         self.trajectories = Trajectories(problem.denoiser, max_batch, problem.keeping)
         self.times = problem.teacher.times[nodes]
         self.last = len(self.times) - 1
@@ -54,8 +60,8 @@ class Grid(ABC):
 
     @abstractmethod
     def costs(self, sample: int, sources: Tensor, targets: Tensor) -> Tensor:
-        """Mean squared differences [M, I, J], float64, of the step of every choice of order from every source to every
-        later target and the teacher's state there; inf where there is no such step."""
+        """Mean squared differences [M, I, J], float64 and over the `entries`, of the step of every choice of order from
+        every source to every later target and the teacher's state there; inf where there is no such step."""
 
     @abstractmethod
     def advance(self, choice: Tensor, origin: Tensor, targets: Tensor, where: Tensor) -> None:
@@ -95,9 +101,11 @@ class MultistepGrid(Grid):
     remembered outputs, with coefficients of the times alone: the costs of a whole table of steps are inner products.
     """
 
-    def __init__(self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int) -> None:
+    def __init__(
+        self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int, entries: Entries = ALL
+    ) -> None:
         assert isinstance(problem.solver, Multistep)
-        super().__init__(problem, index, nodes, max_batch)
+        super().__init__(problem, index, nodes, max_batch, entries)
         self.solver = problem.solver
         self.choices = list(range(1, self.solver.order + 1))
         # the solver's state at every node, with room for all it remembers
@@ -117,25 +125,30 @@ class MultistepGrid(Grid):
                 self.state[sample, node] = self.solver.arrive(self.process, self._at(sample, node), x, t, denoised)
 
     def costs(self, sample: int, sources: Tensor, targets: Tensor) -> Tensor:
-        """As `Grid.costs`, by inner products.
+        """As `Grid.costs`, by inner products, over a part of the entries at a time: video's are too many for one.
 
         A step that takes pure noise to pure noise (a sigma(t) = sigma(t_next), as every consistent solver's does) lets
         the common multiple of the initial noise be taken off all states first: inner products of what is left lose
         nothing to cancellation, where those of states at noise level 80 lose four digits more.
         """
-        eps = self.teacher[sample, 0].flatten().double() / self._sigma[0]
-        x = self.teacher[sample, targets].flatten(1).double() - self._sigma[targets, None] * eps
         numbers = torch.full_like(sources, sample)
-        basis = [part.flatten(1).double() for part in self._basis(numbers, sources)]
-        basis[0] = basis[0] - self._sigma[sources, None] * eps
-        stacked = torch.stack(basis, 1)  # [I, P, D]
+        eps = self.entries.of(self.teacher[sample, :1])[0]
+        ends = self.entries.of(self.teacher[sample, targets])
+        basis = [self.entries.of(part) for part in self._basis(numbers, sources)]
         usable = self._usable(numbers[:, None], sources[:, None], targets)
         coefficients = torch.stack(
             [self._coefficients(usable.clamp(max=m), numbers[:, None], sources[:, None], targets) for m in self.choices]
-        ).to(x.device)  # [M, I, J, P]
-        squares = torch.einsum("mijp,ipq,mijq->mij", coefficients, stacked @ stacked.transpose(1, 2), coefficients)
-        squares += (x * x).sum(1) - 2 * torch.einsum("mijp,ipj->mij", coefficients, stacked @ x.T)
-        costs = (squares / x.shape[1]).clamp(min=0).cpu()
+        ).to(ends.device)  # [M, I, J, P]
+        squares = torch.zeros(coefficients.shape[:-1], dtype=torch.float64, device=ends.device)
+        for some in (slice(k, k + _AT_ONCE) for k in range(0, ends.shape[1], _AT_ONCE)):
+            noise = eps[some].double() / self._sigma[0]
+            x = ends[:, some].double() - self._sigma[targets, None] * noise
+            parts = [part[:, some].double() for part in basis]
+            parts[0] = parts[0] - self._sigma[sources, None] * noise
+            stacked = torch.stack(parts, 1)  # [I, P, D]
+            squares += torch.einsum("mijp,ipq,mijq->mij", coefficients, stacked @ stacked.transpose(1, 2), coefficients)
+            squares += (x * x).sum(1) - 2 * torch.einsum("mijp,ipj->mij", coefficients, stacked @ x.T)
+        costs = (squares / ends.shape[1]).clamp(min=0).cpu()
         possible = torch.tensor(self.choices)[:, None, None] <= usable
         return costs.masked_fill(~possible, torch.inf)
 
@@ -219,9 +232,11 @@ class TwoStageGrid(Grid):
     """Nodes for a solver that evaluates twice within a step: the second evaluation depends on the target, so a level
     costs one evaluation for every pair of nodes, and their results are all kept."""
 
-    def __init__(self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int) -> None:
+    def __init__(
+        self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int, entries: Entries = ALL
+    ) -> None:
         assert isinstance(problem.solver, TwoStage)
-        super().__init__(problem, index, nodes, max_batch)
+        super().__init__(problem, index, nodes, max_batch, entries)
         self.solver = problem.solver
         self.choices = [problem.solver.order]
         self._reached = torch.empty(0)
@@ -239,8 +254,7 @@ class TwoStageGrid(Grid):
                 node, target = sources[i[some]], targets[j[some]]
                 x, first = self.state[sample[some], node], self._denoised[sample[some], node]
                 denoise = Denoise(denoiser, self.process, take(self.cond, sample[some]))
-                with torch.no_grad():
-                    reached[some] = self.solver.finish(x, first, self.times[node], self.times[target], denoise)
+                reached[some] = self.solver.finish(x, first, self.times[node], self.times[target], denoise)
             return reached
 
         inputs = (self.state[:, sources], self.cond, self.times[sources], self.times[targets])
@@ -248,8 +262,9 @@ class TwoStageGrid(Grid):
         self._reached[sample, i, j] = self.trajectories.once("finish", inputs, finish, **facts).to(self._reached)
 
     def costs(self, sample: int, sources: Tensor, targets: Tensor) -> Tensor:
-        missed = self._reached[sample].double() - self.teacher[sample, targets].double()
-        costs = missed.square().flatten(2).mean(2).cpu()
+        teacher = self.entries.of(self.teacher[sample, targets]).double()
+        missed = self.entries.of(self._reached[sample], leading=2).double() - teacher
+        costs = missed.square().mean(2).cpu()
         return costs.masked_fill(sources[:, None] >= targets, torch.inf)[None]
 
     def advance(self, choice: Tensor, origin: Tensor, targets: Tensor, where: Tensor) -> None:
@@ -258,7 +273,7 @@ class TwoStageGrid(Grid):
         self.put(targets, self._reached[numbers, place, torch.arange(len(targets))], where)
 
 
-def build_grid(problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int) -> Grid:
+def build_grid(problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int, entries: Entries = ALL) -> Grid:
     """The grid that suits the problem's solver.
 
     Raises:
@@ -270,9 +285,9 @@ def build_grid(problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: 
             "to its noise; search with a deterministic solver, or use a method for stochastic ones"
         )
     if isinstance(problem.solver, Multistep):
-        return MultistepGrid(problem, index, nodes, max_batch)
+        return MultistepGrid(problem, index, nodes, max_batch, entries)
     if isinstance(problem.solver, TwoStage):
-        return TwoStageGrid(problem, index, nodes, max_batch)
+        return TwoStageGrid(problem, index, nodes, max_batch, entries)
     raise ValueError(f"OSS knows solvers of one and of two evaluations per step; {problem.solver.name!r} is neither")
 
 

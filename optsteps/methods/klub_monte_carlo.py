@@ -77,6 +77,7 @@ class MonteCarloKlub(Klub):
         held = start + r * (start - earlier[0]) if earlier else start
         return factor * (here - held).square().flatten(1).sum(1).cpu()
 
+    @torch.no_grad()
     def _outputs(self, levels: Tensor, part: slice) -> Tensor:
         """D along one noising path at rising levels [m, N], of some of the samples -> [m, b, ...]."""
         y, cond, outputs = self.data[part], take(self.cond, part), []

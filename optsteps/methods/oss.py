@@ -14,6 +14,7 @@ from torch import Tensor
 
 from optsteps.methods.amplitude import calibrate_amplitude
 from optsteps.methods.base import SearchProblem, SearchResult, ShardedMethod
+from optsteps.methods.entries import Entries
 from optsteps.methods.grid import Grid, build_grid, flow_scale
 from optsteps.schedules import Schedule
 from optsteps.solvers.multistep import Multistep
@@ -55,6 +56,8 @@ class OSS(ShardedMethod):
         grid_steps: choose among the ends of so many of the teacher's steps, as evenly spread as may be, instead of all.
             None: all, but 25 for solvers of two evaluations per step.
         amplitude: calibrate the schedules' amplitude (eq. 13) on the problem's samples.
+        channels, frames: numbers of the channels, and of a video's frames, that costs are taken over; None for all. A
+            table of costs for a whole video is products of many large states, and the paper takes some of it.
         max_batch: most samples in one call of the denoiser.
         shard_size: samples searched together; memory grows with it, not with the number of samples ("pooled" keeps
             every sample's states).
@@ -77,6 +80,8 @@ class OSS(ShardedMethod):
         amplitude: bool = False,
         max_batch: int = 512,
         shard_size: int = 64,
+        channels: Sequence[int] | None = None,
+        frames: Sequence[int] | None = None,
     ) -> None:
         if start not in ("teacher", "free"):
             raise ValueError(f"start must be 'teacher' or 'free', got {start!r}")
@@ -88,6 +93,7 @@ class OSS(ShardedMethod):
             raise ValueError(f"max_batch and shard_size must be at least 1, got {max_batch} and {shard_size}")
         self.start, self.average, self.published, self.amplitude = start, average, published, amplitude
         self.max_batch, self.shard_size, self.grid_steps = max_batch, shard_size, grid_steps
+        self.entries = Entries(channels, frames)
 
     def partial(
         self, problem: SearchProblem, steps: Sequence[int], index: Tensor, previous: Any = None, decision: Any = None
@@ -166,7 +172,7 @@ class OSS(ShardedMethod):
         return Schedule(times[path], problem.process, kept, initial_scale=scale, metadata=described)
 
     def _started(self, problem: SearchProblem, steps: Sequence[int], index: Tensor) -> Grid:
-        grid = build_grid(problem, index, self._nodes(problem), self.max_batch)
+        grid = build_grid(problem, index, self._nodes(problem), self.max_batch, self.entries)
         for node in self._starts(grid.last, steps):
             grid.put_start(node)
         return grid

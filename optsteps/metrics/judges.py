@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from safetensors.torch import load_file
@@ -65,7 +64,7 @@ class Judge(ABC):
         needs_many: says something only of a distribution, so that a handful of samples is not shown to it.
     """
 
-    needs_many: ClassVar[bool] = False
+    needs_many: bool = False
 
     @abstractmethod
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
@@ -90,6 +89,25 @@ class TeacherJudge(Judge):
         if self.data_range is not None and bool((errors > 0).all()):
             figures["psnr"] = sample_wise(psnr(x, teacher, self.data_range), True)
         return figures
+
+
+class DecodedJudge(Judge):
+    """Another judge's figures of decoded images, named `pixel_` and its name for them.
+
+    Args:
+        decode: images of samples that are latents.
+        judge: of images.
+    """
+
+    def __init__(self, decode: Callable[[Tensor], Tensor], judge: Judge) -> None:
+        self.decode, self.judged_by, self.needs_many = decode, judge, judge.needs_many
+        self._teacher: tuple[Tensor, Tensor] | None = None
+
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
+        if self._teacher is None or self._teacher[0] is not teacher:  # the same for every row
+            self._teacher = (teacher, self.decode(teacher).cpu())
+        figures = self.judged_by.judge(self.decode(x).cpu(), self._teacher[1], cond)
+        return {f"pixel_{name}": figure for name, figure in figures.items()}
 
 
 class ClassJudge(Judge):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from optsteps.conditions import Cond
 from optsteps.denoisers import Denoiser, EDMDenoiser, GuidedDenoiser
 from optsteps.models.analytic import GaussianMixture
 from optsteps.models.checkpoint import load_network
 from optsteps.models.unet import UNet
 from optsteps.processes import Process
+from optsteps.schedules import Final, Schedule
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,18 @@ class Model:
 
     Attributes:
         name: what reports call it.
-        denoiser: D(x [B, *shape], t [B], cond), whose cond is class labels [B] or None.
+        denoiser: D(x [B, *shape], t [B], cond).
         process: the noising process it is sampled under.
         shape: of one sample.
         noise_levels: the largest and the smallest noise level it is used at.
-        num_classes: 0 for an unconditional model.
+        num_classes: of class labels that are its cond; 0 where they are none.
         distribution: the truth, where it is known.
+        conditions: the cond of the samples with these numbers; None for class labels in turn, or no cond.
+        encode: the cond of prompts; None where prompts are none.
+        decode: images in [-1, 1] of samples that are latents; None where samples are what is looked at.
+        own_schedule: the schedule its users sample with, for so many steps; None where there is no such thing.
+        final: how its schedules end, see `build_schedule`.
+        facts: what else a report should say of it.
     """
 
     name: str
@@ -36,6 +44,12 @@ class Model:
     noise_levels: tuple[float, float]
     num_classes: int = 0
     distribution: GaussianMixture | None = None
+    conditions: Callable[[Sequence[int] | range], Cond] | None = None
+    encode: Callable[[Sequence[str]], Cond] | None = None
+    decode: Callable[[Tensor], Tensor] | None = None
+    own_schedule: Callable[[int], Schedule] | None = None
+    final: Final = "t_min"
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def time_range(self) -> tuple[float, float]:
@@ -46,8 +60,11 @@ class Model:
             high, low = min(high, greatest), max(low, least)
         return tuple(self.process.time_of_noise_level([high, low]).tolist())
 
-    def cond(self, index: Sequence[int] | range, device: torch.device) -> Tensor | None:
-        """Labels of the samples `index`: sample k has class k modulo the number of classes."""
+    def cond(self, index: Sequence[int] | range, device: torch.device) -> Cond:
+        """The cond of the samples `index`. Class labels lie on `device`, sample k having class k modulo their number;
+        encoded prompts may lie elsewhere, and the denoiser fetches what it needs."""
+        if self.conditions is not None:
+            return self.conditions(index)
         return torch.tensor([k % self.num_classes for k in index], device=device) if self.num_classes else None
 
 

@@ -43,6 +43,8 @@ class Quantity:
 QUANTITIES = {
     "psnr": Quantity("PSNR", "dB", digits=".2f", amount="dB PSNR", higher_is_better=True),
     "mse": Quantity("MSE", higher_is_better=False),
+    "pixel_psnr": Quantity("PSNR in pixels", "dB", digits=".2f", amount="dB PSNR in pixels", higher_is_better=True),
+    "pixel_mse": Quantity("MSE in pixels", higher_is_better=False),
     "accuracy": Quantity("accuracy", "%", 100, ".1f", "points of accuracy", True),
     "kid": Quantity("KID", "x 1000", 1000, ".2f", "thousandths of KID", False),
     "fid": Quantity("FID", digits=".2f", higher_is_better=False),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from optsteps.comparison import Row, VerdictRow, as_data
 from optsteps.files import write_atomically
@@ -27,6 +30,7 @@ def write_report(
     facts: Mapping[str, str],
     method: str,
     searches: Mapping[str, SearchResult],
+    decode: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Path]:
     """Write metrics.json, report.md, the pictures and every schedule; each file appears whole or not at all.
 
@@ -39,6 +43,7 @@ def write_report(
         method: the main method. Its schedules become schedule_{steps}.json; all others, the teacher's included, go to
             schedules/{method}_{steps}.json.
         searches: what the methods found, for what their choices rest on.
+        decode: images of samples that are latents.
 
     Returns:
         What was written.
@@ -47,7 +52,7 @@ def write_report(
         OSError: the folder cannot be written.
     """
     # the main method is drawn as the first
-    pictures = _pictures(sorted(rows, key=lambda row: row.method != method))
+    pictures = _pictures(sorted(rows, key=lambda row: row.method != method), decode)
     numbers = {
         "title": title,
         "method": method,
@@ -94,7 +99,21 @@ def finite(data: Any) -> Any:
     return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
-def _pictures(rows: Sequence[Row]) -> dict[str, tuple[str, bytes]]:
+# pictures of decoded samples: so many of each row, no side longer than so many pixels
+_LOOKED_AT, _LONGEST = 12, 256
+
+
+def _looked_at(row: Row, decode: Callable[[Tensor], Tensor] | None) -> Row:
+    """A row whose samples are images: the first decoded ones, of a video the middle frame."""
+    if decode is None:
+        return row
+    images = decode(row.samples[:_LOOKED_AT])
+    images = images[:, :, images.shape[2] // 2] if images.ndim == 5 else images
+    every = -(-max(images.shape[2:]) // _LONGEST)
+    return replace(row, samples=torch.nn.functional.avg_pool2d(images.cpu(), every, ceil_mode=True))
+
+
+def _pictures(rows: Sequence[Row], decode: Callable[[Tensor], Tensor] | None = None) -> dict[str, tuple[str, bytes]]:
     """Caption and PNG by file name, of all pictures that these rows allow."""
     found = {}
     scheduled = [row for row in rows if row.schedule is not None and row.method != TEACHER]
@@ -102,6 +121,7 @@ def _pictures(rows: Sequence[Row]) -> dict[str, tuple[str, bytes]]:
         found["schedules.png"] = ("The schedules: noise level at each step", schedules_png(rows))
     if any(row.path_error is not None for row in scheduled):
         found["path_error.png"] = ("Error to the teacher along the trajectory", path_error_png(rows))
+    rows = [_looked_at(row, decode) for row in rows]
     teacher = next((row for row in rows if row.method == TEACHER), None)
     for n in steps_of(rows) if teacher is not None else []:
         assert teacher is not None

@@ -8,7 +8,7 @@ import pytest
 import torch
 from problems import PROCESSES, Watched, mixture_problem
 
-from optsteps.methods import HandMade
+from optsteps.methods import Given, HandMade
 from optsteps.processes import EDM, VP
 from optsteps.schedules import FAMILIES, Schedule, build_schedule
 
@@ -51,6 +51,33 @@ def test_zero_ends_where_a_teacher_that_ends_clean_does() -> None:
     assert schedule.times[-2:].tolist() == problem.teacher.times[-2:].tolist() == [0.0, -1.0]
     positive = dataclasses.replace(problem, teacher=Schedule(problem.teacher.times[:-1], problem.process))
     assert HandMade("logsnr", final="zero").search(positive, [6]).schedules[6] == schedule
+
+
+def test_families_end_as_the_teacher_does() -> None:
+    for name in ("vp", "flow"):
+        problem = mixture_problem(name, samples=1, teacher_steps=20)
+        times = (
+            problem.teacher.times
+            if name == "vp"
+            else torch.cat([torch.tensor([0.99]).double(), problem.teacher.times[1:]])
+        )
+        problem = dataclasses.replace(problem, teacher=Schedule(times, problem.process))
+        appended = HandMade("logsnr").search(problem, [4]).schedules[4].times
+        assert appended[-2:].tolist() == times[-2:].tolist()
+        # uniform times reach the clean end by themselves
+        reaching = HandMade("time_uniform").search(problem, [4]).schedules[4].times
+        assert torch.allclose(reaching, torch.linspace(float(times[0]), float(times[-1]), 5).double())
+    positive = mixture_problem("edm", samples=1, teacher_steps=5)
+    assert (
+        HandMade("edm").search(positive, [4]).schedules[4]
+        == HandMade("edm", "t_min").search(positive, [4]).schedules[4]
+    )
+
+
+def test_given_schedules_are_taken_as_they_are() -> None:
+    problem = mixture_problem("edm", samples=1, teacher_steps=5)
+    found = Given(lambda n: build_schedule("edm", EDM(), n, 70.0, 0.01)).search(problem, [3, 2])
+    assert found.schedules == {n: build_schedule("edm", EDM(), n, 70.0, 0.01) for n in (2, 3)}
 
 
 def test_bad_input_is_named() -> None:

@@ -1,0 +1,128 @@
+"""Pipelines from folders and the hub, for the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from optsteps.datasets.prompts import read_prompts
+from optsteps.models.base import Model
+from optsteps.models.diffusers.families import FAMILIES
+from optsteps.models.diffusers.wrapping import from_pipeline
+from optsteps.processes import Process
+
+PRECISIONS = ("float32", "float16", "bfloat16")
+OFFLOADS = (None, "model", "sequential")
+
+
+def load_pipeline(
+    path: str,
+    device: torch.device,
+    precision: str = "float32",
+    variant: str | None = None,
+    offload: str | None = None,
+) -> Any:
+    """A pipeline, or a `UNet2DModel` alone (in a pipeline where a scheduler lies beside it).
+
+    Args:
+        path: a folder written by `save_pretrained`, or the name of a repository on the hub, "owner/name".
+        device: where it runs.
+        precision: of all its models: "float32", "float16" or "bfloat16".
+        variant: of the weights' files, such as "fp16".
+        offload: None, "model" or "sequential": models wait on the CPU until they are called, whole or piece by piece.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it holds neither a pipeline nor a `UNet2DModel`, or one of a class that is not supported; an unknown
+            precision or way to offload.
+        ImportError: diffusers is missing.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if offload not in OFFLOADS:
+        raise ValueError(f"offload must be null, 'model' or 'sequential', got {offload!r}")
+    if offload is not None and device.type == "cpu":
+        raise ValueError(f"offload={offload!r} brings models from the CPU to a GPU, and this runs on the CPU; use null")
+    try:
+        import diffusers
+    except ImportError as error:
+        raise ImportError("pipelines need diffusers and transformers: pip install 'optsteps[diffusers]'") from error
+    kind = _kind(path)
+    options = {"torch_dtype": getattr(torch, precision), "variant": variant}
+    if kind == "UNet2DModel":
+        network = diffusers.UNet2DModel.from_pretrained(path, **options).to(device)
+        scheduler = _scheduler_beside(Path(path))
+        return network if scheduler is None else diffusers.DDPMPipeline(network, scheduler)
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(path, **options)
+    pipeline.set_progress_bar_config(disable=True)
+    if offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    elif offload == "sequential":
+        pipeline.enable_sequential_cpu_offload(device=device)
+    else:
+        pipeline.to(device)
+    return pipeline
+
+
+def pretrained_pipeline(
+    name: str,
+    path: str,
+    process: Process | None,
+    device: torch.device,
+    prompts: str | None = None,
+    test_prompts: str | None = None,
+    precision: str = "float32",
+    variant: str | None = None,
+    offload: str | None = None,
+    **options: Any,
+) -> Model:
+    """What `load_pipeline` finds at `path`, wrapped by `from_pipeline`.
+
+    Args:
+        process: None for the pipeline's own.
+        prompts, test_prompts: files for `read_prompts`.
+        options: further arguments of `from_pipeline`.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError: as `load_pipeline`, `read_prompts` and `from_pipeline`; a pipeline
+            that takes prompts, without any.
+    """
+    words = {key: read_prompts(file) for key, file in (("prompts", prompts), ("test_prompts", test_prompts)) if file}
+    pipeline = load_pipeline(path, device, precision, variant, offload)
+    model = from_pipeline(pipeline, name, process, **words, **options)  # type: ignore[arg-type]
+    if model.encode is not None and not prompts:
+        raise ValueError(f"a {type(pipeline).__name__} needs prompts: give model.prompts=FILE, one prompt a line")
+    return model
+
+
+def _kind(path: str) -> str | None:
+    """The class of what lies in a folder, as its files say; None for a repository of the hub."""
+    folder = Path(path)
+    if not folder.is_dir():
+        if path.count("/") == 1 and not folder.is_absolute() and not path.startswith("."):
+            return None
+        raise FileNotFoundError(
+            f"there is no folder {path}; give one that save_pretrained wrote, or a hub's OWNER/NAME"
+        )
+    for file in ("model_index.json", "config.json"):
+        if (folder / file).is_file():
+            kind = json.loads((folder / file).read_text()).get("_class_name")
+            if kind in FAMILIES:
+                return str(kind)
+            raise ValueError(f"{path} holds a {kind}, which is not supported; known: {', '.join(FAMILIES)}")
+    raise ValueError(f"{path} holds neither model_index.json nor config.json: save_pretrained writes them")
+
+
+def _scheduler_beside(folder: Path) -> Any | None:
+    """The scheduler that was saved into a U-Net's own folder."""
+    import diffusers
+
+    for place in (folder, folder / "scheduler"):
+        file = place / "scheduler_config.json"
+        if file.is_file():
+            kind = getattr(diffusers, json.loads(file.read_text())["_class_name"])
+            return kind.from_pretrained(place)
+    return None

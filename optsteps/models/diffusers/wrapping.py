@@ -1,0 +1,141 @@
+"""A loaded diffusers pipeline as a `Model`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from optsteps.conditions import Cond
+from optsteps.denoisers import Denoiser, GuidedDenoiser, NetworkDenoiser
+from optsteps.models.base import Model
+from optsteps.models.diffusers.conditions import PromptConditions
+from optsteps.models.diffusers.families import Family, TextFamily, family_of
+from optsteps.models.diffusers.schedulers import noise_levels_of, own_schedule, prediction_of, process_of
+from optsteps.processes import EDM, VP, Process
+
+
+def from_pipeline(
+    pipeline: Any,
+    name: str | None = None,
+    process: Process | None = None,
+    prediction: str | None = None,
+    guidance: float | None = None,
+    negative_prompt: str | None = None,
+    prompts: Sequence[str] = (),
+    test_prompts: Sequence[str] = (),
+    height: int | None = None,
+    width: int | None = None,
+    num_frames: int | None = None,
+    noise_max: float | None = None,
+    noise_min: float | None = None,
+) -> Model:
+    """A pipeline (or `UNet2DModel`) as its user runs it: on its device, in its dtype, through its offloading hooks.
+
+    The denoiser's states are the pipeline's latents in the process's own scale (those of diffusers' Euler scheduler
+    over sqrt(sigma^2 + 1)); its times are the network's timesteps, or a flow's t in [0, 1]. Its cond is class labels
+    [B] or what `Model.encode(prompts)` returns. What belongs to a scheduler is not part of it: shifts, clipping of x_0.
+
+    Args:
+        pipeline: loaded, of one of `families.FAMILIES`.
+        name: what reports call it; None for the pipeline's class.
+        process: None for that of the pipeline's scheduler; a U-Net alone has none and needs one.
+        prediction: "eps", "v", "x0" or "velocity"; None for what the scheduler says, or a U-Net's "eps", or
+            "velocity" under a flow.
+        guidance: scale as the pipeline takes it; None for the pipeline's own default, 1 for no guidance. It is
+            classifier-free, at two evaluations in one batch, or an input of the network, at one.
+        negative_prompt: what classifier-free guidance leads away from; None for what the pipeline takes for none.
+        prompts, test_prompts: of the samples, see `PromptConditions`; none leaves conds to the caller.
+        height, width: in pixels; None for the pipeline's own.
+        num_frames: of a video; None for the pipeline's own.
+        noise_max, noise_min: the largest and the smallest noise level; None for the scheduler's. A flow's largest is
+            taken at its second timestep, see `noise_levels_of`; `math.inf` for t = 1.
+
+    Raises:
+        ValueError: an unknown pipeline or scheduler, a size it cannot make, guidance that the model has not, a process
+            of another kind than the network's, or prompts for a model that takes none.
+    """
+    family = family_of(pipeline, (height, width, num_frames))
+    scheduler = getattr(pipeline, "scheduler", None)
+    process = _process(pipeline, scheduler, process)
+    if prediction is None:
+        bare = "eps" if isinstance(process, VP) else "velocity"
+        prediction = bare if scheduler is None else prediction_of(scheduler)
+    scale = family.default_guidance if guidance is None else float(guidance)
+    denoiser: Denoiser = NetworkDenoiser(family, process, prediction)
+    if not family.embeds_guidance and negative_prompt is not None and scale == 1.0:
+        raise ValueError(f"negative_prompt={negative_prompt!r} does nothing without guidance; give a scale above 1")
+    if family.embeds_guidance:
+        if negative_prompt is not None:
+            raise ValueError(
+                f"negative_prompt={negative_prompt!r} does nothing: this network takes its guidance as an input"
+            )
+        family.guide(scale)
+    elif scale != 1.0:
+        denoiser = GuidedDenoiser(denoiser, scale, _null_cond(family, scale, negative_prompt))
+    timesteps = 1000 if scheduler is None else scheduler.config.num_train_timesteps
+    high, low = noise_levels_of(scheduler, process, timesteps)
+    facts = {
+        "pipeline": type(pipeline).__name__ + (f" with {type(scheduler).__name__}" if scheduler is not None else ""),
+        "guidance": f"{scale:g}" + (", an input of the network" if family.embeds_guidance else ""),
+        "latents": f"{list(family.shape)}, network in {str(family.dtype).removeprefix('torch.')}",
+    }
+    if prompts:
+        facts["prompts"] = f"{len(prompts)} in turn, {len(test_prompts) or 'the same'} for the test samples"
+    return Model(
+        name=name or type(pipeline).__name__,
+        denoiser=denoiser,
+        process=process,
+        shape=family.shape,
+        noise_levels=(high if noise_max is None else noise_max, low if noise_min is None else noise_min),
+        num_classes=family.num_classes,
+        conditions=_conditions(family, prompts, test_prompts),
+        encode=family.encode if isinstance(family, TextFamily) else None,
+        decode=family.decode,
+        own_schedule=None if scheduler is None else partial(_own_schedule, family, scheduler, process),
+        final="zero",
+        facts=facts,
+    )
+
+
+def _process(pipeline: Any, scheduler: Any | None, asked: Process | None) -> Process:
+    if scheduler is None:
+        if asked is None or isinstance(asked, EDM):
+            raise ValueError(
+                f"a {type(pipeline).__name__} without a scheduler does not say what noising process it was trained on: "
+                f"give process=ddpm, vp or flow (got {asked!r})"
+            )
+        return asked
+    own = process_of(scheduler)
+    if asked is not None and type(asked) is not type(own):
+        raise ValueError(f"the pipeline's network was trained on {own!r}, not on {asked!r}; leave the process to it")
+    return asked or own
+
+
+def _null_cond(family: Family, scale: float, negative_prompt: str | None) -> Cond:
+    if scale < 1:
+        raise ValueError(f"guidance {scale:g}: pipelines guide with scales above 1 only; use 1 for no guidance")
+    if isinstance(family, TextFamily):
+        return family.null(negative_prompt)
+    if negative_prompt is not None:
+        raise ValueError(f"negative_prompt={negative_prompt!r}, but this model takes no prompts")
+    if family.null_label is None:
+        kind = "no label of no class" if family.num_classes else "no condition"
+        raise ValueError(f"guidance {scale:g} weighs a condition against none, and this network has {kind}; use 1")
+    return torch.tensor([family.null_label], device=family.device)
+
+
+def _conditions(family: Family, prompts: Sequence[str], test_prompts: Sequence[str]) -> PromptConditions | None:
+    if test_prompts and not prompts:
+        raise ValueError("test_prompts are for the comparison alone; give prompts for the search as well")
+    if not prompts:
+        return None
+    if not isinstance(family, TextFamily):
+        raise ValueError(f"a {type(family.pipeline).__name__} takes no prompts, and {len(prompts)} were given")
+    return PromptConditions(family.encode, prompts, test_prompts)
+
+
+def _own_schedule(family: Family, scheduler: Any, process: Process, steps: int) -> Any:
+    return own_schedule(scheduler, process, steps, **family.scheduler_arguments(steps))

@@ -1,0 +1,149 @@
+"""`optsteps model=diffusers` on saved pipelines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_pipelines import PIPELINES, PROMPTS, SIZES, diffusers, unet2d
+
+from optsteps import Schedule
+from optsteps.cli import run as command
+from optsteps.datasets.prompts import read_prompts
+from optsteps.models.diffusers import load_pipeline
+from optsteps.processes import VP, Flow
+from optsteps.runner import with_contents
+
+CPU = torch.device("cpu")
+TINY = ["steps=[2,3]", "teacher.steps=6", "search.samples=3", "test.samples=4", "test.oracle=2", "logger=none"]
+TINY += ["runner=cpu", "teacher.family=time_uniform"]
+
+
+def start(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> dict[str, Any]:
+    """`optsteps OVERRIDES`, in this process, with `folder` as the run's; its metrics."""
+    monkeypatch.setattr(sys, "argv", ["optsteps", f"hydra.run.dir={folder}/run", "model=diffusers", *TINY, *overrides])
+    command.main()
+    found: dict[str, Any] = json.loads((folder / "run" / "metrics.json").read_text())
+    return found
+
+
+def error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path, *overrides: str) -> str:
+    with pytest.raises(SystemExit):
+        start(monkeypatch, folder, "store.folder=null", *overrides)
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said[said.index("error:") :]
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    path.write_text("\n\n".join(PROMPTS) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sd")
+    PIPELINES["sd"]().save_pretrained(folder)
+    return folder
+
+
+def test_a_saved_pipeline_and_a_file_of_prompts(
+    sd: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tested = tmp_path / "test.jsonl"
+    tested.write_text("".join(json.dumps({"tag": "x", "prompt": prompt}) + "\n" for prompt in PROMPTS[:2]))
+    given = [f"model.path={sd}", f"model.prompts={prompts}", f"model.test_prompts={tested}", "metric=pixels"]
+    found = start(monkeypatch, tmp_path, *given, f"store.folder={tmp_path}/store", "solver=dpmpp_2m")
+    rows = {(row["method"], row["steps"]): row for row in found["rows"]}
+    assert {"oss", "oss_pooled", "edm", "time_uniform", "logsnr", "own"} <= {method for method, _ in rows}
+    assert rows["oss", 3]["nfe"] == 6, "guidance 7.5, the pipeline's own default, counts twice"
+    assert {"psnr", "pixel_psnr"} <= set(rows["oss", 3]["figures"])
+    for (method, n), row in rows.items():  # all end at noise level 0, where pipelines do
+        assert row["times"] is None or row["times"][-1] == -1, (method, n)
+    facts = found["facts"]
+    assert facts["pipeline"] == "StableDiffusionPipeline with EulerDiscreteScheduler"
+    assert facts["prompts"] == "3 in turn, 2 for the test samples"
+    assert isinstance(Schedule.load(tmp_path / "run" / "schedule_3.json").process, VP)
+    assert (tmp_path / "run" / "samples_3.png").stat().st_size > 0
+
+
+def test_a_flow_with_the_other_solvers_and_methods(
+    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PIPELINES["flux"]().save_pretrained(tmp_path / "flux")
+    size = [f"model.{name}={value}" for name, value in SIZES["flux"].items()]
+    given = [f"model.path={tmp_path}/flux", f"model.prompts={prompts}", *size, "store.folder=null"]
+    found = start(monkeypatch, tmp_path, *given, "method=ays", "method.levels=8", "method.max_sweeps=1")
+    assert {row["nfe"] for row in found["rows"] if row["steps"] == 2} == {2}
+    assert isinstance(Schedule.load(tmp_path / "run" / "schedule_2.json").process, Flow)
+
+
+def test_a_u_net_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unet2d().save_pretrained(tmp_path / "unet")
+    given = [f"model.path={tmp_path}/unet", "store.folder=null"]
+    found = start(monkeypatch, tmp_path, *given, "process=ddpm")
+    assert "own" not in {row["method"] for row in found["rows"]}
+    assert found["facts"]["pipeline"] == "UNet2DModel"
+    diffusers.DDIMScheduler().save_pretrained(tmp_path / "unet")  # beside it, as some trainers leave it
+    assert "own" in {row["method"] for row in start(monkeypatch, tmp_path, *given)["rows"]}
+
+
+def test_precision_is_the_networks(sd: Path) -> None:
+    assert load_pipeline(str(sd), CPU, "bfloat16").unet.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="float32, float16, bfloat16, got 'int8'"):
+        load_pipeline(str(sd), CPU, "int8")
+    with pytest.raises(ValueError, match="offload='model' brings models from the CPU to a GPU"):
+        load_pipeline(str(sd), CPU, offload="model")
+
+
+def test_a_folders_content_is_what_a_store_knows_it_by(tmp_path: Path) -> None:
+    unet2d().save_pretrained(tmp_path / "a")
+    unet2d().save_pretrained(tmp_path / "b")
+    first = with_contents({"path": str(tmp_path / "a")})
+    assert first == with_contents({"path": str(tmp_path / "b")})
+    unet2d(classes=2).save_pretrained(tmp_path / "b")
+    assert first != with_contents({"path": str(tmp_path / "b")})
+
+
+def test_errors_are_one_paragraph(
+    sd: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*overrides: str) -> str:
+        return error(monkeypatch, capsys, tmp_path, *overrides)
+
+    assert "there is no folder /no/such/folder" in said("model.path=/no/such/folder")
+    assert "holds neither model_index.json nor config.json" in said(f"model.path={tmp_path}")
+    assert "needs prompts: give model.prompts=FILE" in said(f"model.path={sd}")
+    assert "there is no file of prompts /no/file" in said(f"model.path={sd}", "model.prompts=/no/file")
+    (tmp_path / "unknown").mkdir()
+    (tmp_path / "unknown" / "model_index.json").write_text('{"_class_name": "AudioPipeline"}')
+    assert "holds a AudioPipeline, which is not supported" in said(f"model.path={tmp_path}/unknown")
+    assert "not on Flow()" in said(f"model.path={sd}", f"model.prompts={prompts}", "process=flow")
+    assert "process=own, but mnist brings no process" in said("model=mnist", "process=own")
+    assert "DecodedJudge needs a model" in said("model=mnist", "metric=pixels")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("empty.txt", "\n  \n", r"empty.txt holds no prompts"),
+        ("bad.jsonl", '{"prompt": "a cat"}\n\n{"prompt"\n', r"bad.jsonl, line 3 is not JSON"),
+        ("none.jsonl", '{"prompt": "a cat"}\n{"text": "a dog"}\n', r'none.jsonl, line 2 has no "prompt"'),
+        ("number.jsonl", '{"prompt": 3}\n', "line 1 has no"),
+    ],
+)
+def test_a_bad_file_of_prompts_is_named(name: str, text: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=expected):
+        read_prompts(tmp_path / name)
+
+
+def test_prompts_are_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a cat \n\n{a dog}\n")
+    assert read_prompts(tmp_path / "a.txt") == ["a cat", "{a dog}"]
