@@ -1,6 +1,6 @@
 """What the runner costs, and what a second process gains.
 
-python experiments/benchmarks/runner_cost.py --repeats 7 model=digits
+python experiments/benchmarks/runner_cost.py --repeats 7 --samples 256 model=digits
 
 Overhead: the search and the samples of a run by `optsteps.runner.compute`, with a fresh store, against the same calls
 in a bare loop that keeps nothing and shows nothing; one process, one thread, interleaved. Scaling: the command with 1
