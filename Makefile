@@ -7,8 +7,9 @@ BIN := .venv/bin
 run: .venv/installed
 	$(BIN)/optsteps $(ARGS)
 
+# two processes of one thread each: the tests are many and small
 test: .venv/installed-dev lint
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
 
 slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow --timeout 1800 $(ARGS)

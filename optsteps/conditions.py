@@ -57,6 +57,19 @@ def batch_size(cond: Cond) -> int | None:
     return sizes.pop() if sizes else None
 
 
+def moved(cond: Cond, device: torch.device) -> Cond:
+    """The same on a device."""
+    if cond is None:
+        return None
+    if isinstance(cond, Tensor):
+        return cond.to(device)
+    if isinstance(cond, dict):
+        return {key: moved(value, device) for key, value in cond.items()}
+    if isinstance(cond, list | tuple):
+        return type(cond)(moved(value, device) for value in cond)
+    raise _unsupported(cond)
+
+
 def fingerprint(cond: Cond) -> str:
     """SHA-256 of the tensors: the same for the same structure, dtypes, shapes and values, on whatever device."""
     found = hashlib.sha256()

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from optsteps.conditions import Cond, concatenate
+from optsteps.conditions import Cond, concatenate, moved, take
 from optsteps.processes import Process
 
 
@@ -136,6 +136,22 @@ class GuidedDenoiser:
         return unconditional + self.scale * (conditional - unconditional)
 
 
+class ElsewhereDenoiser:
+    """Evaluates on another device than states are kept on: a search larger than a GPU's memory stays on the CPU.
+
+    Args:
+        denoiser: on `device`.
+        device: where states and cond are brought for a call; what comes of them returns to where the states were.
+    """
+
+    def __init__(self, denoiser: Denoiser, device: torch.device) -> None:
+        self.denoiser, self.device = denoiser, device
+        self.nfe: int = getattr(denoiser, "nfe", 1)
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        return self.denoiser(x.to(self.device), t.to(self.device), moved(cond, self.device)).to(x.device)
+
+
 class CountedDenoiser:
     """Counts network evaluations per sample and checks what comes back.
 
@@ -168,3 +184,24 @@ class CountedDenoiser:
                 "the model's precision and that this time lies in the range it was trained on"
             )
         return out
+
+
+def fitting_batch(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond = None) -> int:
+    """How many of the samples x [B, ...] with t [B] and cond are evaluated at once without running out of memory: all,
+    or half of them, a quarter, ...
+
+    Raises:
+        RuntimeError: not even one fits.
+    """
+    size = len(x)
+    while True:
+        try:
+            with torch.no_grad():
+                denoiser(x[:size], t[:size], take(cond, slice(0, size)))
+            return size
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            said = str(error).lower()
+            if size == 1 or not ("out of memory" in said or "not enough memory" in said or "can't allocate" in said):
+                raise
+        torch.cuda.empty_cache()
+        size = (size + 1) // 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import platform
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import optsteps
 from optsteps.comparison import Trial
 from optsteps.conditions import Cond
 from optsteps.datasets import ImageSet, to_unit_range
-from optsteps.denoisers import Denoiser
+from optsteps.denoisers import Denoiser, ElsewhereDenoiser, fitting_batch
 from optsteps.methods import Given, Method, SearchProblem
 from optsteps.metrics import entropy
 from optsteps.metrics.judges import Judge, TeacherJudge
@@ -76,6 +76,12 @@ class Experiment:
         if model.process is None:
             raise ValueError(f"process=own, but {model.name} brings no process; choose edm, vp, ddpm or flow")
         process = model.process
+        if config.runner.states not in ("device", "cpu"):
+            raise ValueError(f"runner.states must be 'device' or 'cpu', got {config.runner.states!r}")
+        if config.runner.states == "cpu" and device.type != "cpu":
+            model, device = replace(model, denoiser=ElsewhereDenoiser(model.denoiser, device)), torch.device("cpu")
+        if config.max_batch == "auto":
+            _set_max_batch(config, _fitting_batch(model, device))
         solver = instantiate(config.solver)
         t_max, t_min = model.time_range
         options = {k: v for k, v in config.teacher.items() if k not in ("family", "steps", "solver", "final")}
@@ -157,6 +163,7 @@ class Experiment:
             "test samples": f"numbers {self.unseen[0]} to {self.unseen[-1]} of that seed",
             "command": command,
             "device": str(self.device),
+            "max_batch": str(config.max_batch),
             "versions": f"optsteps {optsteps.__version__}, torch {torch.__version__}, lightning {L.__version__}, "
             f"Python {platform.python_version()}",
             "commit": code_version(),
@@ -174,6 +181,21 @@ class Experiment:
     def _walk(self, teacher: Schedule) -> str:
         walk = f"{teacher.steps} steps of {self.walker.name}"
         return f"{self.config.teacher.family}, {walk}, t {teacher.times[0]:g} to {teacher.times[-1]:g}"
+
+
+def _fitting_batch(model: Model, device: torch.device, most: int = 256) -> int:
+    """As many samples as the network takes at once on this machine."""
+    x = unit_noise(0, range(most), model.shape).to(device)
+    t = torch.full((most,), model.time_range[0], dtype=torch.float64)
+    cond = model.cond(range(most), device)
+    return fitting_batch(model.denoiser, model.process.prior_std(t[0]).to(x) * x, t, cond)
+
+
+def _set_max_batch(config: DictConfig, found: int) -> None:
+    """In place of "auto", which methods may have copied already."""
+    for part in (config, config.method, *config.get("rivals", {}).values()):
+        if part.get("max_batch") == "auto":
+            part.max_batch = found
 
 
 def launched(runner: DictConfig, local_rank: int = 0) -> torch.device:

@@ -18,6 +18,8 @@ import optsteps
 from optsteps.comparison import Row, Trial, verdicts
 from optsteps.denoisers import Denoiser
 from optsteps.experiment import Experiment, launched
+from optsteps.export import run_snippets
+from optsteps.files import write_atomically
 from optsteps.methods import OSS, SearchProblem, SearchResult
 from optsteps.models.checkpoint import resolve_weights
 from optsteps.progress import Progress
@@ -27,6 +29,8 @@ from optsteps.reporting.run_folder import write_report
 from optsteps.reporting.tables import terminal_table, verdict_sentences
 from optsteps.store import ShardStore, digest, file_digest
 from optsteps.workers import ALONE, StoredWorkers, Workers
+
+USAGE = "use_in_diffusers.py"
 
 
 def run(config: DictConfig, folder: Path, method_name: str, command: str) -> list[Row]:
@@ -62,6 +66,8 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
         paths = write_report(
             folder, title, rows, said, experiment.described(command), method_name, results, experiment.model.decode
         )
+        if experiment.model.in_diffusers:
+            paths.append(_usage(folder, results[method_name]))
     except BaseException:
         logger.finalize("failed")
         raise
@@ -72,8 +78,16 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     for sentence in verdict_sentences(said):
         console.print(sentence)
     console.print(f"report and schedules: {folder}")
+    if experiment.model.in_diffusers:
+        console.print(f"how to sample with them: {folder / USAGE}")
     log_results(logger, rows, said, paths, time.perf_counter() - begun)
     return rows
+
+
+def _usage(folder: Path, found: SearchResult) -> Path:
+    """Python to paste, for the pipeline that the schedules were searched for."""
+    write_atomically(folder / USAGE, run_snippets(found.schedules, folder=folder).encode())
+    return folder / USAGE
 
 
 def compute(config: DictConfig, method_name: str, here: Place) -> None:

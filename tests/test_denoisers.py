@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from optsteps.denoisers import CountedDenoiser, EDMDenoiser, GuidedDenoiser, NetworkDenoiser
+from optsteps.denoisers import (
+    CountedDenoiser,
+    EDMDenoiser,
+    ElsewhereDenoiser,
+    GuidedDenoiser,
+    NetworkDenoiser,
+    fitting_batch,
+)
 from optsteps.processes import EDM, VP, Flow
 
 PROCESSES = {"edm": EDM(), "vp": VP.scaled_linear(), "flow": Flow()}
@@ -159,3 +166,57 @@ def test_another_shape_names_its_time(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError) as refusal:  # noqa: PT011
         counted(torch.zeros(2, 3), torch.full((2,), 7.25))
     assert message in str(refusal.value)
+
+
+class Cramped:
+    """A denoiser that runs out of memory above so many samples."""
+
+    def __init__(self, most: int, error: Exception) -> None:
+        self.most, self.error, self.tried = most, error, []
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        assert len(x) == len(t) == len(cond["label"])
+        self.tried.append(len(x))
+        if len(x) > self.most:
+            raise self.error
+        return x
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
+        RuntimeError("DefaultCPUAllocator: can't allocate"),
+    ],
+)
+def test_the_batch_that_fits(error: Exception) -> None:
+    x, t, cond = torch.zeros(100, 2), torch.ones(100), {"label": torch.zeros(100)}
+    denoiser = Cramped(13, error)
+    assert fitting_batch(denoiser, x, t, cond) == 13
+    assert denoiser.tried == [100, 50, 25, 13]
+    assert fitting_batch(Cramped(100, error), x, t, cond) == 100
+    with pytest.raises(type(error)):
+        fitting_batch(Cramped(0, error), x, t, cond)
+
+
+def test_another_error_is_no_lack_of_memory() -> None:
+    with pytest.raises(RuntimeError, match="shapes"):
+        fitting_batch(
+            Cramped(1, RuntimeError("shapes differ")), torch.zeros(4, 2), torch.ones(4), {"label": torch.ones(4)}
+        )
+
+
+def test_elsewhere() -> None:
+    """On the meta device, which computes nothing: everything is brought there."""
+    seen = []
+
+    def denoiser(x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        seen.append((x.device.type, t.device.type, cond["label"].device.type, t.dtype))
+        return torch.ones(x.shape)
+
+    denoiser.nfe = 2
+    elsewhere = ElsewhereDenoiser(denoiser, torch.device("meta"))
+    out = elsewhere(torch.zeros(3, 2), torch.ones(3, dtype=torch.float64), {"label": torch.zeros(3)})
+    assert seen == [("meta", "meta", "meta", torch.float64)]
+    assert out.device.type == "cpu"
+    assert elsewhere.nfe == 2

@@ -150,6 +150,7 @@ def test_a_run_leaves_what_it_promises_and_is_repeatable(tmp_path: Path, monkeyp
             ["runner.accelerator='gpu'", "runner=cpu"],
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
+        (["runner.states=disk"], ["runner.states", "disk"]),
         (["runner.devices=2"], ["store.folder", "runner.devices=1"]),
     ],
 )
@@ -305,6 +306,11 @@ def test_evaluations_instead_of_steps(tmp_path: Path, monkeypatch: pytest.Monkey
     start(monkeypatch, tmp_path, *TINY, *TINY_PLANE, "nfe=[4,7]", "solver=heun")
     rows = json.loads((tmp_path / "metrics.json").read_text())["rows"]
     assert {(row["steps"], row["nfe"]) for row in rows if row["method"] != "teacher"} == {(2, 4), (3, 6)}
+
+
+def test_the_batch_that_fits_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(monkeypatch, tmp_path, *TINY, *TINY_PLANE, "max_batch=auto")
+    assert json.loads((tmp_path / "metrics.json").read_text())["facts"]["max_batch"] == "256"
 
 
 def test_a_schedule_keeps_the_orders_it_was_searched_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from tiny_pipelines import PIPELINES, PROMPTS, SIZES, diffusers, unet2d
 from optsteps import Schedule
 from optsteps.cli import run as command
 from optsteps.datasets.prompts import read_prompts
-from optsteps.models.diffusers import load_pipeline
+from optsteps.models.diffusers import load_pipeline, pretrained_pipeline
 from optsteps.processes import VP, Flow
 from optsteps.runner import with_contents
 
@@ -71,6 +71,22 @@ def test_a_saved_pipeline_and_a_file_of_prompts(
     assert facts["prompts"] == "3 in turn, 2 for the test samples"
     assert isinstance(Schedule.load(tmp_path / "run" / "schedule_3.json").process, VP)
     assert (tmp_path / "run" / "samples_3.png").stat().st_size > 0
+    use = (tmp_path / "run" / "use_in_diffusers.py").read_text()
+    compile(use, "use_in_diffusers.py", "exec")
+    assert use.count("# pipe: your pipeline, as loaded") == 2
+    assert "DPMSolverMultistepScheduler" in use
+
+
+def test_the_snippet_samples_with_the_schedule(
+    sd: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pasted after loading the pipeline, it calls the network at the schedule's times."""
+    start(monkeypatch, tmp_path, f"model.path={sd}", f"model.prompts={prompts}", "store.folder=null", "steps=[3]")
+    pipe, times = PIPELINES["sd"](), []
+    pipe.unet.register_forward_pre_hook(lambda _, args, kwargs: times.append(float(args[1])), with_kwargs=True)
+    exec((tmp_path / "run" / "use_in_diffusers.py").read_text(), {"pipe": pipe})
+    wanted = Schedule.load(tmp_path / "run" / "schedule_3.json").times[:-1].tolist()
+    assert times == pytest.approx(wanted, rel=0, abs=1e-3)  # Euler finds times by its levels, in float32
 
 
 def test_a_flow_with_the_other_solvers_and_methods(
@@ -100,6 +116,25 @@ def test_precision_is_the_networks(sd: Path) -> None:
         load_pipeline(str(sd), CPU, "int8")
     with pytest.raises(ValueError, match="offload='model' brings models from the CPU to a GPU"):
         load_pipeline(str(sd), CPU, offload="model")
+
+
+def test_the_network_is_compiled(sd: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes = []
+    monkeypatch.setattr(diffusers.UNet2DConditionModel, "compile", lambda _, mode: modes.append(mode))
+    pretrained_pipeline("sd", str(sd), None, CPU, str(prompts), compile="reduce-overhead")
+    assert modes == ["reduce-overhead"]
+    with pytest.raises(ValueError, match=r"compile must be null or one of default, .* got 'fast'"):
+        pretrained_pipeline("sd", str(sd), None, CPU, str(prompts), compile="fast")
+
+
+@pytest.mark.slow
+def test_a_compiled_network_predicts_the_same(sd: Path, prompts: Path) -> None:
+    plain, compiled = (
+        pretrained_pipeline("sd", str(sd), None, CPU, str(prompts), compile=c) for c in (None, "default")
+    )
+    x, t, cond = torch.randn(2, *plain.shape), torch.tensor([700.5, 20.0]), plain.cond(range(2), CPU)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled.denoiser(x, t, cond), plain.denoiser(x, t, cond), rtol=1e-4, atol=1e-4)
 
 
 def test_a_folders_content_is_what_a_store_knows_it_by(tmp_path: Path) -> None:

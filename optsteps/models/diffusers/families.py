@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optsteps.conditions import Cond
+from optsteps.conditions import Cond, moved
 
 Size = tuple[int | None, int | None, int | None]
 
@@ -86,11 +86,12 @@ class Family(ABC):
         inputs = {
             self.sample_name: x.to(self.device, self.dtype),
             "timestep": (t * self.time_scale).to(self.device),
-            **self.arguments(_moved(cond, self.device), len(x)),
+            **self.arguments(moved(cond, self.device), len(x)),
         }
         out: Tensor = self.network(**inputs, return_dict=False)[0]
-        # a network that learned its variance returns it behind the prediction
-        return out[:, : x.shape[1]].to(x)
+        # a network that learned its variance returns it behind the prediction; a copy, because a CUDA graph writes the
+        # next output where this one is
+        return out[:, : x.shape[1]].to(x, copy=True)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images in [-1, 1] of latents [B, *shape]: [B, 3, H, W], or [B, 3, F, H, W] of a video; one at a time."""
@@ -402,12 +403,6 @@ def dynamic_shift(tokens: int, config: Any, max_shift: float) -> float:
     low, high = config.get("base_shift", 0.5), config.get("max_shift", max_shift)
     slope = (high - low) / (many - few)
     return float(tokens * slope + low - slope * few)
-
-
-def _moved(cond: Cond, device: torch.device) -> Cond:
-    if isinstance(cond, dict):
-        return {name: _moved(part, device) for name, part in cond.items()}
-    return None if cond is None else cond.to(device)
 
 
 def _paired(words: Sequence[Any], sequence: str, pooled: str) -> tuple[Any, Any]:

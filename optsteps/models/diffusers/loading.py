@@ -15,6 +15,7 @@ from optsteps.models.diffusers.wrapping import from_pipeline
 from optsteps.processes import Process
 
 PRECISIONS = ("float32", "float16", "bfloat16")
+MODES = ("default", "reduce-overhead", "max-autotune")
 OFFLOADS = (None, "model", "sequential")
 
 
@@ -77,6 +78,7 @@ def pretrained_pipeline(
     precision: str = "float32",
     variant: str | None = None,
     offload: str | None = None,
+    compile: str | None = None,
     **options: Any,
 ) -> Model:
     """What `load_pipeline` finds at `path`, wrapped by `from_pipeline`.
@@ -84,6 +86,7 @@ def pretrained_pipeline(
     Args:
         process: None for the pipeline's own.
         prompts, test_prompts: files for `read_prompts`.
+        compile: a mode of torch.compile for the network: "default", "reduce-overhead" (CUDA graphs), "max-autotune".
         options: further arguments of `from_pipeline`.
 
     Raises:
@@ -92,6 +95,10 @@ def pretrained_pipeline(
     """
     words = {key: read_prompts(file) for key, file in (("prompts", prompts), ("test_prompts", test_prompts)) if file}
     pipeline = load_pipeline(path, device, precision, variant, offload)
+    if compile is not None:
+        if compile not in MODES:
+            raise ValueError(f"compile must be null or one of {', '.join(MODES)}, got {compile!r}")
+        (getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", pipeline)).compile(mode=compile)
     model = from_pipeline(pipeline, name, process, **words, **options)  # type: ignore[arg-type]
     if model.encode is not None and not prompts:
         raise ValueError(f"a {type(pipeline).__name__} needs prompts: give model.prompts=FILE, one prompt a line")

@@ -95,6 +95,7 @@ def from_pipeline(
         encode=family.encode if isinstance(family, TextFamily) else None,
         decode=family.decode,
         own_schedule=None if scheduler is None else partial(_own_schedule, family, scheduler, process),
+        in_diffusers=scheduler is not None,
         final="zero",
         facts=facts,
     )
