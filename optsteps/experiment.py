@@ -40,7 +40,7 @@ class Experiment:
 
     Attributes:
         config: all of it, composed.
-        device: where samples and models live.
+        device: where samples and the states of searches live; the model too, but with `runner.states=cpu`.
         model, solver: what is sampled, and how.
         teacher, judged_by: the many-step schedules of the searches and of the comparison.
         walker: the teacher's solver.

@@ -55,8 +55,8 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     try:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
         experiment = Experiment.composed(config, device, method_name)
-        store = _store(experiment, here)
-        with further_ranks(config, method_name, folder, here) as ranks, _progress(experiment, here) as progress:
+        store = _store(experiment, device, here)
+        with further_ranks(config, method_name, folder, here) as ranks, _progress(config, device, here) as progress:
             denoiser = progress.watch(experiment.model.denoiser)
             results = _searched(experiment, denoiser, store, progress)
             rows = _compared(experiment, denoiser, store, progress, results)
@@ -92,9 +92,10 @@ def _usage(folder: Path, found: SearchResult) -> Path:
 
 def compute(config: DictConfig, method_name: str, here: Place) -> None:
     """A rank's share of the shards of a run; no figure, no report."""
-    experiment = Experiment.composed(config, launched(config.runner, here.local_rank), method_name)
-    store = _store(experiment, here)
-    with _progress(experiment, here) as progress:
+    device = launched(config.runner, here.local_rank)
+    experiment = Experiment.composed(config, device, method_name)
+    store = _store(experiment, device, here)
+    with _progress(config, device, here) as progress:
         denoiser = progress.watch(experiment.model.denoiser)
         results = _searched(experiment, denoiser, store, progress)
         with progress.stage("compare"):
@@ -149,7 +150,7 @@ def _compared(
     return rows
 
 
-def _store(experiment: Experiment, here: Place) -> Workers:
+def _store(experiment: Experiment, device: torch.device, here: Place) -> Workers:
     """Those of `config.store`, for what the model, its device and the code determine, or this process alone."""
     config = experiment.config
     if config.store.folder is None:
@@ -159,23 +160,23 @@ def _store(experiment: Experiment, here: Place) -> Workers:
         "code": _code(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "device": _called(experiment.device),
+        "device": _called(device),
         "model": with_contents(experiment.resolved("model")),
         "process": with_contents(experiment.resolved("process")),
     }
     return StoredWorkers(ShardStore(Path(config.store.folder), limit), facts, here.rank, here.world_size)
 
 
-def _progress(experiment: Experiment, here: Place) -> Progress:
+def _progress(config: DictConfig, device: torch.device, here: Place) -> Progress:
     """The ranks of a run leave their counts beside its store."""
     folder = None
     if here.world_size > 1:
-        run = digest(OmegaConf.to_container(experiment.config, resolve=True))
-        folder = Path(experiment.config.store.folder) / "progress" / run
+        run = digest(OmegaConf.to_container(config, resolve=True))
+        folder = Path(config.store.folder) / "progress" / run
         if here.rank == 0:
             for old in folder.glob("*.json"):
                 old.unlink()
-    return Progress(_called(experiment.device), here.rank, folder)
+    return Progress(_called(device), here.rank, folder)
 
 
 def _called(device: torch.device) -> str:
@@ -195,9 +196,11 @@ def with_contents(part: Any) -> Any:
         return found
     if isinstance(part, list):
         return [with_contents(value) for value in part]
-    if isinstance(part, str) and len(part) < 256 and (part.startswith("shipped:") or Path(part).is_file()):
+    if not isinstance(part, str) or len(part) > 240:  # a prompt; no name is as long
+        return part
+    if part.startswith("shipped:") or Path(part).is_file():
         return file_digest(resolve_weights(part) if part.startswith("shipped:") else part)
-    if isinstance(part, str) and any((Path(part) / file).is_file() for file in ("model_index.json", "config.json")):
+    if any((Path(part) / file).is_file() for file in ("model_index.json", "config.json")):
         return _folder_digest(Path(part))
     return part
 

@@ -14,7 +14,7 @@ from optsteps.store import file_digest
 
 def test_a_file_counts_by_its_content(tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
-    config = {"weights": str(file), "list": ["no file", 3, None], "shipped": "shipped:mnist"}
+    config = {"weights": str(file), "list": ["no file", 3, None, "words " * 500], "shipped": "shipped:mnist"}
     file.write_bytes(b"one")
     first = with_contents(config)
     assert first["shipped"] == file_digest(resolve_weights("shipped:mnist"))
