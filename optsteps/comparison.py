@@ -122,7 +122,8 @@ class Trial:
         x = self.teacher_samples()
         figures = self._figures(x, x, self.cond)
         nfe = self._walker.nfe(self.teacher) * getattr(self.denoiser, "nfe", 1)
-        kept = {name: figure for name, figure in figures.items() if name.removeprefix("pixel_") not in ("mse", "psnr")}
+        compared = ("mse", "psnr", "lpips")
+        kept = {name: figure for name, figure in figures.items() if name.removeprefix("pixel_") not in compared}
         return Row("teacher", self.teacher.steps, nfe, self.teacher, x, kept)
 
     def judge_oracle(self, method: str, schedules: Sequence[Schedule]) -> Row:

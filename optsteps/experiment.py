@@ -98,7 +98,7 @@ class Experiment:
             per_call = getattr(model.denoiser, "nfe", 1)
             steps = sorted({solver.steps(nfe // per_call, process, *teacher.times[[0, -1]]) for nfe in config.nfe})
         data = _clean_samples(config, model, device)
-        judges = _judges(config, model)
+        judges = _judges(config, model, _unseen(config))
         return cls(config, device, model, solver, teacher, judged_by, walker, methods, judges, steps, *data)
 
     def resolved(self, part: str) -> Any:
@@ -130,7 +130,7 @@ class Experiment:
     @property
     def unseen(self) -> range:
         """The samples of the comparison."""
-        return range(FIRST_TEST_SAMPLE, FIRST_TEST_SAMPLE + self.config.test.samples)
+        return _unseen(self.config)
 
     def trial(self, denoiser: Denoiser, workers: Workers = ALONE) -> Trial:
         """The comparison on unseen samples, which are kept where `workers` say."""
@@ -183,6 +183,10 @@ class Experiment:
         return f"{self.config.teacher.family}, {walk}, t {teacher.times[0]:g} to {teacher.times[-1]:g}"
 
 
+def _unseen(config: DictConfig) -> range:
+    return range(FIRST_TEST_SAMPLE, FIRST_TEST_SAMPLE + config.test.samples)
+
+
 def _fitting_batch(model: Model, device: torch.device, most: int = 256) -> int:
     """As many samples as the network takes at once on this machine."""
     x = unit_noise(0, range(most), model.shape).to(device)
@@ -219,21 +223,30 @@ def launched(runner: DictConfig, local_rank: int = 0) -> torch.device:
     return fabric.device
 
 
-# attributes of a model that a judge may ask for, by the name of its argument
-_NEEDED = {"distribution": "whose density is known", "decode": "whose samples are decoded into images"}
+# what of a model, or of its samples, a judge may ask for by the name of its argument
+_NEEDED = {
+    "distribution": "whose density is known",
+    "decode": "whose samples are decoded into images",
+    "prompts": "that takes prompts",
+}
 
 
-def _judges(config: DictConfig, model: Model) -> list[Judge]:
-    judges = []
-    for judge in config.metric.judges:
-        built = instantiate(judge)
-        if isinstance(built, partial):  # a judge that needs something of the model
-            needed = next(name for name in _NEEDED if name in inspect.signature(built.func).parameters)
-            if getattr(model, needed) is None:
-                raise ValueError(f"{built.func.__name__} needs a model {_NEEDED[needed]}; {model.name} has none")
-            built = built(**{needed: getattr(model, needed)})
-        judges.append(built)
-    return judges
+def _judges(config: DictConfig, model: Model, unseen: range) -> list[Judge]:
+    of_samples = model.prompts and model.prompts(unseen)
+    had = {"distribution": model.distribution, "decode": model.decode, "prompts": of_samples}
+
+    def complete(judge: Any) -> Any:
+        """A judge with what it needs of the model, and so the judge that it hands its figures on from."""
+        if not isinstance(judge, partial):
+            return judge
+        needed = [name for name in _NEEDED if name in inspect.signature(judge.func).parameters]
+        for name in needed:
+            if had[name] is None:
+                raise ValueError(f"{judge.func.__name__} needs a model {_NEEDED[name]}; {model.name} has none")
+        inner = {name: complete(value) for name, value in judge.keywords.items()}
+        return judge.func(*judge.args, **{**inner, **{name: had[name] for name in needed}})
+
+    return [complete(instantiate(judge)) for judge in config.metric.judges]
 
 
 def _clean_samples(config: DictConfig, model: Model, device: torch.device) -> tuple[Tensor | None, Cond]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
 from optsteps.conditions import Cond
 from optsteps.metrics.accuracy import class_correct
-from optsteps.metrics.extractors import build_extractor, extract_features, register_extractor
+from optsteps.metrics.extractors import build_extractor, extract_features, register_extractor, to_uint8
 from optsteps.metrics.features import HIGHER_IS_BETTER, FidelitySettings, fidelity_per_set, fidelity_values
 from optsteps.metrics.statistics import Interval, bootstrap, paired_difference, spread
 from optsteps.metrics.teacher import mse, psnr
@@ -89,6 +91,71 @@ class TeacherJudge(Judge):
         if self.data_range is not None and bool((errors > 0).all()):
             figures["psnr"] = sample_wise(psnr(x, teacher, self.data_range), True)
         return figures
+
+
+class PerceptualJudge(Judge):
+    """LPIPS (Zhang et al., arXiv:1801.03924) to the teacher's images from the same noise.
+
+    Args:
+        network: whose features are compared, "alex", "vgg" or "squeeze"; torchvision downloads its weights at first
+            use.
+        max_batch: images compared at once.
+
+    Raises:
+        ValueError: in `judge`, samples that are no images of 1 or 3 channels.
+    """
+
+    def __init__(self, network: Literal["alex", "vgg", "squeeze"] = "alex", max_batch: int = 32) -> None:
+        self.network = LearnedPerceptualImagePatchSimilarity(network).net.eval()
+        self.max_batch = max_batch
+
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
+        pairs = zip(_coloured(x).split(self.max_batch), _coloured(teacher).split(self.max_batch), strict=True)
+        with torch.no_grad():
+            distances = torch.cat([self.network(ours, theirs).flatten() for ours, theirs in pairs])
+        return {"lpips": sample_wise(distances.double(), False)}
+
+
+class ClipJudge(Judge):
+    """CLIP score: 100 times the cosine between the image's and its prompt's embedding, 0 where it is negative (Hessel
+    et al., arXiv:2104.08718, without the weight of 2.5).
+
+    Args:
+        prompts: of the samples, in their order.
+        path: of a CLIP model, a folder or a repository of the hub.
+        max_batch: images embedded at once.
+    """
+
+    def __init__(self, prompts: Sequence[str], path: str, max_batch: int = 32) -> None:
+        from transformers import AutoProcessor, CLIPModel  # an extra, which other judges do without
+
+        self.prompts, self.max_batch = list(prompts), max_batch
+        self.model = CLIPModel.from_pretrained(path).eval()
+        self.processor = AutoProcessor.from_pretrained(path)
+
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
+        images = list(to_uint8(_coloured(x)))
+        cosines = []
+        for k in range(0, len(images), self.max_batch):
+            part = slice(k, k + self.max_batch)
+            inputs = self.processor(
+                text=self.prompts[: len(images)][part],
+                images=images[part],
+                return_tensors="pt",
+                padding=True,
+                truncation=True,
+            )
+            with torch.no_grad():
+                found = self.model(**inputs)
+            cosines.append(torch.cosine_similarity(found.image_embeds, found.text_embeds))
+        return {"clip": sample_wise(100 * torch.cat(cosines).double().clamp(min=0), True)}
+
+
+def _coloured(x: Tensor) -> Tensor:
+    """Images [B, 1 or 3, H, W] in [-1, 1] with three channels, float32 on the CPU."""
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise ValueError(f"images have 1 or 3 channels, [B, C, H, W]; these samples are {list(x.shape[1:])}")
+    return x.float().cpu().clamp(-1, 1).expand(-1, 3, -1, -1)
 
 
 class DecodedJudge(Judge):

@@ -30,6 +30,7 @@ class Model:
         num_classes: of class labels that are its cond; 0 where they are none.
         distribution: the truth, where it is known.
         conditions: the cond of the samples with these numbers; None for class labels in turn, or no cond.
+        prompts: of the samples with these numbers; None where they have none.
         encode: the cond of prompts; None where prompts are none.
         decode: images in [-1, 1] of samples that are latents; None where samples are what is looked at.
         own_schedule: the schedule its users sample with, for so many steps; None where there is no such thing.
@@ -46,6 +47,7 @@ class Model:
     num_classes: int = 0
     distribution: GaussianMixture | None = None
     conditions: Callable[[Sequence[int] | range], Cond] | None = None
+    prompts: Callable[[Sequence[int] | range], list[str]] | None = None
     encode: Callable[[Sequence[str]], Cond] | None = None
     decode: Callable[[Tensor], Tensor] | None = None
     own_schedule: Callable[[int], Schedule] | None = None

@@ -45,6 +45,8 @@ QUANTITIES = {
     "mse": Quantity("MSE", higher_is_better=False),
     "pixel_psnr": Quantity("PSNR in pixels", "dB", digits=".2f", amount="dB PSNR in pixels", higher_is_better=True),
     "pixel_mse": Quantity("MSE in pixels", higher_is_better=False),
+    "pixel_lpips": Quantity("LPIPS", higher_is_better=False),
+    "pixel_clip": Quantity("CLIP score", digits=".2f", higher_is_better=True),
     "accuracy": Quantity("accuracy", "%", 100, ".1f", "points of accuracy", True),
     "kid": Quantity("KID", "x 1000", 1000, ".2f", "thousandths of KID", False),
     "fid": Quantity("FID", digits=".2f", higher_is_better=False),

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_pipelines import PIPELINES, PROMPTS, SIZES, diffusers, unet2d
+import torchvision
+from tiny_pipelines import PIPELINES, PROMPTS, SIZES, diffusers, tiny_clip, unet2d
 
 from optsteps import Schedule
 from optsteps.cli import run as command
@@ -75,6 +76,20 @@ def test_a_saved_pipeline_and_a_file_of_prompts(
     compile(use, "use_in_diffusers.py", "exec")
     assert use.count("# pipe: your pipeline, as loaded") == 2
     assert "DPMSolverMultistepScheduler" in use
+
+
+def test_perception_of_decoded_images(sd: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LPIPS and CLIP score, of networks with random weights; the teacher has no LPIPS to itself."""
+    made = torchvision.models.squeezenet1_1
+    monkeypatch.setattr(torchvision.models, "squeezenet1_1", lambda weights=None: made(weights=None))
+    given = [f"model.path={sd}", f"model.prompts={prompts}", "store.folder=null", "metric=perception", "steps=[2]"]
+    given += ["metric.judges.2.judge.network=squeeze", f"metric.judges.3.judge.path={tiny_clip(tmp_path / 'clip')}"]
+    rows = {
+        row["method"]: row["figures"]
+        for row in start(monkeypatch, tmp_path, *given, "model.height=64", "model.width=64")["rows"]
+    }
+    assert {"psnr", "pixel_psnr", "pixel_lpips", "pixel_clip"} <= set(rows["oss"])
+    assert set(rows["teacher"]) == {"pixel_clip"}
 
 
 def test_the_snippet_samples_with_the_schedule(

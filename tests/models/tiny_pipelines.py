@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,6 +171,20 @@ def wan() -> Any:
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
     )
     return _ready(pipeline)
+
+
+def tiny_clip(folder: Path) -> Path:
+    """A whole CLIP model, saved with its tokenizer and image processor."""
+    torch.manual_seed(0)
+    width = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**width, "vocab_size": len(WORDS), "max_position_embeddings": 16, "eos_token_id": 2, "bos_token_id": 1}
+    config = transformers.CLIPConfig(
+        text_config=text, vision_config={**width, "image_size": 32, "patch_size": 16}, projection_dim=8
+    )
+    transformers.CLIPModel(config).save_pretrained(folder)
+    images = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
+    transformers.CLIPProcessor(images, _tokenizer(16)).save_pretrained(folder)
+    return folder
 
 
 PIPELINES: dict[str, Callable[[], Any]] = {

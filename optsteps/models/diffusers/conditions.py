@@ -37,6 +37,10 @@ class PromptConditions:
         table = concatenate([self._one(number) for number in distinct])
         return take(table, torch.tensor([distinct.index(number) for number in numbers]))
 
+    def words(self, index: Sequence[int] | range) -> list[str]:
+        """The samples' prompts."""
+        return [self.prompts[self.number(int(k))] for k in index]
+
     def number(self, sample: int) -> int:
         """Place of the sample's prompt in `prompts`."""
         judged = len(self.prompts) - self._searched

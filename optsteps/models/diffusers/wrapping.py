@@ -84,6 +84,7 @@ def from_pipeline(
     }
     if prompts:
         facts["prompts"] = f"{len(prompts)} in turn, {len(test_prompts) or 'the same'} for the test samples"
+    conditions = _conditions(family, prompts, test_prompts)
     return Model(
         name=name or type(pipeline).__name__,
         denoiser=denoiser,
@@ -91,7 +92,8 @@ def from_pipeline(
         shape=family.shape,
         noise_levels=(high if noise_max is None else noise_max, low if noise_min is None else noise_min),
         num_classes=family.num_classes,
-        conditions=_conditions(family, prompts, test_prompts),
+        conditions=conditions,
+        prompts=None if conditions is None else conditions.words,
         encode=family.encode if isinstance(family, TextFamily) else None,
         decode=family.decode,
         own_schedule=None if scheduler is None else partial(_own_schedule, family, scheduler, process),
