@@ -38,7 +38,17 @@ class Classifier(nn.Module):
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(features, num_classes))
 
     def features(self, images: Tensor) -> Tensor:
-        """images [B, C, H, W] in [-1, 1] -> features [B, F]."""
+        """images [B, C, H, W] in [-1, 1] -> features [B, F].
+
+        Raises:
+            ValueError: images of another size.
+        """
+        wanted = (self.config["image_channels"], self.config["resolution"], self.config["resolution"])
+        if images.shape[1:] != wanted:
+            raise ValueError(
+                f"this classifier looks at images of shape {wanted}, not {tuple(images.shape[1:])}; choose a metric "
+                "that needs none (metric=teacher), or a classifier of these images"
+            )
         return self.body(images)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ def test_an_offline_run_of_wandb_holds_every_metric(tmp_path: Path, monkeypatch:
     for record in run:
         config |= values(record.run.config.update) | values(record.config.update)
     assert config["seed"] == 0
-    assert config["teacher"] == {"family": "edm", "steps": 6, "solver": None}
+    assert config["teacher"].items() >= {"family": "edm", "steps": 6, "solver": None}.items()
     assert start_of(run).display_name == "mixture-oss-euler"
     assert start_of(run).run_group == ""
     assert list(start_of(run).tags) == ["tiny"]
