@@ -118,7 +118,7 @@ class Experiment:
     def problem(self, denoiser: Denoiser, index: range, workers: Workers = ALONE) -> SearchProblem:
         """What the methods are asked, with these samples; trajectories and predictions are kept where `workers` say."""
         noise, cond = self.samples(index)
-        keeping = Keeping(workers, getattr(torch, self.config.store.precision or "", None))
+        keeping = Keeping(workers, _kept_in(self.config.store.precision))
         process, data = self.model.process, (self.data, self.data_cond)
         return SearchProblem(denoiser, process, self.solver, noise, self.teacher, cond, *data, self.walker, keeping)
 
@@ -181,6 +181,12 @@ class Experiment:
     def _walk(self, teacher: Schedule) -> str:
         walk = f"{teacher.steps} steps of {self.walker.name}"
         return f"{self.config.teacher.family}, {walk}, t {teacher.times[0]:g} to {teacher.times[-1]:g}"
+
+
+def _kept_in(precision: str | None) -> torch.dtype | None:
+    if precision not in (None, "float32", "float16", "bfloat16"):
+        raise ValueError(f"store.precision must be null, float32, float16 or bfloat16, got {precision!r}")
+    return None if precision is None else getattr(torch, precision)
 
 
 def _unseen(config: DictConfig) -> range:
