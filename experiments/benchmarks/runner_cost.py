@@ -97,7 +97,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=256, help="searched in the scaling")
     options, overrides = parser.parse_known_args()
     torch.set_num_threads(1)
-    overhead([*overrides, "search.samples=16", "test.samples=64", "test.oracle=0"], options.repeats)
+    # without oss_pooled, which with a store takes its teacher from oss and would hide a cost
+    alone = ["search.samples=16", "test.samples=64", "test.oracle=0", "~method@rivals.oss_pooled"]
+    overhead([*overrides, *alone], options.repeats)
     shards = [f"search.samples={options.samples}", "method.shard_size=16", "test.samples=16", "test.oracle=0"]
     rivals = [f"~method@rivals.{name}" for name in ("oss_pooled", "edm", "time_uniform", "logsnr")]
     scaling([*overrides, *shards, *rivals])
