@@ -51,16 +51,15 @@ class Progress:
         device: of this rank, as it is to be called.
         rank: its number.
         folder: where the ranks of a run leave their counts; None where there is one rank only.
-        quiet: tell nothing.
     """
 
-    def __init__(self, device: str, rank: int = 0, folder: Path | None = None, quiet: bool = False) -> None:
-        self.device, self.rank, self.folder, self.quiet = device, rank, folder, quiet
+    def __init__(self, device: str, rank: int = 0, folder: Path | None = None) -> None:
+        self.device, self.rank, self.folder = device, rank, folder
         self.evaluations = 0
         self._looked = 0.0
         self._stage: _Stage | None = None
         console = Console(stderr=True)
-        self._terminal = console.is_terminal and not quiet
+        self._terminal = console.is_terminal
         whole, rest = Column(no_wrap=True, min_width=20), Column(no_wrap=True, ratio=1)
         self._bars = Bars(
             SpinnerColumn(),
@@ -177,8 +176,6 @@ class Progress:
         return ", ".join(part for part in (left, stage.place, self._spent(stage)) if part)
 
     def _line(self, text: str) -> None:
-        if self.quiet:
-            return
         log.info(text)
         if not self._terminal:
             print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

@@ -113,6 +113,11 @@ class Schedule:
         return self.process.prior_std(self.times[0]) if self.initial_scale is None else as_times(self.initial_scale)
 
     @property
+    def ends_clean(self) -> bool:
+        """Is its last time that of noise level 0?"""
+        return bool(self.times[-1] == self.process.t_clean)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """All but its metadata, as JSON data: what determines the samples it gives."""
         return {

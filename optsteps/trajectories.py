@@ -87,7 +87,9 @@ class Trajectories:
             parts = (slice(k, k + self.max_batch) for k in range(0, len(x), self.max_batch))
             return self._rounded(torch.cat([denoiser(x[part], t[part], take(cond, part)) for part in parts]))
 
-        return self._kept("predictions", {"max_batch": self.max_batch}, [(x, t, cond)], predictions)[0].to(x)
+        return self._kept("predictions", {"max_batch": self.max_batch}, self._names([(x, t, cond)]), predictions)[0].to(
+            x
+        )
 
     def once(self, part: str, inputs: Cond, compute: Callable[[CountedDenoiser], T], **facts: Any) -> T:
         """`compute(denoiser)`, or what came of it before.
@@ -97,7 +99,7 @@ class Trajectories:
             inputs: the tensors it depends on, as a nested condition.
             facts: what else it depends on, JSON data.
         """
-        return self._kept(part, facts, [inputs], lambda denoiser, _: compute(denoiser))[0]
+        return self._kept(part, facts, self._names([inputs]), lambda denoiser, _: compute(denoiser))[0]
 
     def _walks(
         self,
@@ -114,11 +116,11 @@ class Trajectories:
         inputs = [(noise[batch], take(cond, batch), numbers[batch]) for batch in batches]
         facts: dict[str, Any] = {"schedule": schedule.facts, "solver": solver.facts}
         facts["seed"] = seed if solver.stochastic else None
-        known = inputs if solver.stochastic else [some[:2] for some in inputs]
+        names = self._names(inputs if solver.stochastic else [some[:2] for some in inputs])
 
         def walk(denoiser: CountedDenoiser, number: int) -> Tensor:
             if not return_trajectory:
-                whole = self._found("states", facts, known[number])
+                whole = self._on("states", facts).kept(names[number])
                 if whole is not None:  # a search has kept the whole way
                     denoiser.evaluations = whole[1]
                     return whole[0][:, -1]
@@ -126,11 +128,11 @@ class Trajectories:
             path = sample(denoiser, schedule, solver, x, cond, seed, index, return_trajectory)
             return self._rounded(path.transpose(0, 1) if return_trajectory else path)
 
-        return torch.cat(self._kept("states" if return_trajectory else "ends", facts, known, walk)).to(noise)
+        return torch.cat(self._kept("states" if return_trajectory else "ends", facts, names, walk)).to(noise)
 
-    def _found(self, part: str, facts: dict[str, Any], inputs: Cond) -> Any | None:
-        workers = self._on(part, facts)
-        return workers.kept({"inputs": fingerprint(inputs)}) if workers.keeps else None
+    def _names(self, inputs: Sequence[Cond]) -> list[dict[str, str]]:
+        """What tells computations on these tensors apart."""
+        return [{"inputs": fingerprint(i)} if self.keeping.workers.keeps else {} for i in inputs]
 
     def _on(self, part: str, facts: dict[str, Any]) -> Workers:
         return self.keeping.workers.on(part, precision=str(self.keeping.precision), **facts)
@@ -139,19 +141,17 @@ class Trajectories:
         self,
         part: str,
         facts: dict[str, Any],
-        inputs: Sequence[Cond],
+        names: Sequence[dict[str, str]],
         compute: Callable[[CountedDenoiser, int], T],
     ) -> list[T]:
-        """What `compute` makes of each of the inputs with a counted denoiser."""
-        workers = self._on(part, facts)
-        names = [{"inputs": fingerprint(i)} if workers.keeps else {} for i in inputs]
+        """What `compute` makes of each of the inputs so named with a counted denoiser."""
 
         def counted(number: int) -> tuple[T, int]:
             denoiser = CountedDenoiser(self.denoiser)
             with torch.no_grad():  # a network whose weights are still to be trained would keep every activation
                 return compute(denoiser, number), denoiser.evaluations
 
-        shards = workers.shards(names, counted)
+        shards = self._on(part, facts).shards(names, counted)
         self.evaluations += sum(evaluations for _, evaluations in shards)
         return [found for found, _ in shards]
 

@@ -20,7 +20,6 @@ from optsteps.export.schedulers import (
     check_trained_on,
     class_name,
     effective_orders,
-    ends_clean,
     kind_of,
     noise_ratio,
     read_tables,
@@ -162,7 +161,7 @@ def _tried(schedule: Schedule, kind: Kind, base: Any, settings: Mapping[str, Any
 def check_orders(schedule: Schedule, scheduler: Any, kind: Kind) -> None:
     """Raises ValueError unless the scheduler gives its steps the schedule's orders."""
     wanted, name = effective_orders(schedule), class_name(scheduler)
-    found = run_orders(scheduler, kind, schedule.steps, ends_clean(schedule))
+    found = run_orders(scheduler, kind, schedule.steps, schedule.ends_clean)
     if found is None and max(wanted) > 1:
         raise ValueError(f"the orders {wanted} of the schedule's steps mean nothing to {name}")
     if found is not None and found != wanted:
@@ -186,12 +185,24 @@ def load_scheduler(source: Any, process: Process) -> Any:
     if not folder.is_dir():
         kind_of(str(source), process)
         return scheduler_class(str(source))(**_defaults(str(source), process))
-    places = [folder, folder / "scheduler"]
-    place = next((place for place in places if (place / "scheduler_config.json").is_file()), None)
-    if place is None:
+    found = scheduler_in(folder)
+    if found is None:
         raise ValueError(f"{folder} holds no scheduler: neither it nor its scheduler/ has a scheduler_config.json")
-    config = json.loads((place / "scheduler_config.json").read_text())
-    return scheduler_class(config["_class_name"]).from_config(config)
+    return found
+
+
+def scheduler_in(folder: Path) -> Any | None:
+    """The scheduler that was saved into a folder, or into a pipeline's; None where there is none.
+
+    Raises:
+        ValueError: it is of a class that diffusers does not have.
+        ImportError: diffusers is not installed.
+    """
+    for file in (folder / "scheduler_config.json", folder / "scheduler" / "scheduler_config.json"):
+        if file.is_file():
+            config = json.loads(file.read_text())
+            return scheduler_class(config["_class_name"]).from_config(config)
+    return None
 
 
 def scheduler_class(name: str) -> Any:

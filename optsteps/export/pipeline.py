@@ -16,7 +16,6 @@ from optsteps.export.schedulers import (
     check_trained_on,
     class_name,
     effective_orders,
-    ends_clean,
     kind_of,
     network_calls,
     rehearse,
@@ -140,7 +139,7 @@ def _subclass(base: Any, scales: bool) -> Any:
 def _load(scheduler: Any, base: Any, schedule: Schedule, kind: Kind, device: Any) -> None:
     """Put the schedule's tables in the place of the scheduler's own."""
     base.set_timesteps(scheduler, schedule.steps, device=device)  # resets all that it remembers
-    wanted, clean = wanted_tables(schedule, scheduler), ends_clean(schedule)
+    wanted, clean = wanted_tables(schedule, scheduler), schedule.ends_clean
     timesteps, levels = wanted.timesteps, wanted.levels
     if schedule.process.name == "flow" and kind.below_one:
         levels = levels.clamp(max=1 - kind.below_one)

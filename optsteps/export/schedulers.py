@@ -132,14 +132,9 @@ def kind_of(name: str, process: Process) -> Kind:
     return kind
 
 
-def ends_clean(schedule: Schedule) -> bool:
-    """Is the schedule's last time that of noise level 0?"""
-    return bool(schedule.times[-1] == schedule.process.t_clean)
-
-
 def straightened(schedule: Schedule, kind: Kind, known: Collection[str]) -> dict[str, Any]:
     """The settings under which a scheduler leaves the schedule as it is given, of those `known` to its class."""
-    process, clean = schedule.process, ends_clean(schedule)
+    process, clean = schedule.process, schedule.ends_clean
     settings = dict(_STRAIGHT)
     settings["use_flow_sigmas"] = process.name == "flow"
     if process.name == "flow":
@@ -281,7 +276,7 @@ def run_orders(scheduler: Any, kind: Kind, steps: int, clean: bool) -> list[int]
 def effective_orders(schedule: Schedule) -> list[int]:
     """The orders its steps have when they are walked: no more outputs than there are, and 1 to noise level 0."""
     orders = [min(i + 1, order) for i, order in enumerate(schedule.orders or ())]
-    if ends_clean(schedule):
+    if schedule.ends_clean:
         orders[-1] = 1
     return orders
 

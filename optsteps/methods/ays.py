@@ -297,20 +297,16 @@ def as_schedule(problem: SearchProblem, levels: Tensor, metadata: dict[str, Any]
     """The schedule of noise levels between the teacher's ends, which it takes over exactly, a last 0 included."""
     times = problem.process.time_of_noise_level(levels)
     teacher = problem.teacher.times
-    if ends_clean(problem):
+    if problem.teacher.ends_clean:
         times = torch.cat([teacher[:1], times[1:-1], teacher[-2:]])
     else:
         times = torch.cat([teacher[:1], times[1:-1], teacher[-1:]])
     return Schedule(times, problem.process, initial_scale=problem.teacher.initial_scale, metadata=metadata or {})
 
 
-def ends_clean(problem: SearchProblem) -> bool:
-    return bool(problem.teacher.times[-1] == problem.process.t_clean)
-
-
 def _intervals(problem: SearchProblem, steps: int) -> int:
     """Steps that KLUB speaks of: not the one to noise level 0."""
-    inner = steps - ends_clean(problem)
+    inner = steps - problem.teacher.ends_clean
     if inner < 1:
         raise ValueError(f"{steps} steps leave none above noise level 0, where the teacher ends")
     return inner

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from optsteps.denoisers import CountedDenoiser
-from optsteps.methods.ays import as_schedule, clean_data, ends_clean, start_levels
+from optsteps.methods.ays import as_schedule, clean_data, start_levels
 from optsteps.methods.base import Method, SearchProblem, SearchResult, checked_steps
 from optsteps.methods.coordinate_search import descend, interpolated, with_midpoints
 from optsteps.methods.klub_monte_carlo import MonteCarloKlub
@@ -66,7 +66,7 @@ class PublishedAYS(Method):
                 hierarchy[n] = descend(klub, finer, self.max_iterations, self.candidates, new)[-1]
 
         def levels_of(n: int) -> Tensor:
-            inner = n - ends_clean(problem)
+            inner = n - problem.teacher.ends_clean
             return hierarchy[inner] if inner in hierarchy else interpolated(hierarchy[40], inner)
 
         described = {"method": "ays_published", "sweeps": self.max_sweeps, "c": self.c, "samples": len(data)}

@@ -32,7 +32,7 @@ class HandMade(Method):
 
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
         t = problem.teacher.times.tolist()
-        ends_clean = t[-1] == problem.process.t_clean
+        ends_clean = problem.teacher.ends_clean
         final = self.final or ("zero" if ends_clean and not self._reaches_clean(problem.process) else "t_min")
         t_min = t[-2] if final == "zero" and ends_clean else t[-1]
         return SearchResult(

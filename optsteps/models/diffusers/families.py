@@ -302,8 +302,12 @@ class Flux(TextFamily):
         factor = self.pipeline.vae_scale_factor
         own = self.pipeline.default_sample_size * factor
         height, width = self.pixels(size, (own, own), 2 * factor)
-        self.size, self.patches = (height, width), (height // factor // 2, width // factor // 2)
-        return (self.patches[0] * self.patches[1], self.network.config.in_channels)
+        self.size = (height, width)
+        # where a token lies: row and column of its patch, and nothing for the words
+        patches = (torch.arange(side // factor // 2) for side in self.size)
+        rows, columns = torch.meshgrid(*patches, indexing="ij")
+        self.places = torch.stack([torch.zeros_like(rows), rows, columns], -1).reshape(-1, 3)
+        return (len(self.places), self.network.config.in_channels)
 
     def guide(self, scale: float) -> None:
         self.guidance = scale
@@ -311,10 +315,7 @@ class Flux(TextFamily):
     def arguments(self, cond: Cond, batch: int) -> dict[str, Any]:
         arguments = super().arguments(cond, batch)
         words = arguments["encoder_hidden_states"]
-        # where a token lies: row and column of its patch, and nothing for the words
-        rows, columns = torch.meshgrid(*(torch.arange(n) for n in self.patches), indexing="ij")
-        places = torch.stack([torch.zeros_like(rows), rows, columns], -1).reshape(-1, 3)
-        arguments["img_ids"] = places.to(words)
+        arguments["img_ids"] = self.places.to(words)
         arguments["txt_ids"] = words.new_zeros(words.shape[1], 3)
         if self.guidance is not None:
             arguments["guidance"] = torch.full([batch], self.guidance, device=words.device)

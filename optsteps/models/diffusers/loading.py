@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from optsteps.datasets.prompts import read_prompts
+from optsteps.export.arguments import scheduler_in
 from optsteps.models.base import Model
 from optsteps.models.diffusers.families import FAMILIES
 from optsteps.models.diffusers.wrapping import from_pipeline
@@ -55,7 +56,7 @@ def load_pipeline(
     options = {"torch_dtype": getattr(torch, precision), "variant": variant}
     if kind == "UNet2DModel":
         network = diffusers.UNet2DModel.from_pretrained(path, **options).to(device)
-        scheduler = _scheduler_beside(Path(path))
+        scheduler = scheduler_in(Path(path))
         return network if scheduler is None else diffusers.DDPMPipeline(network, scheduler)
     pipeline = diffusers.DiffusionPipeline.from_pretrained(path, **options)
     pipeline.set_progress_bar_config(disable=True)
@@ -121,15 +122,3 @@ def _kind(path: str) -> str | None:
                 return str(kind)
             raise ValueError(f"{path} holds a {kind}, which is not supported; known: {', '.join(FAMILIES)}")
     raise ValueError(f"{path} holds neither model_index.json nor config.json: save_pretrained writes them")
-
-
-def _scheduler_beside(folder: Path) -> Any | None:
-    """The scheduler that was saved into a U-Net's own folder."""
-    import diffusers
-
-    for place in (folder, folder / "scheduler"):
-        file = place / "scheduler_config.json"
-        if file.is_file():
-            kind = getattr(diffusers, json.loads(file.read_text())["_class_name"])
-            return kind.from_pretrained(place)
-    return None
