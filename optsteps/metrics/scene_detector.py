@@ -67,7 +67,7 @@ def _detect(pictures: Tensor) -> list[list[Detection]]:
     seen = masks.flatten(1).sum(1) / fits.area[rows, shape]
     distance = (paint - _COLORS[color]).norm(dim=1)
     clear = _ramp(likeness, 0.70, 0.88) * _ramp(likeness - rival, 0.0, 0.03)
-    score = clear * _ramp(seen, 0.4, 0.65) * (1 - _ramp(distance, 50, 100))
+    score = clear * _ramp(seen, 0.35, 0.55) * (1 - _ramp(distance, 50, 100))
     boxes = fits.box[rows, shape] + middle.repeat(1, 2)
     for k, image in enumerate(owner.tolist()):
         left, top, right, bottom = boxes[k].tolist()
