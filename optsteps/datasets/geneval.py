@@ -19,7 +19,7 @@ class Objects:
     Attributes:
         name: of the class.
         count: at least so many; where they are excluded, fewer.
-        color: that so many of them must have; None where any will do.
+        color: that so many of them must have; None where any will do, and for what is excluded.
         position: one of RELATIONS, and the place in `include` of what it refers to; None where anywhere will do.
     """
 
@@ -64,7 +64,10 @@ def read_metadata(path: str | Path) -> list[Metadata]:
         raise FileNotFoundError(
             f"there is no file of metadata {path}; give one in GenEval's form, a JSON object a line"
         )
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error}); write a JSON object a line") from error
     found = [_read(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise ValueError(f"{path} holds no prompts; write a JSON object a line")
@@ -87,7 +90,12 @@ def _read(line: str, where: str) -> Metadata:
     if not isinstance(include, list) or not include:
         raise ValueError(f'{where} has no "include": list what its images must have')
     wanted = tuple(_objects(entry, place, f"{where}, include") for place, entry in enumerate(include))
-    unwanted = tuple(_objects(entry, 0, f"{where}, exclude") for entry in data.get("exclude", []))
+    exclude = data.get("exclude", [])
+    if not isinstance(exclude, list):
+        raise ValueError(f'{where} has the "exclude" {exclude!r}; list what its images must not have')
+    unwanted = tuple(_objects(entry, 0, f"{where}, exclude") for entry in exclude)
+    if any(objects.color for objects in unwanted):
+        raise ValueError(f"{where} excludes a color, but what is excluded is counted by its class alone")
     return Metadata(data["tag"], data["prompt"], wanted, unwanted)
 
 
@@ -95,6 +103,10 @@ def _objects(data: Any, place: int, where: str) -> Objects:
     """The entry at `place` of a list; a position refers to an earlier one."""
     if not isinstance(data, Mapping) or not isinstance(data.get("class"), str) or not data["class"]:
         raise ValueError(f'{where} has an entry without a "class": {data!r}')
+    if unknown := set(data) - {"class", "count", "color", "position"}:
+        raise ValueError(
+            f"{where} asks for {', '.join(sorted(unknown))} of {data['class']!r}; known: class, count, color, position"
+        )
     count = data.get("count")
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise ValueError(f'{where} wants {count!r} of {data["class"]!r}; "count" must be a whole number from 1')
@@ -108,7 +120,7 @@ def _objects(data: Any, place: int, where: str) -> Objects:
         raise ValueError(
             f"{where} has the position {position!r}; it must be [one of {', '.join(RELATIONS)}, a place in include]"
         )
-    if not isinstance(position[1], int) or not 0 <= position[1] < place:
+    if not isinstance(position[1], int) or isinstance(position[1], bool) or not 0 <= position[1] < place:
         raise ValueError(f"{where} has a position relative to entry {position[1]!r}, which does not stand before it")
     return Objects(data["class"], count, color, (position[0], position[1]))
 
