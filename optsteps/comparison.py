@@ -122,7 +122,7 @@ class Trial:
         x = self.teacher_samples()
         figures = self._figures(x, x, self.cond)
         nfe = self._walker.nfe(self.teacher) * getattr(self.denoiser, "nfe", 1)
-        compared = ("mse", "psnr", "lpips")
+        compared = ("mse", "psnr", "lpips", "geneval_retention")
         kept = {name: figure for name, figure in figures.items() if name.removeprefix("pixel_") not in compared}
         return Row("teacher", self.teacher.steps, nfe, self.teacher, x, kept)
 

@@ -51,8 +51,40 @@ def bootstrap(values: Tensor, level: float = 0.95, resamples: int = 10_000, seed
             for done in range(0, resamples, rows)
         ]
     )
-    low, high = torch.quantile(means, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
-    return Interval(values.mean().item(), low, high)
+    return percentile_interval(values.mean().item(), means, level)
+
+
+def stratified_sums(values: Tensor, strata: Tensor, resamples: int = 10_000, seed: int = 0) -> Tensor:
+    """Sums over bootstrap samples that draw as many units of each stratum as it has, for statistics that are more than
+    one mean (Efron & Tibshirani 1993, chapter 8).
+
+    Args:
+        values: K numbers per unit [U, K], which stay together.
+        strata: the stratum of each unit [U], integers.
+        resamples: number of bootstrap samples.
+        seed: as in `bootstrap`.
+
+    Returns:
+        float64 [resamples, S, K], the strata in increasing order.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sums = []
+    for stratum in strata.unique():
+        units = values[strata == stratum].to("cpu", torch.float64)
+        rows = max(1, _DRAWS_AT_ONCE // units.numel())
+        drawn = [
+            units[torch.randint(len(units), (min(rows, resamples - done), len(units)), generator=generator)].sum(1)
+            for done in range(0, resamples, rows)
+        ]
+        sums.append(torch.cat(drawn))
+    return torch.stack(sums, 1)
+
+
+def percentile_interval(value: float, replicates: Tensor, level: float = 0.95) -> Interval:
+    """An estimate with the interval that its bootstrap replicates [R] give."""
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = torch.quantile(replicates, ends).tolist()
+    return Interval(value, low, high)
 
 
 def paired_difference(a: Tensor, b: Tensor, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Interval:

@@ -47,6 +47,23 @@ QUANTITIES = {
     "pixel_mse": Quantity("MSE in pixels", higher_is_better=False),
     "pixel_lpips": Quantity("LPIPS", higher_is_better=False),
     "pixel_clip": Quantity("CLIP score", digits=".2f", higher_is_better=True),
+    **{
+        f"{space}geneval{part}": Quantity(label, digits=".3f", higher_is_better=True)
+        for space in ("", "pixel_")
+        for part, label in (
+            ("", "GenEval"),
+            ("_single_object", "single object"),
+            ("_two_object", "two objects"),
+            ("_counting", "counting"),
+            ("_colors", "colours"),
+            ("_position", "position"),
+            ("_color_attr", "colour attribution"),
+        )
+    },
+    **{
+        f"{space}geneval_retention": Quantity("retention", "%", 100, ".1f", "points of retention", True)
+        for space in ("", "pixel_")
+    },
     "accuracy": Quantity("accuracy", "%", 100, ".1f", "points of accuracy", True),
     "kid": Quantity("KID", "x 1000", 1000, ".2f", "thousandths of KID", False),
     "fid": Quantity("FID", digits=".2f", higher_is_better=False),

@@ -1,0 +1,134 @@
+"""Prompts with what GenEval (Ghosh et al., arXiv:2310.11513) asks of their images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+RELATIONS = ("left of", "right of", "above", "below")
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Objects of one class that an image must (or must not) have.
+
+    Attributes:
+        name: of the class.
+        count: at least so many; where they are excluded, fewer.
+        color: that so many of them must have; None where any will do, and for what is excluded.
+        position: one of RELATIONS, and the place in `include` of what it refers to; None where anywhere will do.
+    """
+
+    name: str
+    count: int = 1
+    color: str | None = None
+    position: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """A prompt and what its images are held to.
+
+    Attributes:
+        tag: the task, one of TASKS.
+        prompt: as the model gets it.
+        include, exclude: what an image must have and must not have.
+    """
+
+    tag: str
+    prompt: str
+    include: tuple[Objects, ...]
+    exclude: tuple[Objects, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """In the form of GenEval's own file."""
+        data: dict[str, Any] = {"tag": self.tag, "include": [_as_json(objects) for objects in self.include]}
+        if self.exclude:
+            data["exclude"] = [_as_json(objects) for objects in self.exclude]
+        return {**data, "prompt": self.prompt}
+
+
+def read_metadata(path: str | Path) -> list[Metadata]:
+    """The metadata of a file in GenEval's form: a JSON object a line. Blank lines are left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line that is not of this form; the message names file and line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no file of metadata {path}; give one in GenEval's form, a JSON object a line"
+        )
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error}); write a JSON object a line") from error
+    found = [_read(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not found:
+        raise ValueError(f"{path} holds no prompts; write a JSON object a line")
+    return found
+
+
+def _read(line: str, where: str) -> Metadata:
+    try:
+        data = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{where} is not JSON ({error}); every line must be an object with tag, include and prompt"
+        ) from error
+    if not isinstance(data, dict) or data.get("tag") not in TASKS:
+        tag = data.get("tag") if isinstance(data, dict) else data
+        raise ValueError(f"{where} has the tag {tag!r}; known: {', '.join(TASKS)}")
+    if not isinstance(data.get("prompt"), str):
+        raise ValueError(f'{where} has no "prompt" that is a string')
+    include = data.get("include")
+    if not isinstance(include, list) or not include:
+        raise ValueError(f'{where} has no "include": list what its images must have')
+    wanted = tuple(_objects(entry, place, f"{where}, include") for place, entry in enumerate(include))
+    exclude = data.get("exclude", [])
+    if not isinstance(exclude, list):
+        raise ValueError(f'{where} has the "exclude" {exclude!r}; list what its images must not have')
+    unwanted = tuple(_objects(entry, 0, f"{where}, exclude") for entry in exclude)
+    if any(objects.color for objects in unwanted):
+        raise ValueError(f"{where} excludes a color, but what is excluded is counted by its class alone")
+    return Metadata(data["tag"], data["prompt"], wanted, unwanted)
+
+
+def _objects(data: Any, place: int, where: str) -> Objects:
+    """The entry at `place` of a list; a position refers to an earlier one."""
+    if not isinstance(data, Mapping) or not isinstance(data.get("class"), str) or not data["class"]:
+        raise ValueError(f'{where} has an entry without a "class": {data!r}')
+    if unknown := set(data) - {"class", "count", "color", "position"}:
+        raise ValueError(
+            f"{where} asks for {', '.join(sorted(unknown))} of {data['class']!r}; known: class, count, color, position"
+        )
+    count = data.get("count")
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ValueError(f'{where} wants {count!r} of {data["class"]!r}; "count" must be a whole number from 1')
+    color = data.get("color")
+    if color is not None and not isinstance(color, str):
+        raise ValueError(f"{where} has the color {color!r}; it must be a word")
+    position = data.get("position")
+    if position is None:
+        return Objects(data["class"], count, color)
+    if not isinstance(position, list) or len(position) != 2 or position[0] not in RELATIONS:
+        raise ValueError(
+            f"{where} has the position {position!r}; it must be [one of {', '.join(RELATIONS)}, a place in include]"
+        )
+    if not isinstance(position[1], int) or isinstance(position[1], bool) or not 0 <= position[1] < place:
+        raise ValueError(f"{where} has a position relative to entry {position[1]!r}, which does not stand before it")
+    return Objects(data["class"], count, color, (position[0], position[1]))
+
+
+def _as_json(objects: Objects) -> dict[str, Any]:
+    data: dict[str, Any] = {"class": objects.name, "count": objects.count}
+    if objects.color is not None:
+        data["color"] = objects.color
+    if objects.position is not None:
+        data["position"] = list(objects.position)
+    return data
