@@ -42,7 +42,7 @@ class Mask2FormerDetector:
         rules: of the judge: only what counts by them is returned, only what is judged by colour gets one.
 
     Raises:
-        ValueError: at a call, a class or a colour is asked for that it does not know.
+        ValueError: at a call and in `check`, a class or a colour is asked for that it does not know.
     """
 
     def __init__(self, path: str, clip: str, device: str | None = None, rules: Rules = PUBLISHED) -> None:
@@ -56,8 +56,8 @@ class Mask2FormerDetector:
 
     def __call__(self, images: Tensor, asked: Sequence[Metadata]) -> list[list[Detection]]:
         """Of images [B, 3, H, W] in [-1, 1], the objects of the classes that are asked for, with masks."""
+        self.check(asked)
         wanted = [{self._label(name): name for name in _names(one)} for one in asked]
-        self.colors.check(asked)
         pixels = to_uint8(images).cpu()
         inputs = self.processor(images=list(pixels), return_tensors="pt").to(self.device)
         with torch.no_grad():
@@ -84,6 +84,12 @@ class Mask2FormerDetector:
             found.append(detections)
         return self.colors.colored(pixels, found, asked, self.rules)
 
+    def check(self, asked: Sequence[Metadata]) -> None:
+        """Raises ValueError where a class or colour is asked for that it does not know."""
+        for name in {name for one in asked for name in _names(one)}:
+            self._label(name)
+        self.colors.check(asked)
+
     def _label(self, name: str) -> int:
         for called in (name, _ALSO_CALLED.get(name)):
             if called in self.labels:
@@ -104,7 +110,7 @@ class OwlDetector:
         clip, device, rules: as in `Mask2FormerDetector`.
 
     Raises:
-        ValueError: at a call, a colour is asked for that it does not know.
+        ValueError: at a call and in `check`, a colour is asked for that it does not know.
     """
 
     def __init__(self, path: str, clip: str, device: str | None = None, rules: Rules = PUBLISHED) -> None:
@@ -117,7 +123,7 @@ class OwlDetector:
 
     def __call__(self, images: Tensor, asked: Sequence[Metadata]) -> list[list[Detection]]:
         """Of images [B, 3, H, W] in [-1, 1], the objects of the classes that are asked for, without masks."""
-        self.colors.check(asked)
+        self.check(asked)
         pixels = to_uint8(images).cpu()
         height, width = pixels.shape[2:]
         wanted = [_names(one) for one in asked]
@@ -138,6 +144,10 @@ class OwlDetector:
             rows = zip(answer["labels"][kept].tolist(), answer["scores"][kept].tolist(), boxes.tolist(), strict=True)
             found.append([Detection(names[label % len(names)], score, tuple(box)) for label, score, box in rows])
         return self.colors.colored(pixels, found, asked, self.rules)
+
+    def check(self, asked: Sequence[Metadata]) -> None:
+        """Raises ValueError where a colour is asked for that it does not know; every word is a class."""
+        self.colors.check(asked)
 
 
 def box_around(mask: Tensor) -> Box:
