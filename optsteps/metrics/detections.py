@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -40,4 +40,13 @@ class Detector(Protocol):
     def __call__(self, images: Tensor, asked: Sequence[Metadata]) -> list[list[Detection]]:
         """What is in images [B, 3, H, W] in [-1, 1], of which `asked` [B] says what matters; colours may be left out
         where none is asked for."""
+        ...
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """What a detector may have beside: word of what it does not know before hours are spent on images."""
+
+    def check(self, asked: Sequence[Metadata]) -> None:
+        """Raises ValueError where a class or colour is asked for that it does not know."""
         ...

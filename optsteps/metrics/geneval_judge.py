@@ -11,9 +11,9 @@ from torch import Tensor
 
 from optsteps.conditions import Cond
 from optsteps.datasets.geneval import Metadata
-from optsteps.metrics.detections import Detection, Detector
+from optsteps.metrics.detections import Detection, Detector, Limited
 from optsteps.metrics.geneval import PUBLISHED, Rules
-from optsteps.metrics.geneval_score import GenEvalScore, score_images
+from optsteps.metrics.geneval_score import GenEvalScore, check_prompts, score_images
 from optsteps.metrics.judges import Figure, Judge
 from optsteps.metrics.statistics import Interval
 
@@ -39,8 +39,9 @@ class GenEvalJudge(Judge):
         max_batch: images that the detector gets at once.
 
     Raises:
-        ValueError: in `judge`, samples that are no colour images or more than there is metadata of; a task with a
-            single prompt, of which there is no interval; and as the detector does.
+        ValueError: a task has a single prompt, of which there is no interval; a class or colour is asked for that the
+            detector says it does not know (`Limited`); in `judge`, samples that are no colour images or more than there
+            is metadata of, impossible detections, and as the detector does.
     """
 
     needs_many = True
@@ -48,6 +49,9 @@ class GenEvalJudge(Judge):
     def __init__(
         self, detector: Detector, metadata: Sequence[Metadata], rules: Rules = PUBLISHED, max_batch: int = 32
     ) -> None:
+        check_prompts(metadata)
+        if isinstance(detector, Limited):
+            detector.check(metadata)
         self.detector, self.metadata, self.rules, self.max_batch = detector, list(metadata), rules, max_batch
         self._teacher: tuple[Tensor, GenEvalScore] | None = None
 

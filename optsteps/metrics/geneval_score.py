@@ -40,6 +40,14 @@ def score_images(
     return GenEvalScore(tuple(metadata), tuple(judgements))
 
 
+def check_prompts(metadata: Sequence[Metadata]) -> None:
+    """Raises ValueError where there are no intervals: a task has a single prompt."""
+    of_prompts = [asked.tag for asked in dict.fromkeys(metadata)]
+    for task in TASKS:
+        if of_prompts.count(task) == 1:
+            raise ValueError(f"the task {task!r} has a single prompt; an interval needs two or more of every task")
+
+
 @dataclass(frozen=True)
 class GenEvalScore:
     """Which images are right, and what follows.
@@ -136,11 +144,9 @@ class GenEvalScore:
         for other in others:
             if other.metadata != self.metadata:
                 raise ValueError("scores can be paired only where the same prompts were asked in the same order")
-        of_prompts = [TASKS.index(asked.tag) for asked in dict.fromkeys(self.metadata)]
-        for task in self.tasks:
-            if of_prompts.count(TASKS.index(task)) < 2:
-                raise ValueError(f"the task {task!r} has a single prompt; an interval needs two or more of every task")
-        sums = stratified_sums(self._per_prompt(*others), torch.tensor(of_prompts))
+        check_prompts(self.metadata)
+        of_prompts = torch.tensor([TASKS.index(asked.tag) for asked in dict.fromkeys(self.metadata)])
+        sums = stratified_sums(self._per_prompt(*others), of_prompts)
         return (sums[..., :-1] / sums[..., -1:]).mean(1)
 
     def _per_prompt(self, *others: GenEvalScore) -> Tensor:

@@ -24,7 +24,7 @@ TINY += ["store.folder=null"]
 TOY = ["metric=toy", "metric.judges.1.samples=64"]
 TINY_PLANE = ["model=mixture", *TOY]
 # need a pipeline: tests/models/test_diffusers_cli.py has them
-OF_PIPELINES = {"model=diffusers", "process=own", "metric=pixels", "metric=perception"}
+OF_PIPELINES = {"model=diffusers", "process=own", "metric=pixels", "metric=perception", "metric=geneval"}
 CHOICES = sorted(
     f"{file.parent.name}={file.stem}"
     for group in ("process", "model", "solver", "method", "metric", "runner", "logger", "experiment")

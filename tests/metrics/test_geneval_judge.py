@@ -158,3 +158,15 @@ def test_what_cannot_be_judged() -> None:
 
     with pytest.raises(ValueError, match=r"image 31, detection 0 \(cat\) .*outside its image of 4 x 4"):
         GenEvalJudge(outside, METADATA).judge(many[:48], many[:48], None)
+
+
+def test_what_cannot_be_judged_is_said_before_any_image_is() -> None:
+    with pytest.raises(ValueError, match="the task 'single_object' has a single prompt"):
+        GenEvalJudge(Bright(), METADATA[:2])
+
+    class OnlyCats(Bright):
+        def check(self, asked: Sequence[Metadata]) -> None:
+            raise ValueError(f"no {asked[0].include[0].name} is known")
+
+    with pytest.raises(ValueError, match="no dog is known"):
+        GenEvalJudge(OnlyCats(), METADATA)

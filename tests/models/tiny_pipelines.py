@@ -187,6 +187,49 @@ def tiny_clip(folder: Path) -> Path:
     return folder
 
 
+def tiny_mask2former(folder: Path) -> Path:
+    """An instance segmentation model of cats, dogs and benches, saved with its image processor."""
+    torch.manual_seed(0)
+    stages = ["stage1", "stage2", "stage3", "stage4"]
+    backbone = transformers.SwinConfig(
+        embed_dim=8, depths=[1] * 4, num_heads=[1, 1, 2, 2], window_size=2, image_size=64, out_features=stages
+    )
+    config = transformers.Mask2FormerConfig(
+        backbone_config=backbone,
+        feature_size=32,
+        mask_feature_size=32,
+        hidden_dim=32,
+        encoder_feedforward_dim=32,
+        dim_feedforward=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        num_attention_heads=2,
+        num_queries=12,
+        id2label={0: "cat", 1: "dog", 2: "bench"},
+        label2id={"cat": 0, "dog": 1, "bench": 2},
+    )
+    model = transformers.Mask2FormerForUniversalSegmentation(config)
+    torch.nn.init.normal_(model.class_predictor.weight)  # as initialised every query sees the same class
+    model.save_pretrained(folder)
+    transformers.Mask2FormerImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder
+
+
+def tiny_owl(folder: Path, kind: str) -> Path:
+    """An "owlvit" or "owlv2", saved with its tokenizer and image processor."""
+    torch.manual_seed(0)
+    name = {"owlvit": "OwlViT", "owlv2": "Owlv2"}[kind]
+    width = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**width, "vocab_size": len(WORDS), "max_position_embeddings": 16, "eos_token_id": 2, "bos_token_id": 1}
+    config = getattr(transformers, f"{name}Config")(
+        text_config=text, vision_config={**width, "image_size": 32, "patch_size": 8}, projection_dim=16
+    )
+    getattr(transformers, f"{name}ForObjectDetection")(config).save_pretrained(folder)
+    images = getattr(transformers, f"{name}ImageProcessor")(size={"height": 32, "width": 32})
+    getattr(transformers, f"{name}Processor")(images, _tokenizer(16)).save_pretrained(folder)
+    return folder
+
+
 PIPELINES: dict[str, Callable[[], Any]] = {
     "ddpm": ddpm,
     "dit": dit,
