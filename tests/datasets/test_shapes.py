@@ -27,8 +27,9 @@ AREAS = {
 def test_area_and_box(shape: str, size: float, right: float, down: float) -> None:
     middles = torch.arange(32) - 15.5
     drawn = coverage(shape, middles - right, middles[:, None] - down, torch.tensor(size))
-    # a corner's pixel is taken for one of the nearer edge
-    assert float(drawn.sum()) == pytest.approx(AREAS[shape] * size**2, abs=2.5)
+    area = AREAS[shape] * size**2
+    # exact where edges run along the grid alone; corners and slanted edges are a little off
+    assert float(drawn.sum()) == pytest.approx(area, abs=1.2 + 0.03 * area)
     touched = drawn > 0.05
     half_width, half_height = half_extent(shape, size)
     for axis, middle, half in ((0, right, half_width), (1, down, half_height)):
