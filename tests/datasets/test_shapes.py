@@ -34,9 +34,9 @@ def test_area_and_box(shape: str, size: float, right: float, down: float) -> Non
     half_width, half_height = half_extent(shape, size)
     for axis, middle, half in ((0, right, half_width), (1, down, half_height)):
         line = middles[touched.any(axis)]
-        # tips thinner than a pixel fade before they end
-        assert float(line.min()) - 0.5 == pytest.approx(middle - half, abs=1.6)
-        assert float(line.max()) + 0.5 == pytest.approx(middle + half, abs=1.6)
+        reach = 2.0 if shape in ("star", "triangle") else 1.3  # tips thinner than a pixel fade before they end
+        assert float(line.min()) - 0.5 == pytest.approx(middle - half, abs=reach)
+        assert float(line.max()) + 0.5 == pytest.approx(middle + half, abs=reach)
 
 
 def test_straight_edges_cover_exactly() -> None:
