@@ -44,7 +44,7 @@ class SceneDetector:
         """
         _check(images, asked)
         pictures = images.detach().float().cpu().clamp(-1, 1) * 127.5 + 127.5
-        return [found for part in pictures.split(_BATCH) for found in _detect(part)]
+        return [found for part in pictures.split(_BATCH) if len(part) for found in _detect(part)]
 
 
 def _detect(pictures: Tensor) -> list[list[Detection]]:
@@ -68,7 +68,7 @@ def _detect(pictures: Tensor) -> list[list[Detection]]:
     distance = (paint - _COLORS[color]).norm(dim=1)
     clear = _ramp(likeness, 0.70, 0.88) * _ramp(likeness - rival, 0.0, 0.03)
     score = clear * _ramp(seen, 0.35, 0.55) * (1 - _ramp(distance, 50, 100))
-    boxes = fits.box[rows, shape] + middle.repeat(1, 2)
+    boxes = (fits.box[rows, shape] + middle.repeat(1, 2)).clamp(0, PIXELS)
     for k, image in enumerate(owner.tolist()):
         left, top, right, bottom = boxes[k].tolist()
         name, tint = SHAPES[int(shape[k])], COLORS[int(color[k])]
