@@ -1,7 +1,7 @@
 """A small U-Net with residual blocks, for images of a few thousand pixels.
 
-The raw network F of EDM (Karras et al., arXiv:2206.00364): preconditioning is in `optsteps.denoisers.EDMDenoiser`, so
-the same network serves training, sampling and search.
+The raw network F of EDM (Karras et al., arXiv:2206.00364) or a flow's velocity: preconditioning is in
+`optsteps.denoisers`, so the same network serves training, sampling and search.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 
 class UNet(nn.Module):
-    """F(x, c_noise, labels) -> image of the shape of x.
+    """F(x, c_noise, labels, context) -> image of the shape of x.
 
     Args:
         image_channels: channels of the image.
@@ -25,6 +25,8 @@ class UNet(nn.Module):
         num_classes: number of classes; 0 for an unconditional network. Label `num_classes` means "no class".
         dropout: probability in the residual blocks.
         patch: side of the pixel blocks that become channels, so that the first resolution is the image's / patch.
+        attended: at so many of the lowest resolutions the residual blocks end with attention.
+        context: width of the vectors that are attended to beside the pixels; 0 for none.
     """
 
     def __init__(
@@ -36,6 +38,8 @@ class UNet(nn.Module):
         num_classes: int = 10,
         dropout: float = 0.0,
         patch: int = 1,
+        attended: int = 0,
+        context: int = 0,
     ) -> None:
         super().__init__()
         self.config = {
@@ -46,11 +50,18 @@ class UNet(nn.Module):
             "num_classes": num_classes,
             "dropout": dropout,
             "patch": patch,
+            "attended": attended,
+            "context": context,
         }
         self.patch = patch
         self.num_classes = num_classes
         self.noise_embedding = NoiseEmbedding(embedding)
         self.class_embedding = nn.Embedding(num_classes + 1, embedding)
+        self.context_embedding = nn.Linear(context, embedding) if context else None
+
+        def block(level: int, width_in: int, width_out: int) -> ResidualBlock:
+            attention = Attention(width_out, context) if level >= len(widths) - attended else None
+            return ResidualBlock(width_in, width_out, embedding, dropout, attention)
 
         self.stem = nn.Conv2d(image_channels * patch**2, widths[0], 3, padding=1)
         self.down = nn.ModuleList()
@@ -61,14 +72,14 @@ class UNet(nn.Module):
                 self.down.append(Downsample(width))
                 skips.append(width)
             for _ in range(blocks):
-                self.down.append(ResidualBlock(width, target, embedding, dropout))
+                self.down.append(block(level, width, target))
                 width = target
                 skips.append(width)
 
         self.middle = nn.ModuleList(
             [
                 ResidualBlock(width, width, embedding, dropout),
-                SelfAttention(width),
+                Attention(width, context),
                 ResidualBlock(width, width, embedding, dropout),
             ]
         )
@@ -76,7 +87,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList()
         for level, target in reversed(list(enumerate(widths))):
             for _ in range(blocks + 1):
-                self.up.append(ResidualBlock(width + skips.pop(), target, embedding, dropout))
+                self.up.append(block(level, width + skips.pop(), target))
                 width = target
             if level > 0:
                 self.up.append(Upsample(width))
@@ -86,8 +97,10 @@ class UNet(nn.Module):
         assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """x [B, C, H, W], c_noise [B], labels [B] of integers (None: no class) -> [B, C, H, W]."""
+    def forward(
+        self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None, context: Tensor | None = None
+    ) -> Tensor:
+        """x [B, C, H, W], c_noise [B], labels [B] of integers (None: no class), context [B, L, width] -> as x."""
         unit = self.patch * 2 ** (len(self.config["widths"]) - 1)  # type: ignore[arg-type]
         if x.shape[2] % unit or x.shape[3] % unit:
             raise ValueError(
@@ -96,18 +109,22 @@ class UNet(nn.Module):
             )
         if labels is None:
             labels = torch.full(x.shape[:1], self.num_classes, device=x.device)
-        embedding = F.silu(self.noise_embedding(c_noise) + self.class_embedding(labels))
+        embedding = self.noise_embedding(c_noise) + self.class_embedding(labels)
+        if context is not None:
+            assert self.context_embedding is not None
+            embedding = embedding + self.context_embedding(context.mean(1))
+        embedding = F.silu(embedding)
         h = self.stem(F.pixel_unshuffle(x, self.patch))
         skips = [h]
         for layer in self.down:
-            h = layer(h, embedding)
+            h = layer(h, embedding, context)
             skips.append(h)
         for layer in self.middle:
-            h = layer(h, embedding)
+            h = layer(h, embedding, context)
         for layer in self.up:
             if isinstance(layer, ResidualBlock):
                 h = torch.cat([h, skips.pop()], dim=1)
-            h = layer(h, embedding)
+            h = layer(h, embedding, context)
         return F.pixel_shuffle(self.head(F.silu(self.head_norm(h))), self.patch)
 
 
@@ -128,7 +145,9 @@ class NoiseEmbedding(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    def __init__(self, width_in: int, width_out: int, embedding: int, dropout: float) -> None:
+    def __init__(
+        self, width_in: int, width_out: int, embedding: int, dropout: float, attention: Attention | None = None
+    ) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(_groups(width_in), width_in)
         self.conv1 = nn.Conv2d(width_in, width_out, 3, padding=1)
@@ -138,28 +157,36 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
         self.skip = nn.Conv2d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
+        self.attention = attention
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, context: Tensor | None) -> Tensor:
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
         h = self.conv1(F.silu(self.norm1(x)))
         h = F.silu(self.norm2(h) * (1 + scale) + shift)
-        return self.skip(x) + self.conv2(self.dropout(h))
+        h = self.skip(x) + self.conv2(self.dropout(h))
+        return h if self.attention is None else self.attention(h, embedding, context)
 
 
-class SelfAttention(nn.Module):
-    """Attention over pixels, with heads of 32 channels where the width allows."""
+class Attention(nn.Module):
+    """Attention of pixels to pixels and, in the same softmax, to the context, with heads of 32 channels where the width
+    allows."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, context: int = 0) -> None:
         super().__init__()
         self.heads = next(n for n in range(max(1, width // 32), 0, -1) if width % n == 0)
         self.norm = nn.GroupNorm(_groups(width), width)
         self.qkv = nn.Conv2d(width, 3 * width, 1)
+        self.context = nn.Linear(context, 2 * width) if context else None
         self.out = nn.Conv2d(width, width, 1)
         nn.init.zeros_(self.out.weight)
 
-    def forward(self, x: Tensor, _embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, _embedding: Tensor, context: Tensor | None) -> Tensor:
         b, c, h, w = x.shape
         q, k, v = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w).transpose(-1, -2).unbind(1)
+        if self.context is not None:
+            assert context is not None
+            words = self.context(context).reshape(b, -1, 2, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+            k, v = torch.cat([k, words[0]], -2), torch.cat([v, words[1]], -2)
         attended = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(attended.transpose(-1, -2).reshape(b, c, h, w))
 
@@ -169,7 +196,7 @@ class Downsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, stride=2, padding=1)
 
-    def forward(self, x: Tensor, _embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, _embedding: Tensor, _context: Tensor | None) -> Tensor:
         return self.conv(x)
 
 
@@ -178,7 +205,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
-    def forward(self, x: Tensor, _embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, _embedding: Tensor, _context: Tensor | None) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
