@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -14,15 +15,18 @@ from torch.utils.data import DataLoader, TensorDataset
 from optsteps.datasets import ImageSet, to_unit_range
 from optsteps.denoisers import EDMDenoiser, expand
 from optsteps.models.classifier import Classifier
+from optsteps.models.text_unet import TextUNet
 from optsteps.models.unet import UNet
-from optsteps.processes import EDM
+from optsteps.processes import EDM, Flow
 
 
 class _Task(L.LightningModule):
-    """What the two trainings share: AdamW, a linear warm-up and a cosine to zero."""
+    """What the trainings share: AdamW, a linear warm-up and a cosine to zero."""
+
+    network: UNet | TextUNet | Classifier
 
     def __init__(
-        self, network: UNet | Classifier, learning_rate: float, weight_decay: float, warmup_steps: int
+        self, network: UNet | TextUNet | Classifier, learning_rate: float, weight_decay: float, warmup_steps: int
     ) -> None:
         super().__init__()
         self.network = network
@@ -33,6 +37,10 @@ class _Task(L.LightningModule):
     def notes(self) -> dict[str, Any]:
         """What must travel with the weights besides the network's own arguments."""
         return {}
+
+    def told(self, images: ImageSet) -> Tensor:
+        """What the network is told of each image [N, ...]: its class."""
+        return images.labels
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.network.parameters(), self.learning_rate, weight_decay=self.weight_decay)
@@ -90,23 +98,81 @@ class DenoiserTraining(_Task):
 
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
         images, labels = batch
-        # one noise level per stratum of the distribution: the same expectation with less variance
-        strata = torch.randperm(len(images), device=self.device)
-        quantiles = (strata + torch.rand(len(images), device=self.device, dtype=torch.float64)) / len(images)
         dropped = torch.rand(len(images), device=self.device) < self.label_dropout
         labels = labels.masked_fill(dropped, self.null_label)
         eps = torch.randn(images.shape, device=self.device)
-        loss = self._loss(images, labels, quantiles.clamp(1e-6, 1 - 1e-6), eps)
+        loss = self._loss(images, labels, stratified(len(images), self.device), eps)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         images, labels = batch
-        # the same noise at every validation, so that two losses can be compared
-        generator = torch.Generator().manual_seed(index)
-        eps = torch.randn(images.shape, generator=generator).to(self.device)
-        quantiles = (torch.arange(len(images), device=self.device, dtype=torch.float64) + 0.5) / len(images)
-        self.log("val/loss", self._loss(images, labels, quantiles, eps), prog_bar=True, batch_size=len(images))
+        loss = self._loss(images, labels, *_of_validation(images, index))
+        self.log("val/loss", loss, prog_bar=True, batch_size=len(images))
+
+
+class FlowTraining(_Task):
+    """Conditional flow matching on straight paths (Lipman et al., arXiv:2210.02747): the velocity eps - x_0 at
+    x_t = (1 - t) x_0 + t eps, with times logit-normal (Esser et al., arXiv:2403.03206, Sec. 3.1).
+
+    Args:
+        network: of the velocity.
+        t_mean, t_std: mean and standard deviation of logit(t).
+        prompt_dropout: probability that a sample is trained without its prompt, for classifier-free guidance.
+    """
+
+    network: TextUNet
+
+    def __init__(
+        self,
+        network: TextUNet,
+        t_mean: float,
+        t_std: float,
+        prompt_dropout: float,
+        learning_rate: float,
+        weight_decay: float,
+        warmup_steps: int,
+    ) -> None:
+        super().__init__(network, learning_rate, weight_decay, warmup_steps)
+        self.t_mean, self.t_std, self.prompt_dropout = t_mean, t_std, prompt_dropout
+
+    def told(self, images: ImageSet) -> Tensor:
+        """The words of its caption, by number [N, L]."""
+        return self.network.tokenizer(images.captions)
+
+    def _loss(self, images: Tensor, tokens: Tensor, quantiles: Tensor, eps: Tensor) -> Tensor:
+        clean = to_unit_range(images)
+        t = torch.sigmoid(self.t_mean + self.t_std * torch.special.ndtri(quantiles)).float()
+        alpha, sigma = (expand(part, clean) for part in (Flow().alpha(t), Flow().sigma(t)))
+        velocity = self.network(alpha * clean + sigma * eps, t, tokens)
+        return (velocity.float() - (eps - clean)).square().mean()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
+        images, tokens = batch
+        dropped = torch.rand(len(images), device=self.device) < self.prompt_dropout
+        tokens = torch.where(dropped[:, None], self.network.no_prompt.to(tokens), tokens)
+        eps = torch.randn(images.shape, device=self.device)
+        loss = self._loss(images, tokens, stratified(len(images), self.device), eps)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        images, tokens = batch
+        loss = self._loss(images, tokens, *_of_validation(images, index))
+        self.log("val/loss", loss, prog_bar=True, batch_size=len(images))
+
+
+def stratified(count: int, device: torch.device) -> Tensor:
+    """Random quantiles [count], float64, one of each stratum of the distribution: the same expectation as independent
+    ones, with less variance."""
+    strata = torch.randperm(count, device=device)
+    return ((strata + torch.rand(count, device=device, dtype=torch.float64)) / count).clamp(1e-6, 1 - 1e-6)
+
+
+def _of_validation(images: Tensor, index: int) -> tuple[Tensor, Tensor]:
+    """Quantiles and noise of a batch, the same at every validation, so that two losses can be compared."""
+    eps = torch.randn(images.shape, generator=torch.Generator().manual_seed(index)).to(images.device)
+    return (torch.arange(len(images), device=images.device, dtype=torch.float64) + 0.5) / len(images), eps
 
 
 class ClassifierTraining(_Task):
@@ -154,15 +220,17 @@ class ClassifierTraining(_Task):
 
 
 class ImageData(L.LightningDataModule):
-    """Shuffled training batches and ordered test batches of bytes."""
+    """Shuffled training batches and ordered test batches of bytes, with what the network is `told` of each image."""
 
-    def __init__(self, train: ImageSet, test: ImageSet, batch_size: int, workers: int) -> None:
+    def __init__(
+        self, train: ImageSet, test: ImageSet, batch_size: int, workers: int, told: Callable[[ImageSet], Tensor]
+    ) -> None:
         super().__init__()
-        self.train, self.test, self.batch_size, self.workers = train, test, batch_size, workers
+        self.train, self.test, self.batch_size, self.workers, self.told = train, test, batch_size, workers, told
 
     def _loader(self, data: ImageSet, shuffle: bool) -> DataLoader[Any]:
         return DataLoader(
-            TensorDataset(data.images, data.labels),
+            TensorDataset(data.images, self.told(data)),
             batch_size=self.batch_size,
             shuffle=shuffle,
             drop_last=shuffle and len(data) > self.batch_size,

@@ -28,8 +28,8 @@ def job(config: DictConfig) -> None:
     L.seed_everything(config.seed)
     folder = Path(HydraConfig.get().runtime.output_dir)
     train, test = (instantiate(config.dataset, train=part) for part in (True, False))
-    data = ImageData(train, test, config.training.batch_size, config.workers)
     task = instantiate(config.training.task)
+    data = ImageData(train, test, config.training.batch_size, config.workers, task.told)
     history = LossHistory(every=100)
     checkpoints = ModelCheckpoint(
         folder / "checkpoints",

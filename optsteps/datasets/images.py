@@ -1,4 +1,4 @@
-"""Labelled image sets held in memory: MNIST, scikit-learn's digits, CIFAR-10."""
+"""Labelled image sets held in memory: MNIST, scikit-learn's digits, CIFAR-10, drawn scenes with captions."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import gzip
 import io
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from optsteps.datasets.geneval import TASKS
+from optsteps.datasets.scenes import scene_set
 
 
 @dataclass(frozen=True)
@@ -22,11 +26,13 @@ class ImageSet:
         images: uint8 [N, C, H, W].
         labels: int64 [N].
         name: what the set is called in reports.
+        captions: [N] where images have any.
     """
 
     images: Tensor
     labels: Tensor
     name: str
+    captions: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -112,3 +118,10 @@ def _read_jpeg_zip(archive: Path) -> tuple[Tensor, Tensor]:
         arrays = [np.asarray(Image.open(io.BytesIO(content.read(name))).convert("RGB")) for name in names]
     labels = torch.tensor([classes.index(name.split("/")[-2]) for name in names])
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), labels
+
+
+def captioned_scenes(train_images: int, test_images: int, train: bool = True, seed: int = 0) -> ImageSet:
+    """Drawn scenes with captions (see `optsteps.datasets.scenes`), 3x32x32, labelled with the number of the task among
+    `TASKS`. About a thousand are drawn in a second."""
+    images, captions, asked = scene_set(train_images if train else test_images, "train" if train else "test", seed)
+    return ImageSet(images, torch.tensor([TASKS.index(one.tag) for one in asked]), "scenes", captions)

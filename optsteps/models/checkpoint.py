@@ -16,15 +16,16 @@ from torch import nn
 
 from optsteps.files import write_atomically
 from optsteps.models.classifier import Classifier
+from optsteps.models.text_unet import TextUNet
 from optsteps.models.unet import UNet
 
-NETWORKS: dict[str, type[nn.Module]] = {"UNet": UNet, "Classifier": Classifier}
+NETWORKS: dict[str, type[nn.Module]] = {"UNet": UNet, "TextUNet": TextUNet, "Classifier": Classifier}
 SHIPPED = Path(__file__).parent / "weights"
 
 N = TypeVar("N", bound=nn.Module)
 
 
-def save_network(network: UNet | Classifier, path: str | Path, notes: Mapping[str, Any]) -> None:
+def save_network(network: UNet | TextUNet | Classifier, path: str | Path, notes: Mapping[str, Any]) -> None:
     """Write weights, constructor arguments and `notes` (JSON data, e.g. sigma_data); the file appears whole or not."""
     header = {"class": type(network).__name__, "config": json.dumps(network.config), "notes": json.dumps(dict(notes))}
     write_atomically(Path(path), save({k: v.detach().contiguous() for k, v in network.state_dict().items()}, header))
