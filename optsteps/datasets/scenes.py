@@ -119,14 +119,14 @@ def scene_of(metadata: Metadata, random: np.random.Generator) -> Scene:
     wanted = [entry for entry in metadata.include for _ in range(entry.count)]
     _check(metadata, len(wanted))
     low, high = _NAMED_SIZES.get(_named(metadata.prompt, SIZES) or "", _SIZES[len(wanted)])
-    colors = [entry.color or COLORS[random.integers(len(COLORS))] for entry in wanted]
     tone = _named(metadata.prompt.partition(" on ")[2], TONES) or TONES[random.integers(len(TONES))]
     slope = (0.0, 0.0) if random.random() < 0.5 else (random.uniform(-0.12, 0.12), random.uniform(-0.12, 0.12))
-    rgb = [_jittered(RGB[color], random) for color in colors]
     for _ in range(_ATTEMPTS):
+        # colours too are drawn anew: for four large objects of one colour there is hardly ever room
+        colors = [entry.color or COLORS[random.integers(len(COLORS))] for entry in wanted]
         things = [
-            _placed(entry.name, color, paint, random.uniform(low, high), random)
-            for entry, color, paint in zip(wanted, colors, rgb, strict=True)
+            _placed(entry.name, color, _jittered(RGB[color], random), random.uniform(low, high), random)
+            for entry, color in zip(wanted, colors, strict=True)
         ]
         if not _in_relation(things, [entry.position for entry in wanted]):
             continue
