@@ -234,12 +234,17 @@ _NEEDED = {
     "distribution": "whose density is known",
     "decode": "whose samples are decoded into images",
     "prompts": "that takes prompts",
+    "metadata": "whose prompts, in GenEval's form, say what images are held to",
 }
 
 
 def _judges(config: DictConfig, model: Model, unseen: range) -> list[Judge]:
-    of_samples = model.prompts and model.prompts(unseen)
-    had = {"distribution": model.distribution, "decode": model.decode, "prompts": of_samples}
+    had = {
+        "distribution": model.distribution,
+        "decode": model.decode,
+        "prompts": model.prompts and model.prompts(unseen),
+        "metadata": model.metadata and model.metadata(unseen),
+    }
 
     def complete(judge: Any) -> Any:
         """A judge with what it needs of the model, and so the judge that it hands its figures on from."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from optsteps.files import write_atomically
-from optsteps.processes import Process, Times, as_times, process_from_dict
+from optsteps.processes import VP, Process, Times, as_times, process_from_dict
 
 if TYPE_CHECKING:
     from optsteps.export import DiffusersArguments
@@ -367,6 +367,16 @@ def beta(process: Process, ramp: Tensor, ends: Tensor, alpha: float = 0.6, beta:
     return _between(1 - torch.from_numpy(quantiles), ends)
 
 
+def ddim(process: Process, ramp: Tensor, ends: Tensor) -> Tensor:
+    """The noise levels of a DDPM with linear betas (Ho et al., arXiv:2006.11239) at uniform timesteps, for any process:
+    what DDIM steps through (Song et al., arXiv:2010.02502, App. D.2). An end beyond its range stands for its last or
+    first timestep."""
+    ddpm = VP.linear()
+    levels = _levels(process, ends, "ddim", False).clamp(*ddpm.noise_level([0.0, ddpm.t_limit]).tolist())
+    inner = ddpm.noise_level(_between(ramp, ddpm.time_of_noise_level(levels)))[1:-1]
+    return torch.cat([ends[:1], process.time_of_noise_level(inner), ends[1:]])
+
+
 def flow_shift(process: Process, ramp: Tensor, ends: Tensor, shift: float = 3.0) -> Tensor:
     """Flow times u = noise_level / (1 + noise_level), uniform before the shift u -> s u / (1 + (s - 1) u) (SD3, Esser
     et al., arXiv:2403.03206, Eq. 23), which multiplies noise levels by s. shift = 1 is uniform in flow time."""
@@ -430,6 +440,7 @@ FAMILIES: dict[str, Callable[..., Tensor]] = {
     "cosine": cosine,
     "exponential": exponential,
     "beta": beta,
+    "ddim": ddim,
     "flow_shift": flow_shift,
     "published": published,
 }

@@ -244,6 +244,24 @@ def test_flow_shift_multiplies_noise_levels(shift: float, where: str) -> None:
     np.testing.assert_allclose(np.diff(u), np.diff(u).mean(), rtol=1e-7)
 
 
+@pytest.mark.parametrize("process", [EDM(), SD, Flow(), VP.linear()], ids=["edm", "sd", "flow", "ddpm"])
+def test_ddim_steps_through_a_ddpm(process: Process) -> None:
+    """alpha_bar of the linear betas at uniform timesteps, written out."""
+    alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    levels = np.sqrt((1 - alpha_bar) / alpha_bar)
+    high, low = levels[[600, 40]]
+    ends = process.time_of_noise_level([high, low]).tolist()
+    found = build_schedule("ddim", process, steps=8, t_max=ends[0], t_min=ends[1]).noise_levels
+    np.testing.assert_allclose(found, levels[np.linspace(600, 40, 9).round().astype(int)], rtol=1e-9)
+
+
+def test_ddim_beyond_the_range_of_a_ddpm() -> None:
+    inner = build_schedule("ddim", Flow(), steps=9, t_max=0.9999, t_min=0.0)
+    assert inner.times[[0, -1]].tolist() == [0.9999, 0.0]
+    timesteps = VP.linear().time_of_noise_level(inner.noise_levels[1:-1])
+    np.testing.assert_allclose(timesteps, np.linspace(999, 0, 10)[1:-1], rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("model", "timesteps"),
     [
@@ -303,7 +321,7 @@ def test_what_cannot_be_snapped() -> None:
 # refusals ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["edm", "logsnr", "exponential", "cosine"])
+@pytest.mark.parametrize("family", ["edm", "logsnr", "exponential", "cosine", "ddim"])
 def test_the_noisy_end_of_a_flow_has_no_noise_level(family: str) -> None:
     with pytest.raises(ValueError, match="at t_max = 1 the noise level is infinite") as refusal:
         build_schedule(family, Flow(), steps=4, t_max=1.0, t_min=0.01)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optsteps.datasets.lines import read_lines
+
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 RELATIONS = ("left of", "right of", "above", "below")
 
@@ -59,19 +61,7 @@ def read_metadata(path: str | Path) -> list[Metadata]:
         FileNotFoundError: there is no such file.
         ValueError: a line that is not of this form; the message names file and line.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"there is no file of metadata {path}; give one in GenEval's form, a JSON object a line"
-        )
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 ({error}); write a JSON object a line") from error
-    found = [_read(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
-    if not found:
-        raise ValueError(f"{path} holds no prompts; write a JSON object a line")
-    return found
+    return [_read(*line) for line in read_lines(path, "one JSON object in GenEval's form")]
 
 
 def _read(line: str, where: str) -> Metadata:
@@ -81,6 +71,11 @@ def _read(line: str, where: str) -> Metadata:
         raise ValueError(
             f"{where} is not JSON ({error}); every line must be an object with tag, include and prompt"
         ) from error
+    return as_metadata(data, where)
+
+
+def as_metadata(data: Any, where: str) -> Metadata:
+    """An object of GenEval's file; raises ValueError, naming `where`, for what is none."""
     if not isinstance(data, dict) or data.get("tag") not in TASKS:
         tag = data.get("tag") if isinstance(data, dict) else data
         raise ValueError(f"{where} has the tag {tag!r}; known: {', '.join(TASKS)}")

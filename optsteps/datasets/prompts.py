@@ -5,39 +5,36 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from optsteps.datasets.geneval import TASKS, Metadata, as_metadata
+from optsteps.datasets.lines import read_lines
 
-def read_prompts(path: str | Path) -> list[str]:
-    """Prompts of a file: one a line, or one JSON object a line with a "prompt" (GenEval's form; `.jsonl` or `.json`).
+Prompt = str | Metadata
+
+
+def read_prompts(path: str | Path) -> list[Prompt]:
+    """Prompts of a file: one a line, or one JSON object a line with a "prompt" (`.jsonl` or `.json`). An object with a
+    task of GenEval's as its "tag", or with "include", is in GenEval's form, and its prompt comes with what images of it
+    are held to.
 
     Blank lines are left out.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds no prompt, or a line of a JSON lines file has none; the message names file and line.
+        ValueError: it holds no prompt, or a line of a JSON lines file has none, or is nearly but not in GenEval's
+            form; the message names file and line.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file of prompts {path}; give a text file with one prompt a line")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 ({error}); give one prompt a line") from error
-    read = _from_json if path.suffix in (".jsonl", ".json") else _as_it_is
-    prompts = [read(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
-    if not prompts:
-        raise ValueError(f"{path} holds no prompts; write one a line")
-    return prompts
+    in_json = Path(path).suffix in (".jsonl", ".json")
+    lines = read_lines(path, "one JSON object with a prompt" if in_json else "one prompt")
+    return [_from_json(*line) if in_json else line[0].strip() for line in lines]
 
 
-def _as_it_is(line: str, where: str) -> str:
-    return line.strip()
-
-
-def _from_json(line: str, where: str) -> str:
+def _from_json(line: str, where: str) -> Prompt:
     try:
         found = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where} is not JSON ({error}); every line must be an object with a prompt") from error
+    if isinstance(found, dict) and ("include" in found or found.get("tag") in TASKS):
+        return as_metadata(found, where)
     if not isinstance(found, dict) or not isinstance(found.get("prompt"), str):
         raise ValueError(f'{where} has no "prompt" that is a string')
     prompt: str = found["prompt"]

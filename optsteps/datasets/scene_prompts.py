@@ -56,6 +56,12 @@ def prompts(task: str, count: int, split: Split, seed: int = 0) -> list[Metadata
     return [known[k] for k in order[:count]]
 
 
+def prompts_of_all_tasks(each: int, split: Split, seed: int = 0) -> list[Metadata]:
+    """`each` prompts of every task, as of `prompts`, in turn: the first of all tasks, the second of all tasks, ..."""
+    turns = zip(*(prompts(task, each, split, seed) for task in TASKS), strict=True)
+    return [metadata for turn in turns for metadata in turn]
+
+
 @cache
 def all_prompts(task: str, split: Split) -> tuple[Metadata, ...]:
     """Every prompt of a task; the errors are those of `prompts`."""

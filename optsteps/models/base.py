@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from optsteps.conditions import Cond
+from optsteps.datasets.geneval import Metadata
 from optsteps.denoisers import Denoiser, EDMDenoiser, GuidedDenoiser
 from optsteps.models.analytic import GaussianMixture
 from optsteps.models.checkpoint import load_network
@@ -31,6 +32,8 @@ class Model:
         distribution: the truth, where it is known.
         conditions: the cond of the samples with these numbers; None for class labels in turn, or no cond.
         prompts: of the samples with these numbers; None where they have none.
+        metadata: what the images of the samples with these numbers are held to; None where nothing of the kind is
+            known, of the model or (as its answer) of some of the samples.
         encode: the cond of prompts; None where prompts are none.
         decode: images in [-1, 1] of samples that are latents; None where samples are what is looked at.
         own_schedule: the schedule its users sample with, for so many steps; None where there is no such thing.
@@ -48,6 +51,7 @@ class Model:
     distribution: GaussianMixture | None = None
     conditions: Callable[[Sequence[int] | range], Cond] | None = None
     prompts: Callable[[Sequence[int] | range], list[str]] | None = None
+    metadata: Callable[[Sequence[int] | range], list[Metadata] | None] | None = None
     encode: Callable[[Sequence[str]], Cond] | None = None
     decode: Callable[[Tensor], Tensor] | None = None
     own_schedule: Callable[[int], Schedule] | None = None

@@ -25,6 +25,7 @@ TOY = ["metric=toy", "metric.judges.1.samples=64"]
 TINY_PLANE = ["model=mixture", *TOY]
 # need a pipeline: tests/models/test_diffusers_cli.py has them
 OF_PIPELINES = {"model=diffusers", "process=own", "metric=pixels", "metric=perception", "metric=geneval"}
+OF_PIPELINES |= {"experiment=geneval_flux"}
 CHOICES = sorted(
     f"{file.parent.name}={file.stem}"
     for group in ("process", "model", "solver", "method", "metric", "runner", "logger", "experiment")
@@ -67,6 +68,8 @@ ALONGSIDE = {
         ]
         for grid in ("", "_8x8", "_8x4", "_6x6")
     },
+    "metric=geneval_scenes": ["model=scenes"],
+    "experiment=geneval_scenes": ["test.samples=24", "rivals.ays.levels=16"],
     # OSS needs a solver that is deterministic
     **{
         f"solver={name}": [*TINY_PLANE, "method=edm", "~method@rivals.oss_pooled"]

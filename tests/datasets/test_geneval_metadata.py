@@ -92,7 +92,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: Any, said: str) -> None:
 
 
 def test_no_file_nothing_in_it_or_no_text(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no file of metadata .*none\.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"no file of prompts .*none\.jsonl"):
         read_metadata(tmp_path / "none.jsonl")
     file = tmp_path / "empty.jsonl"
     file.write_text("\n \n")

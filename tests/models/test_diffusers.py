@@ -16,12 +16,13 @@ from torch import Tensor
 
 from optsteps import Schedule, SearchProblem, build_schedule, sample
 from optsteps.conditions import batch_size, take
+from optsteps.datasets.geneval import Metadata, Objects
 from optsteps.denoisers import CountedDenoiser
 from optsteps.methods import AYS, OSS
 from optsteps.models import Model
 from optsteps.models.diffusers import from_pipeline
-from optsteps.models.diffusers.conditions import PromptConditions
 from optsteps.models.diffusers.schedulers import own_schedule, prediction_of, process_of
+from optsteps.models.prompts import PromptConditions
 from optsteps.noise import FIRST_TEST_SAMPLE
 from optsteps.processes import EDM, VP, Flow
 from optsteps.solvers import build_solver
@@ -362,6 +363,16 @@ def test_every_sample_has_its_prompt_whatever_is_asked_together() -> None:
     same = PromptConditions(encode, prompts)
     assert same([FIRST_TEST_SAMPLE + 3])["words"].flatten().tolist() == [3]
     assert batch_size(conditions(range(7))) == 7
+    assert conditions.metadata([0]) is None
+
+
+def test_what_images_are_held_to_comes_with_the_prompts() -> None:
+    asked = [Metadata("single_object", f"a photo of a {name}", (Objects(name),)) for name in ("cat", "dog")]
+    conditions = PromptConditions(lambda prompts: torch.zeros(len(prompts), 1), ["a cow"], asked)
+    judged = [FIRST_TEST_SAMPLE + 1, FIRST_TEST_SAMPLE + 2]
+    assert conditions.metadata(judged) == [asked[1], asked[0]]
+    assert conditions.words([0, *judged]) == ["a cow", "a photo of a dog", "a photo of a cat"]
+    assert conditions.metadata([0, *judged]) is None, "the cow's images are held to nothing"
 
 
 def test_a_u_net_alone_and_class_labels() -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from tiny_pipelines import PIPELINES, PROMPTS, SIZES, diffusers, tiny_clip, unet2d
+from tiny_pipelines import PIPELINES, PROMPTS, SIZES, diffusers, tiny_clip, tiny_mask2former, unet2d
 
 from optsteps import Schedule
 from optsteps.cli import run as command
+from optsteps.datasets.geneval import Metadata, Objects
 from optsteps.datasets.prompts import read_prompts
 from optsteps.models.diffusers import load_pipeline, pretrained_pipeline
 from optsteps.processes import VP, Flow
@@ -90,6 +91,31 @@ def test_perception_of_decoded_images(sd: Path, prompts: Path, tmp_path: Path, m
     }
     assert {"psnr", "pixel_psnr", "pixel_lpips", "pixel_clip"} <= set(rows["oss"])
     assert set(rows["teacher"]) == {"pixel_clip"}
+
+
+def test_geneval_of_decoded_images(sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GenEval's figures of every row, with detector and CLIP of random weights, from prompts in GenEval's form."""
+    classes = {name: [{"class": name, "count": 1}] for name in ("cat", "dog")}
+    asked = [{"tag": "single_object", "include": one, "prompt": f"a {name}"} for name, one in classes.items()]
+    asked += [{"tag": "counting", "include": one, "prompt": f"the {name}"} for name, one in classes.items()]
+    (tmp_path / "geneval.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked))
+    given = [f"model.path={sd}", f"model.prompts={tmp_path}/geneval.jsonl", "store.folder=null", "metric=geneval"]
+    detector = {"path": tiny_mask2former(tmp_path / "mask2former"), "clip": tiny_clip(tmp_path / "clip")}
+    given += [f"metric.judges.2.judge.detector.{name}={folder}" for name, folder in detector.items()]
+    with pytest.warns(UserWarning, match="no prompt of two_object, colors, position, color_attr"):
+        rows = start(monkeypatch, tmp_path, *given, "steps=[2]", "model.height=64", "model.width=64")["rows"]
+    figures = {row["method"]: row["figures"] for row in rows if not row["oracle"]}
+    for found in figures.values():
+        parts = [found[f"pixel_geneval_{task}"]["value"] for task in ("single_object", "counting")]
+        assert found["pixel_geneval"]["value"] == pytest.approx(sum(parts) / 2)
+    assert "pixel_geneval_retention" not in figures["teacher"]
+
+
+def test_geneval_needs_metadata(
+    sd: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = error(monkeypatch, capsys, tmp_path, f"model.path={sd}", f"model.prompts={prompts}", "metric=geneval")
+    assert "GenEvalJudge needs a model whose prompts, in GenEval's form" in said
 
 
 def test_the_snippet_samples_with_the_schedule(
@@ -192,6 +218,16 @@ def test_a_bad_file_of_prompts_is_named(name: str, text: str, expected: str, tmp
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=expected):
         read_prompts(tmp_path / name)
+
+
+def test_prompts_in_genevals_form(tmp_path: Path) -> None:
+    asked = Metadata("colors", "a photo of a red cat", (Objects("cat", color="red"),))
+    lines = [asked.as_json(), {"tag": "mine", "prompt": "a dog"}, {"prompt": "a cow"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_prompts(tmp_path / "a.jsonl") == [asked, "a dog", "a cow"]
+    (tmp_path / "b.jsonl").write_text(json.dumps({**asked.as_json(), "tag": "colours"}) + "\n")
+    with pytest.raises(ValueError, match=r"b.jsonl, line 1 has the tag 'colours'"):
+        read_prompts(tmp_path / "b.jsonl")
 
 
 def test_prompts_are_lines(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from optsteps.conditions import Cond
+from optsteps.datasets.prompts import Prompt
 from optsteps.denoisers import Denoiser, GuidedDenoiser, NetworkDenoiser
 from optsteps.models.base import Model
-from optsteps.models.diffusers.conditions import PromptConditions
 from optsteps.models.diffusers.families import Family, TextFamily, family_of
 from optsteps.models.diffusers.schedulers import noise_levels_of, own_schedule, prediction_of, process_of
+from optsteps.models.prompts import PromptConditions
 from optsteps.processes import EDM, VP, Process
 
 
@@ -24,8 +25,8 @@ def from_pipeline(
     prediction: str | None = None,
     guidance: float | None = None,
     negative_prompt: str | None = None,
-    prompts: Sequence[str] = (),
-    test_prompts: Sequence[str] = (),
+    prompts: Sequence[Prompt] = (),
+    test_prompts: Sequence[Prompt] = (),
     height: int | None = None,
     width: int | None = None,
     num_frames: int | None = None,
@@ -94,6 +95,7 @@ def from_pipeline(
         num_classes=family.num_classes,
         conditions=conditions,
         prompts=None if conditions is None else conditions.words,
+        metadata=None if conditions is None else conditions.metadata,
         encode=family.encode if isinstance(family, TextFamily) else None,
         decode=family.decode,
         own_schedule=None if scheduler is None else partial(_own_schedule, family, scheduler, process),
@@ -130,7 +132,7 @@ def _null_cond(family: Family, scale: float, negative_prompt: str | None) -> Con
     return torch.tensor([family.null_label], device=family.device)
 
 
-def _conditions(family: Family, prompts: Sequence[str], test_prompts: Sequence[str]) -> PromptConditions | None:
+def _conditions(family: Family, prompts: Sequence[Prompt], test_prompts: Sequence[Prompt]) -> PromptConditions | None:
     if test_prompts and not prompts:
         raise ValueError("test_prompts are for the comparison alone; give prompts for the search as well")
     if not prompts:

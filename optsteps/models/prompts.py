@@ -1,4 +1,4 @@
-"""The condition of every sample of a text model: its prompt, encoded once."""
+"""What every sample of a text model is told: its prompt, encoded once, and what its image is held to."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from optsteps.conditions import Cond, concatenate, take
+from optsteps.datasets.geneval import Metadata
+from optsteps.datasets.prompts import Prompt
 from optsteps.noise import FIRST_TEST_SAMPLE
 
 # prompts encoded together: always those beside each other in the list, so that a prompt's encoding does not depend on
@@ -24,7 +26,7 @@ class PromptConditions:
     """
 
     def __init__(
-        self, encode: Callable[[Sequence[str]], Cond], prompts: Sequence[str], test_prompts: Sequence[str] = ()
+        self, encode: Callable[[Sequence[str]], Cond], prompts: Sequence[Prompt], test_prompts: Sequence[Prompt] = ()
     ) -> None:
         self.encode = encode
         self.prompts = [*prompts, *test_prompts]
@@ -39,7 +41,13 @@ class PromptConditions:
 
     def words(self, index: Sequence[int] | range) -> list[str]:
         """The samples' prompts."""
-        return [self.prompts[self.number(int(k))] for k in index]
+        return [_words(self.prompts[self.number(int(k))]) for k in index]
+
+    def metadata(self, index: Sequence[int] | range) -> list[Metadata] | None:
+        """What the samples' images are held to; None where a prompt does not say."""
+        asked = [self.prompts[self.number(int(k))] for k in index]
+        found = [one for one in asked if isinstance(one, Metadata)]
+        return found if len(found) == len(asked) else None
 
     def number(self, sample: int) -> int:
         """Place of the sample's prompt in `prompts`."""
@@ -51,5 +59,10 @@ class PromptConditions:
     def _one(self, number: int) -> Cond:
         group, place = divmod(number, _TOGETHER)
         if group not in self._encoded:
-            self._encoded[group] = self.encode(self.prompts[group * _TOGETHER : (group + 1) * _TOGETHER])
+            together = self.prompts[group * _TOGETHER : (group + 1) * _TOGETHER]
+            self._encoded[group] = self.encode([_words(prompt) for prompt in together])
         return take(self._encoded[group], slice(place, place + 1))
+
+
+def _words(prompt: Prompt) -> str:
+    return prompt.prompt if isinstance(prompt, Metadata) else prompt
