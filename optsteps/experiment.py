@@ -23,7 +23,7 @@ from optsteps.comparison import Trial
 from optsteps.conditions import Cond
 from optsteps.datasets import ImageSet, to_unit_range
 from optsteps.denoisers import Denoiser, ElsewhereDenoiser, fitting_batch
-from optsteps.methods import Given, Method, SearchProblem
+from optsteps.methods import Given, HandMade, Method, SearchProblem
 from optsteps.metrics import entropy
 from optsteps.metrics.judges import Judge, TeacherJudge
 from optsteps.models import Model
@@ -40,7 +40,7 @@ class Experiment:
 
     Attributes:
         config: all of it, composed.
-        device: where samples and the states of searches live; the model too, but with `runner.states=cpu`.
+        device: where samples and the states of searches live; the model too, where `runner.states` is "device".
         model, solver: what is sampled, and how.
         teacher, judged_by: the many-step schedules of the searches and of the comparison.
         walker: the teacher's solver.
@@ -76,9 +76,9 @@ class Experiment:
         if model.process is None:
             raise ValueError(f"process=own, but {model.name} brings no process; choose edm, vp, ddpm or flow")
         process = model.process
-        if config.runner.states not in ("device", "cpu"):
-            raise ValueError(f"runner.states must be 'device' or 'cpu', got {config.runner.states!r}")
-        if config.runner.states == "cpu" and device.type != "cpu":
+        if config.runner.states not in ("device", "cpu", "disk"):
+            raise ValueError(f"runner.states must be 'device', 'cpu' or 'disk', got {config.runner.states!r}")
+        if config.runner.states != "device" and device.type != "cpu":
             model, device = replace(model, denoiser=ElsewhereDenoiser(model.denoiser, device)), torch.device("cpu")
         if config.max_batch == "auto":
             _set_max_batch(config, _fitting_batch(model, device))
@@ -93,6 +93,8 @@ class Experiment:
         methods = {method: instantiate(config.method), **{name: instantiate(part) for name, part in rivals.items()}}
         if model.own_schedule is not None:
             methods.setdefault("own", Given(model.own_schedule))
+        if model.published is not None:
+            methods.setdefault("published", HandMade("published", model=model.published))
         steps = list(config.steps)
         if config.nfe is not None:
             per_call = getattr(model.denoiser, "nfe", 1)
@@ -118,7 +120,8 @@ class Experiment:
     def problem(self, denoiser: Denoiser, index: range, workers: Workers = ALONE) -> SearchProblem:
         """What the methods are asked, with these samples; trajectories and predictions are kept where `workers` say."""
         noise, cond = self.samples(index)
-        keeping = Keeping(workers, _kept_in(self.config.store.precision))
+        scratch = Path(self.config.runner.scratch) if self.config.runner.states == "disk" else None
+        keeping = Keeping(workers, _kept_in(self.config.store.precision), scratch)
         process, data = self.model.process, (self.data, self.data_cond)
         return SearchProblem(denoiser, process, self.solver, noise, self.teacher, cond, *data, self.walker, keeping)
 

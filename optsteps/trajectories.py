@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from optsteps.conditions import Cond, fingerprint, take
 from optsteps.denoisers import CountedDenoiser, Denoiser
+from optsteps.files import zeros_on_disk
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
@@ -31,10 +33,17 @@ class Keeping:
         workers: who computes; where they keep shards, their facts determine the denoiser, device and all.
         precision: trajectories and predictions are kept in this dtype, and rounded to it for whoever computed them too,
             so that results do not depend on who did; None: in the dtype they have.
+        scratch: a folder for the states of searches under way, where they are more than fits into memory; None: they
+            are where the noise is.
     """
 
     workers: Workers = ALONE
     precision: torch.dtype | None = None
+    scratch: Path | None = None
+
+    def zeros(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Zeros of that shape for the states of a search, with the dtype of `like`."""
+        return like.new_zeros(shape) if self.scratch is None else zeros_on_disk(shape, like.dtype, self.scratch)
 
 
 NOWHERE = Keeping()

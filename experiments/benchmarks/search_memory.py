@@ -3,14 +3,17 @@
 python experiments/benchmarks/search_memory.py --shape 4096 64 --steps 100 --student-steps 10 --samples 1
 
 A stand-in for the network (its prediction costs nothing and keeps nothing) is searched with; the peak of this process's
-memory above that before the search is what the search itself holds.
+memory above that before the search is what the search itself holds. With --scratch FOLDER states lie in files there, as
+with runner.states=disk: pages of files, which the system drops when it needs the room, do not count.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
+import re
+import threading
 import time
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,6 +23,7 @@ from optsteps.methods import OSS
 from optsteps.noise import unit_noise
 from optsteps.processes import Flow
 from optsteps.solvers import build_solver
+from optsteps.trajectories import Keeping
 
 
 def shrunk(x: Tensor, t: Tensor, cond: object = None) -> Tensor:
@@ -28,9 +32,23 @@ def shrunk(x: Tensor, t: Tensor, cond: object = None) -> Tensor:
     return x * ((1 - t) / ((1 - t) ** 2 + t**2))
 
 
-def peak() -> float:
-    """Of this process so far, GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+class Peak(threading.Thread):
+    """Watches this process's memory that is no file's, GiB."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.before = self.most = self.now()
+        self.start()
+
+    def now(self) -> float:
+        kibibytes = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
+        assert kibibytes is not None
+        return int(kibibytes[1]) / 2**20
+
+    def run(self) -> None:
+        while True:
+            self.most = max(self.most, self.now())
+            time.sleep(0.005)
 
 
 def main() -> None:
@@ -40,17 +58,24 @@ def main() -> None:
     parser.add_argument("--student-steps", type=int, default=10)
     parser.add_argument("--samples", type=int, default=1)
     parser.add_argument("--solver", default="euler")
+    parser.add_argument("--average", default="mean")
+    parser.add_argument("--shard-size", type=int, default=64)
+    parser.add_argument("--scratch", type=Path, help="a folder for the states")
     options = parser.parse_args()
     noise = unit_noise(0, range(options.samples), tuple(options.shape))
     teacher = build_schedule("flow_shift", Flow(), options.steps, t_max=0.999, t_min=0.001, shift=3.0)
-    problem = SearchProblem(shrunk, Flow(), build_solver(options.solver), noise, teacher)
-    before, begun = peak(), time.perf_counter()
-    found = OSS(max_batch=4).search(problem, [options.student_steps])
+    solver, keeping = build_solver(options.solver), Keeping(scratch=options.scratch)
+    problem = SearchProblem(shrunk, Flow(), solver, noise, teacher, keeping=keeping)
+    peak, begun = Peak(), time.perf_counter()
+    method = OSS(average=options.average, max_batch=4, shard_size=options.shard_size)
+    found = method.search(problem, [options.student_steps])
+    held = peak.most - peak.before
     one = noise[0].numel() * 4 / 2**20
     print(
         f"{options.samples} samples of {options.shape} ({one:.2f} MiB each in float32), {options.solver}, "
-        f"N = {options.steps}, M = {options.student_steps}: {peak() - before:.2f} GiB above {before:.2f} GiB, "
-        f"{(peak() - before) * 1024 / options.samples / one / (options.steps + 1):.1f} times the teacher's states; "
+        f"{options.average}, {options.shard_size} at a time, states {'on disk' if options.scratch else 'in memory'}, "
+        f"N = {options.steps}, M = {options.student_steps}: {held:.2f} GiB above {peak.before:.2f} GiB, "
+        f"{held * 1024 / options.samples / one / (options.steps + 1):.1f} times the teacher's states; "
         f"{found.nfe:.0f} evaluations a sample, {time.perf_counter() - begun:.0f} s beside the network"
     )
 

@@ -44,9 +44,10 @@ class Grid(ABC):
         self.a, self.b = first_order(self.process, self.times[:, None], self.times[None, :])
         walker = problem.teacher_solver or problem.solver
         whole = self.trajectories.states(problem.teacher, walker, noise, self.cond)
-        self.teacher = whole if len(nodes) == whole.shape[1] else whole[:, nodes]
-        self.state = torch.zeros_like(self.teacher)
-        self._denoised = torch.zeros_like(self.teacher)
+        whole = whole if len(nodes) == whole.shape[1] else whole[:, nodes]
+        self._zeros = problem.keeping.zeros
+        self.teacher = whole if problem.keeping.scratch is None else self._zeros(whole.shape, whole).copy_(whole)
+        self.state, self._denoised = (self._zeros(whole.shape, whole) for _ in range(2))
         self._pending = torch.zeros(self.teacher.shape[:2], dtype=torch.bool)
         self._sigma = self.process.sigma(self.times).to(noise.device)
 
@@ -113,7 +114,7 @@ class MultistepGrid(Grid):
         self._memory: State = ()
         if self.solver.memory > 0:
             times = torch.full((len(states), self.solver.memory), torch.nan, dtype=torch.float64)
-            past = states.new_zeros(len(states), self.solver.memory, *states.shape[1:])
+            past = self._zeros((len(states), self.solver.memory, *states.shape[1:]), states)
             self._memory = (times, past, self.solver.init(states)[2])
 
     def evaluate(self, sources: Tensor, targets: Tensor) -> None:
@@ -244,7 +245,8 @@ class TwoStageGrid(Grid):
     def evaluate(self, sources: Tensor, targets: Tensor) -> None:
         self._evaluate_pending(sources)
         self._sources = sources
-        self._reached = self.state.new_zeros(len(self), len(sources), len(targets), *self.state.shape[2:])
+        shape = (len(self), len(sources), len(targets), *self.state.shape[2:])
+        self._reached = self._zeros(shape, self.state)
         ahead = (sources[:, None] < targets).expand(len(self), -1, -1)
         sample, i, j = ahead.nonzero().unbind(1)
 

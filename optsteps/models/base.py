@@ -37,6 +37,7 @@ class Model:
         encode: the cond of prompts; None where prompts are none.
         decode: images in [-1, 1] of samples that are latents; None where samples are what is looked at.
         own_schedule: the schedule its users sample with, for so many steps; None where there is no such thing.
+        published: name of the schedule that AYS's authors published for models of its kind; None where there is none.
         in_diffusers: is it sampled by a pipeline of diffusers, so that a run should say how?
         final: how its schedules end, see `build_schedule`.
         facts: what else a report should say of it.
@@ -55,6 +56,7 @@ class Model:
     encode: Callable[[Sequence[str]], Cond] | None = None
     decode: Callable[[Tensor], Tensor] | None = None
     own_schedule: Callable[[int], Schedule] | None = None
+    published: str | None = None
     in_diffusers: bool = False
     final: Final = "t_min"
     facts: Mapping[str, str] = field(default_factory=dict)

@@ -155,7 +155,7 @@ def test_a_run_leaves_what_it_promises_and_is_repeatable(tmp_path: Path, monkeyp
         ),
         (["model=digits", "metric=images"], ["(1, 28, 28)", "(1, 8, 8)", "metric=teacher"]),
         (["store.precision=float8"], ["store.precision", "float8"]),
-        (["runner.states=disk"], ["runner.states", "disk"]),
+        (["runner.states=tape"], ["runner.states", "tape"]),
         (["runner.devices=2"], ["store.folder", "runner.devices=1"]),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ from optsteps.processes import EDM
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule
 from optsteps.solvers import build_solver
-from optsteps.trajectories import Trajectories
+from optsteps.trajectories import Keeping, Trajectories
 
 DTYPES = [torch.float64, torch.float32]
 
@@ -407,6 +408,18 @@ def test_cal_medium_of_an_odd_count_is_not_the_median() -> None:
     paths = (last - from_clean).flip(1)
     assert in_paper_order(OSS(average="median", published=True)._average(paths, last), last) == [0, 15, 100]
     assert in_paper_order(OSS(average="median")._average(paths, last), last) == [0, 20, 100]
+
+
+@pytest.mark.parametrize("solver", ["euler", "dpmpp_2m", "heun"])
+@pytest.mark.parametrize("average", ["mean", "pooled"])
+def test_states_on_disk_change_nothing(average: str, solver: str, tmp_path: Path) -> None:
+    problem = dataclasses.replace(mixture_problem("edm", samples=5, teacher_steps=12), solver=build_solver(solver))
+    on_disk = dataclasses.replace(problem, keeping=Keeping(scratch=tmp_path / "scratch"))
+    expected, found = (OSS(average=average, shard_size=2).search(one, [3, 5]) for one in (problem, on_disk))
+    for n in (3, 5):
+        assert torch.equal(found.schedules[n].times, expected.schedules[n].times)
+        assert torch.equal(found.evidence["final_mse"][n], expected.evidence["final_mse"][n])
+    assert list((tmp_path / "scratch").iterdir()) == [], "no file is left"
 
 
 @pytest.mark.parametrize("average", ["mean", "median"])

@@ -31,6 +31,7 @@ class Family(ABC):
         network: what is called, on whatever device the pipeline runs it.
         shape: of one sample's latents.
         time_scale: the network's times are the process's multiplied by this.
+        published: the name of AYS's published schedule for such models, where there is one.
         default_guidance: the pipeline's own scale of guidance; 1 where it has none.
         embeds_guidance: the scale is an input of the network, so that guidance costs no second evaluation.
         num_classes: 0 where classes are no condition.
@@ -43,6 +44,7 @@ class Family(ABC):
     component: ClassVar[str] = "transformer"
     sample_name: ClassVar[str] = "hidden_states"
     time_scale: ClassVar[float] = 1.0
+    published: ClassVar[str | None] = None
     embeds_guidance: bool = False
     num_classes: int = 0
     null_label: int | None = None
@@ -201,6 +203,7 @@ class StableDiffusion(TextFamily):
 
     component = "unet"
     sample_name = "sample"
+    published = "sd15"
     guidance_embedding: Tensor | None = None
 
     def __init__(self, pipeline: Any, size: Size) -> None:
@@ -232,6 +235,8 @@ class StableDiffusion(TextFamily):
 
 class StableDiffusionXL(StableDiffusion):
     """`StableDiffusionXLPipeline`: a pooled embedding and the sizes, of the image alone, as further conditions."""
+
+    published = "sdxl"
 
     def shape_of(self, size: Size) -> tuple[int, ...]:
         shape = super().shape_of(size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from optsteps.models.diffusers.families import Family, TextFamily, family_of
 from optsteps.models.diffusers.schedulers import noise_levels_of, own_schedule, prediction_of, process_of
 from optsteps.models.prompts import PromptConditions
 from optsteps.processes import EDM, VP, Process
+from optsteps.schedules import build_schedule
 
 
 def from_pipeline(
@@ -99,6 +101,7 @@ def from_pipeline(
         encode=family.encode if isinstance(family, TextFamily) else None,
         decode=family.decode,
         own_schedule=None if scheduler is None else partial(_own_schedule, family, scheduler, process),
+        published=_published(family, process),
         in_diffusers=scheduler is not None,
         final="zero",
         facts=facts,
@@ -117,6 +120,15 @@ def _process(pipeline: Any, scheduler: Any | None, asked: Process | None) -> Pro
     if asked is not None and type(asked) is not type(own):
         raise ValueError(f"the pipeline's network was trained on {own!r}, not on {asked!r}; leave the process to it")
     return asked or own
+
+
+def _published(family: Family, process: Process) -> str | None:
+    """Of fine-tunes too, as long as their noise levels reach as far."""
+    if family.published is not None:
+        with suppress(ValueError):
+            build_schedule("published", process, 10, model=family.published)
+            return family.published
+    return None
 
 
 def _null_cond(family: Family, scale: float, negative_prompt: str | None) -> Cond:
