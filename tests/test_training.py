@@ -16,10 +16,15 @@ from scipy import stats
 from torch import Tensor
 
 from optsteps.cli.train import main
+from optsteps.datasets import captioned_scenes
+from optsteps.datasets.geneval import TASKS
+from optsteps.datasets.scene_prompts import vocabulary
+from optsteps.datasets.scenes import scene_set
 from optsteps.models.checkpoint import load_network
 from optsteps.models.classifier import Classifier
+from optsteps.models.text_unet import TextUNet
 from optsteps.models.unet import UNet
-from optsteps.training import ClassifierTraining, DenoiserTraining, LossHistory
+from optsteps.training import ClassifierTraining, DenoiserTraining, FlowTraining, LossHistory
 
 pytest.importorskip("sklearn")
 
@@ -130,6 +135,28 @@ def test_the_model_card(folder: Path, resumed: Run) -> None:
     assert notes == {"sigma_data": 0.75}
 
 
+def test_a_training_starts_from_given_weights(folder: Path, resumed: Run, tmp_path: Path) -> None:
+    weights = folder / "train" / "digits" / "digits.safetensors"
+    given = load_network(weights, UNet)[0].state_dict()
+    first: dict[str, Tensor] = {}
+
+    def remembered(task: DenoiserTraining, *_: Any) -> None:
+        first.update({name: part.clone() for name, part in task.network.state_dict().items()})
+        raise PowerCutError
+
+    argv = ["optsteps-train", "training=digits", f"weights={weights}", f"paths.outputs={tmp_path}"]
+    with (
+        mock.patch.object(sys, "argv", [*argv, "training.task.network.widths=[8]"]),
+        mock.patch.object(DenoiserTraining, "training_step", remembered),
+        pytest.raises(PowerCutError),
+    ):
+        main()
+    for name, part in given.items():
+        torch.testing.assert_close(first[name], part, rtol=0, atol=0)
+    with mock.patch.object(sys, "argv", [*argv, "training.task.network.widths=[16]"]), pytest.raises(SystemExit):
+        main()
+
+
 def test_starting_a_finished_run_again_changes_nothing(folder: Path, resumed: Run) -> None:
     again = _train(folder)
     assert again.steps_taken == 0
@@ -212,3 +239,60 @@ def test_loss_history_averages_and_survives() -> None:
     again.load_state_dict(json.loads(json.dumps(history.state_dict())))
     assert again.rows == history.rows
     assert math.isfinite(again.rows[0]["train/loss"])
+
+
+class Velocity(torch.nn.Module):
+    """Exact for images that are all of one grey; remembers what it was asked."""
+
+    def __init__(self, grey: float) -> None:
+        super().__init__()
+        self.grey = grey
+        self.asked: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def no_prompt(self) -> Tensor:
+        return torch.zeros(1, 4, dtype=torch.long)
+
+    def forward(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
+        self.asked.append((t, tokens))
+        return (x - self.grey) / t[:, None, None, None]
+
+
+def _flow_training(network: Any) -> FlowTraining:
+    task = FlowTraining(network, 0.3, 1.2, 0.25, learning_rate=1e-3, weight_decay=0.0, warmup_steps=1)
+    task.log = lambda *_, **__: None  # type: ignore[method-assign]
+    return task
+
+
+def test_the_exact_velocity_has_no_flow_matching_loss() -> None:
+    batch = (torch.full((64, 3, 8, 8), 51, dtype=torch.uint8), torch.ones(64, 4, dtype=torch.long))
+    torch.manual_seed(0)
+    # eps - x_0 from x_t in float32: nearly nothing is left where t is small
+    assert _flow_training(Velocity(-0.6)).training_step(batch, 0).item() < 1e-6
+    # a velocity that is off by 0.2 / t
+    network = Velocity(-0.4)
+    loss = _flow_training(network).training_step(batch, 0).item()
+    assert loss == pytest.approx((0.2 / network.asked[0][0]).square().mean().item(), rel=1e-3)
+
+
+def test_times_of_flow_matching_are_logit_normal_and_some_prompts_are_dropped() -> None:
+    batch = (torch.zeros(4096, 3, 1, 1, dtype=torch.uint8), torch.ones(4096, 4, dtype=torch.long))
+    network = Velocity(-1.0)
+    torch.manual_seed(0)
+    _flow_training(network).training_step(batch, 0)
+    t, tokens = network.asked[0]
+    # one time in each of 4096 strata of the distribution: quantiles are nearer than those of independent draws
+    assert stats.kstest(torch.logit(t.double()).numpy(), stats.norm(0.3, 1.2).cdf).statistic < 1 / 4096 + 1e-4
+    dropped = (tokens == 0).all(1)
+    assert torch.equal(dropped, (tokens == 0).any(1)), "whole prompts"
+    assert stats.binomtest(int(dropped.sum()), 4096, 0.25).pvalue > 1e-4
+
+
+def test_a_captioned_set_is_told_in_words(tmp_path: Path) -> None:
+    data = captioned_scenes(5, 3, train=True)
+    assert data.images.shape == (5, 3, 32, 32)
+    network = TextUNet(vocabulary(), 12, text_width=32, widths=(8,), embedding=16)
+    told = _flow_training(network).told(data)
+    assert torch.equal(told, network.tokenizer(data.captions))
+    assert [TASKS[label] for label in data.labels] == [one.tag for one in scene_set(5, "train")[2]]
+    assert len(captioned_scenes(5, 3, train=False)) == 3

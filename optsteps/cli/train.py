@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from optsteps.cli.common import CONFIG_DIR, readable_errors
 from optsteps.files import write_atomically
-from optsteps.models.checkpoint import save_network
+from optsteps.models.checkpoint import load_network, save_network
 from optsteps.reporting.card import model_card
 from optsteps.reporting.figures import loss_curve_png
 from optsteps.training import ImageData, LossHistory
@@ -29,6 +29,8 @@ def job(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     train, test = (instantiate(config.dataset, train=part) for part in (True, False))
     task = instantiate(config.training.task)
+    if config.weights is not None:
+        _start_from(config.weights, task.network)
     data = ImageData(train, test, config.training.batch_size, config.workers, task.told)
     history = LossHistory(every=100)
     checkpoints = ModelCheckpoint(
@@ -70,6 +72,7 @@ def job(config: DictConfig) -> None:
             "EMA decay": str(config.training.ema_decay),
             "precision": precision,
             "seed": str(config.seed),
+            "started from": config.weights or "random weights",
             "command": " ".join(["optsteps-train", *sys.argv[1:]]),
             "versions": f"torch {torch.__version__}, lightning {L.__version__}",
         }
@@ -77,6 +80,13 @@ def job(config: DictConfig) -> None:
         write_atomically(folder / f"{name}_history.json", json.dumps(history.rows, indent=1).encode())
         write_atomically(folder / f"{name}_loss.png", loss_curve_png(history.rows))
         write_atomically(folder / f"{name}.md", model_card(facts, history.rows, f"{name}_loss.png").encode())
+
+
+def _start_from(weights: str, network: torch.nn.Module) -> None:
+    given, _ = load_network(weights, type(network))
+    if given.config != network.config:
+        raise ValueError(f"weights={weights} are of another network: {given.config}, not {network.config}")
+    network.load_state_dict(given.state_dict())
 
 
 @readable_errors
