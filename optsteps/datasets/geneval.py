@@ -64,6 +64,20 @@ def read_metadata(path: str | Path) -> list[Metadata]:
     return [_read(*line) for line in read_lines(path, "one JSON object in GenEval's form")]
 
 
+def some_of_each_task(path: str | Path, each: int) -> list[Metadata]:
+    """The first `each` of every task in a file, in turn: the first of all tasks, the second of all tasks, ...
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_metadata`; a task has fewer.
+    """
+    found = read_metadata(path)
+    by_task = [[one for one in found if one.tag == task][:each] for task in TASKS]
+    for task, some in zip(TASKS, by_task, strict=True):
+        if len(some) < each or each < 1:
+            raise ValueError(f"{path} has {len(some)} prompts of {task}, {each} were asked for")
+    return [one for turn in zip(*by_task, strict=True) for one in turn]
+
+
 def _read(line: str, where: str) -> Metadata:
     try:
         data = json.loads(line)

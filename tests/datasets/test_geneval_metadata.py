@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optsteps.datasets.geneval import RELATIONS, TASKS, Metadata, Objects, read_metadata
+from optsteps.datasets.geneval import RELATIONS, TASKS, Metadata, Objects, read_metadata, some_of_each_task
 
 REAL = Path(os.environ.get("OPTSTEPS_DATA", "nowhere")) / "geneval_metadata.jsonl"
 GOOD = {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"}
@@ -53,6 +53,15 @@ def test_round_trip(file: Path, asked: list[Metadata]) -> None:
     lines = [json.dumps(one.as_json(), ensure_ascii=k % 2 == 0) for k, one in enumerate(asked)]
     file.write_text("\n\n".join(lines), encoding="utf-8")
     assert read_metadata(file) == asked
+
+
+def test_some_of_each_task(tmp_path: Path) -> None:
+    asked = [Metadata(task, f"{task} {k}", (Objects("cat"),)) for task in TASKS for k in range(3)]
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(one.as_json()) + "\n" for one in asked))
+    found = some_of_each_task(tmp_path / "all.jsonl", 2)
+    assert [one.prompt for one in found] == [f"{task} {k}" for k in range(2) for task in TASKS]
+    with pytest.raises(ValueError, match=r"all\.jsonl has 3 prompts of single_object, 4 were asked for"):
+        some_of_each_task(tmp_path / "all.jsonl", 4)
 
 
 @pytest.mark.parametrize(

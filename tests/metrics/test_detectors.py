@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
@@ -151,15 +149,6 @@ def test_mask2formers_answer_by_hand(mask2former: str, clip: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:no prompt of")
-def test_the_configured_judge(mask2former: str, clip: str) -> None:
-    chosen = OmegaConf.load(Path(__file__).parents[2] / "conf" / "metric" / "geneval.yaml")
-    chosen.judges[2].judge.detector.update({"path": mask2former, "clip": clip})
-    made = instantiate(chosen.judges[2])
-    metadata = [Metadata("single_object", str(k), (Objects("cat"),)) for k in range(3)]
-    judge = made.func(judge=made.keywords["judge"](metadata=metadata), decode=lambda x: x)
-    assert set(judge.judge(_images(3), _images(3), None)) >= {"pixel_geneval", "pixel_geneval_single_object"}
-
-
 def test_a_class_that_is_not_known(mask2former: str, clip: str) -> None:
     detector = Mask2FormerDetector(mask2former, clip, "cpu")
     with pytest.raises(ValueError, match="knows no class 'unicorn'; known: cat, dog, bench"):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from optsteps.datasets.prompts import read_prompts
+from optsteps.datasets.prompts import Prompt, read_prompts
 from optsteps.export.arguments import scheduler_in
 from optsteps.models.base import Model
 from optsteps.models.diffusers.families import FAMILIES
@@ -74,8 +75,8 @@ def pretrained_pipeline(
     path: str,
     process: Process | None,
     device: torch.device,
-    prompts: str | None = None,
-    test_prompts: str | None = None,
+    prompts: str | Sequence[Prompt] | None = None,
+    test_prompts: str | Sequence[Prompt] | None = None,
     precision: str = "float32",
     variant: str | None = None,
     offload: str | None = None,
@@ -86,7 +87,7 @@ def pretrained_pipeline(
 
     Args:
         process: None for the pipeline's own.
-        prompts, test_prompts: files for `read_prompts`.
+        prompts, test_prompts: files for `read_prompts`, or lists.
         compile: a mode of torch.compile for the network: "default", "reduce-overhead" (CUDA graphs), "max-autotune".
         options: further arguments of `from_pipeline`.
 
@@ -94,7 +95,8 @@ def pretrained_pipeline(
         FileNotFoundError, ValueError, ImportError: as `load_pipeline`, `read_prompts` and `from_pipeline`; a pipeline
             that takes prompts, without any.
     """
-    words = {key: read_prompts(file) for key, file in (("prompts", prompts), ("test_prompts", test_prompts)) if file}
+    given = {"prompts": prompts, "test_prompts": test_prompts}
+    words = {key: read_prompts(some) if isinstance(some, str) else some for key, some in given.items() if some}
     pipeline = load_pipeline(path, device, precision, variant, offload)
     if compile is not None:
         if compile not in MODES:
