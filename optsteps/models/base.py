@@ -13,6 +13,7 @@ from optsteps.datasets.geneval import Metadata
 from optsteps.denoisers import Denoiser, EDMDenoiser, GuidedDenoiser
 from optsteps.models.analytic import GaussianMixture
 from optsteps.models.checkpoint import load_network
+from optsteps.models.precision import in_precision
 from optsteps.models.unet import UNet
 from optsteps.processes import Process
 from optsteps.schedules import Final, Schedule
@@ -100,16 +101,9 @@ def pretrained(
         FileNotFoundError, ValueError: as `load_network`; a guidance scale for an unconditional network; an unknown
             precision.
     """
-    if precision not in ("float32", "bfloat16"):
-        raise ValueError(f"precision must be 'float32' or 'bfloat16', got {precision!r}")
     network, notes = load_network(weights, UNet)
     network = network.to(device)
-
-    def in_bfloat16(*inputs: Tensor | None) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16):
-            return network(*inputs).float()
-
-    denoiser: Denoiser = EDMDenoiser(network if precision == "float32" else in_bfloat16, process, notes["sigma_data"])
+    denoiser: Denoiser = EDMDenoiser(in_precision(network, precision, device), process, notes["sigma_data"])
     if guidance != 1.0:
         if network.num_classes == 0:
             raise ValueError(f"guidance {guidance:g} needs a class-conditional network, and {weights} has no classes")

@@ -11,6 +11,7 @@ from optsteps.datasets.prompts import Prompt, read_prompts
 from optsteps.denoisers import Denoiser, GuidedDenoiser, NetworkDenoiser
 from optsteps.models.base import Model
 from optsteps.models.checkpoint import load_network
+from optsteps.models.precision import in_precision
 from optsteps.models.prompts import PromptConditions
 from optsteps.models.text_unet import TextUNet
 from optsteps.processes import Flow, Process
@@ -45,17 +46,9 @@ def text_to_image(
     """
     if not isinstance(process, Flow):
         raise ValueError(f"{weights} is a flow's velocity, not for {process!r}: choose process=flow")
-    if precision not in ("float32", "bfloat16"):
-        raise ValueError(f"precision must be 'float32' or 'bfloat16', got {precision!r}")
     network, _ = load_network(weights, TextUNet)
     network = network.to(device)
-
-    def in_bfloat16(*inputs: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16):
-            return network(*inputs).float()
-
-    velocity = network if precision == "float32" else in_bfloat16
-    denoiser: Denoiser = NetworkDenoiser(velocity, process, "velocity")
+    denoiser: Denoiser = NetworkDenoiser(in_precision(network, precision, device), process, "velocity")
     if guidance != 1.0:
         denoiser = GuidedDenoiser(denoiser, guidance, network.no_prompt.to(device))
     asked, judged = (read_prompts(part) if isinstance(part, str) else part for part in (prompts, test_prompts))

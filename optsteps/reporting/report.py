@@ -61,6 +61,12 @@ def _notes(rows: Sequence[Row], facts: Mapping[str, str]) -> list[str]:
             "FID, KID, precision, recall and sliced Wasserstein distance belong to a set of samples and are biased "
             "under resampling: their intervals come from the spread over disjoint sets of samples."
         )
+    if names & {"geneval", "pixel_geneval"}:
+        notes.append(
+            "GenEval: the part of the images that show what their prompts ask for, by task, and the mean of the tasks; "
+            "retention: the student's mean as a part of the teacher's. Intervals and verdicts come from a bootstrap over "
+            "prompts within each task, paired prompt by prompt."
+        )
     if "fid" in names:
         notes.append("FID falls with the number of samples: compare it only with FIDs of as many.")
     if "psnr" in names:

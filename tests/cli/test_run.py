@@ -68,8 +68,10 @@ ALONGSIDE = {
         ]
         for grid in ("", "_8x8", "_8x4", "_6x6")
     },
-    "metric=geneval_scenes": ["model=scenes"],
-    "experiment=geneval_scenes": ["test.samples=24", "rivals.ays.levels=16"],
+    # two prompts of every task
+    "model=scenes": ["test.samples=12", "model.guidance=1"],
+    "metric=geneval_scenes": ["model=scenes", "test.samples=12", "model.guidance=1"],
+    "experiment=geneval_scenes": ["test.samples=12", "rivals.ays.levels=16"],
     # OSS needs a solver that is deterministic
     **{
         f"solver={name}": [*TINY_PLANE, "method=edm", "~method@rivals.oss_pooled"]
