@@ -64,8 +64,8 @@ def _notes(rows: Sequence[Row], facts: Mapping[str, str]) -> list[str]:
     if names & {"geneval", "pixel_geneval"}:
         notes.append(
             "GenEval: the part of the images that show what their prompts ask for, by task, and the mean of the tasks; "
-            "retention: the student's mean as a part of the teacher's. Intervals and verdicts come from a bootstrap over "
-            "prompts within each task, paired prompt by prompt."
+            "retention: the student's mean as a part of the teacher's. Intervals and verdicts come from a bootstrap "
+            "over prompts within each task, paired prompt by prompt."
         )
     if "fid" in names:
         notes.append("FID falls with the number of samples: compare it only with FIDs of as many.")
