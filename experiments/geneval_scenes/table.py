@@ -10,45 +10,45 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from optsteps.datasets.geneval import TASKS
-from optsteps.reporting.pivot import pivot, read_records, value_and_interval
+from optsteps.reporting.pivot import pivot, read_records, value_alone, value_and_interval
 from optsteps.reporting.quantities import quantity
 from optsteps.reporting.records import Record
-from optsteps.reporting.tables import markdown_lines
+from optsteps.reporting.tables import NOTHING, markdown_lines
 
 STEPS = 10
-FIGURES = ("geneval", *(f"geneval_{task}" for task in TASKS), "geneval_retention", "psnr")
+# what stands in the table of tasks, and how
+FIGURES = {
+    "geneval": value_and_interval,
+    **{f"geneval_{task}": value_alone for task in TASKS},
+    "geneval_retention": value_and_interval,
+    "psnr": value_alone,
+}
 
 
 def task_table(records: Sequence[Record]) -> str:
     """The teacher, then every schedule of STEPS steps, its figures beside each other."""
     lines = []
     for record in records:
-        if record.fields["method"] != "teacher" and record.fields["steps"] != STEPS:
-            continue
-        cells = [
-            (value_and_interval if name in ("geneval", "geneval_retention") else lambda q, i: q.number(i.value))(
-                quantity(name), record.figures[name]
-            )
-            if name in record.figures
-            else "-"
-            for name in FIGURES
-        ]
-        lines.append([str(record.fields["method"]), str(record.fields["steps"]), *cells])
-    return markdown_lines(["schedule", "steps", *(quantity(name).label for name in FIGURES)], lines, left=1)
+        method, steps = str(record.fields["method"]), record.fields["steps"]
+        if method == "teacher" or steps == STEPS:
+            found = record.figures
+            cells = [
+                shown(quantity(name), found[name]) if name in found else NOTHING for name, shown in FIGURES.items()
+            ]
+            lines.append([method, str(steps), *cells])
+    return markdown_lines(["schedule", "steps", *(quantity(name).label for name in FIGURES)], lines)
 
 
 def main() -> None:
     records = read_records(Path(sys.argv[1]))
     for solver in dict.fromkeys(record.fields["solver.name"] for record in records):
         rows = [record for record in records if record.fields["solver.name"] == solver]
-        print(f"\n**{solver}**, {STEPS} steps\n")
-        print(task_table(rows))
+        print(f"**{solver}**, {STEPS} steps\n\n{task_table(rows)}\n")
         students = [record for record in rows if record.fields["method"] != "teacher"]
         for figure in ("geneval_retention", "psnr"):
-            shown = quantity(figure)
-            print(f"\n**{solver}: {shown.label}**, {shown.unit}, by steps\n")
-            cell = value_and_interval if figure == "geneval_retention" else None
-            print(pivot(students, ["method"], "steps", figure, max, *([cell] if cell else [])))
+            shown, cell = quantity(figure), FIGURES[figure]
+            print(f"**{solver}: {shown.label}**, {shown.unit}, by steps\n")
+            print(pivot(students, ["method"], "steps", figure, max, cell) + "\n")
 
 
 if __name__ == "__main__":
