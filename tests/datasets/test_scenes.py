@@ -40,15 +40,16 @@ def test_a_scene_shows_what_was_asked_and_nothing_else(asked: Metadata, seed: in
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from(all_prompts("counting", "train")))
 def test_every_object_can_be_made_out(seed: int, asked: Metadata) -> None:
-    """Of each object that is drawn alone, two thirds or more of the pixels stay when the others are drawn too, the
-    rim that they share counted as lost; objects of one colour keep apart."""
+    """Of each object that is drawn alone, more than half of the pixels stay when the others are drawn too: a fifth may
+    be hidden, and the rims that they share, a fifth of a small cross, count as lost; objects of one colour keep
+    apart."""
     scene = scene_of(asked, np.random.default_rng(seed))
     alone = [replace(scene, things=(thing,)) for thing in scene.things]
     whole, empty, *single = render([scene, replace(scene, things=()), *alone]).float()
     for picture in single:
         own = (picture - empty).norm(dim=0) > 60
         stays = (picture - whole).norm(dim=0) < 40
-        assert (own & stays).sum() > 2 / 3 * own.sum()
+        assert (own & stays).sum() > 0.5 * own.sum()
     for k, one in enumerate(scene.things):
         for other in scene.things[:k]:
             if one.color == other.color:
