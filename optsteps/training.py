@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -57,7 +58,39 @@ class _Task(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class DenoiserTraining(_Task):
+class _NoiseTask(_Task, ABC):
+    """What trainings on noised images share: a loss at given quantiles of the noise's distribution, of batches whose
+    conditions are dropped for some samples, for classifier-free guidance."""
+
+    dropout: float
+
+    @property
+    @abstractmethod
+    def _nothing(self) -> Tensor:
+        """The condition of no condition, for one sample."""
+
+    @abstractmethod
+    def _loss(self, images: Tensor, cond: Tensor, quantiles: Tensor, eps: Tensor) -> Tensor: ...
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
+        images, cond = batch
+        quantiles = stratified(len(images), self.device)
+        dropped = torch.rand(len(images), device=self.device) < self.dropout
+        cond = torch.where(expand(dropped, cond).bool(), self._nothing.to(cond), cond)
+        loss = self._loss(images, cond, quantiles, torch.randn(images.shape, device=self.device))
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        images, cond = batch
+        # the same noise at every validation, so that two losses can be compared
+        eps = torch.randn(images.shape, generator=torch.Generator().manual_seed(index)).to(self.device)
+        quantiles = (torch.arange(len(images), device=self.device, dtype=torch.float64) + 0.5) / len(images)
+        loss = self._loss(images, cond, quantiles, eps)
+        self.log("val/loss", loss, prog_bar=True, batch_size=len(images))
+
+
+class DenoiserTraining(_NoiseTask):
     """EDM's denoising objective (Karras et al., arXiv:2206.00364, Eq. 2 and Table 1): log-normal noise levels,
     weight 1 / c_out^2.
 
@@ -83,11 +116,15 @@ class DenoiserTraining(_Task):
         self.sigma_data = sigma_data
         self.null_label = network.num_classes
         self.p_mean, self.p_std = p_mean, p_std
-        self.label_dropout = label_dropout
+        self.dropout = label_dropout
         self.denoiser = EDMDenoiser(network, EDM(), sigma_data)
 
     def notes(self) -> dict[str, Any]:
         return {"sigma_data": self.sigma_data}
+
+    @property
+    def _nothing(self) -> Tensor:
+        return torch.tensor(self.null_label)
 
     def _loss(self, images: Tensor, labels: Tensor, quantiles: Tensor, eps: Tensor) -> Tensor:
         clean = to_unit_range(images)
@@ -96,22 +133,8 @@ class DenoiserTraining(_Task):
         denoised = self.denoiser(clean + expand(level, clean) * eps, level, labels)
         return (expand(weight, clean) * (denoised.float() - clean) ** 2).mean()
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
-        images, labels = batch
-        dropped = torch.rand(len(images), device=self.device) < self.label_dropout
-        labels = labels.masked_fill(dropped, self.null_label)
-        eps = torch.randn(images.shape, device=self.device)
-        loss = self._loss(images, labels, stratified(len(images), self.device), eps)
-        self.log("train/loss", loss, prog_bar=True)
-        return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        images, labels = batch
-        loss = self._loss(images, labels, *_of_validation(images, index))
-        self.log("val/loss", loss, prog_bar=True, batch_size=len(images))
-
-
-class FlowTraining(_Task):
+class FlowTraining(_NoiseTask):
     """Conditional flow matching on straight paths (Lipman et al., arXiv:2210.02747): the velocity eps - x_0 at
     x_t = (1 - t) x_0 + t eps, with times logit-normal (Esser et al., arXiv:2403.03206, Sec. 3.1).
 
@@ -134,11 +157,15 @@ class FlowTraining(_Task):
         warmup_steps: int,
     ) -> None:
         super().__init__(network, learning_rate, weight_decay, warmup_steps)
-        self.t_mean, self.t_std, self.prompt_dropout = t_mean, t_std, prompt_dropout
+        self.t_mean, self.t_std, self.dropout = t_mean, t_std, prompt_dropout
 
     def told(self, images: ImageSet) -> Tensor:
         """The words of its caption, by number [N, L]."""
         return self.network.tokenizer(images.captions)
+
+    @property
+    def _nothing(self) -> Tensor:
+        return self.network.no_prompt
 
     def _loss(self, images: Tensor, tokens: Tensor, quantiles: Tensor, eps: Tensor) -> Tensor:
         clean = to_unit_range(images)
@@ -147,32 +174,12 @@ class FlowTraining(_Task):
         velocity = self.network(alpha * clean + sigma * eps, t, tokens)
         return (velocity.float() - (eps - clean)).square().mean()
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
-        images, tokens = batch
-        dropped = torch.rand(len(images), device=self.device) < self.prompt_dropout
-        tokens = torch.where(dropped[:, None], self.network.no_prompt.to(tokens), tokens)
-        eps = torch.randn(images.shape, device=self.device)
-        loss = self._loss(images, tokens, stratified(len(images), self.device), eps)
-        self.log("train/loss", loss, prog_bar=True)
-        return loss
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        images, tokens = batch
-        loss = self._loss(images, tokens, *_of_validation(images, index))
-        self.log("val/loss", loss, prog_bar=True, batch_size=len(images))
-
 
 def stratified(count: int, device: torch.device) -> Tensor:
     """Random quantiles [count], float64, one of each stratum of the distribution: the same expectation as independent
     ones, with less variance."""
     strata = torch.randperm(count, device=device)
     return ((strata + torch.rand(count, device=device, dtype=torch.float64)) / count).clamp(1e-6, 1 - 1e-6)
-
-
-def _of_validation(images: Tensor, index: int) -> tuple[Tensor, Tensor]:
-    """Quantiles and noise of a batch, the same at every validation, so that two losses can be compared."""
-    eps = torch.randn(images.shape, generator=torch.Generator().manual_seed(index)).to(images.device)
-    return (torch.arange(len(images), device=images.device, dtype=torch.float64) + 0.5) / len(images), eps
 
 
 class ClassifierTraining(_Task):

@@ -96,9 +96,8 @@ class Trajectories:
             parts = (slice(k, k + self.max_batch) for k in range(0, len(x), self.max_batch))
             return self._rounded(torch.cat([denoiser(x[part], t[part], take(cond, part)) for part in parts]))
 
-        return self._kept("predictions", {"max_batch": self.max_batch}, self._names([(x, t, cond)]), predictions)[0].to(
-            x
-        )
+        names = self._names([(x, t, cond)])
+        return self._kept("predictions", {"max_batch": self.max_batch}, names, predictions)[0].to(x)
 
     def once(self, part: str, inputs: Cond, compute: Callable[[CountedDenoiser], T], **facts: Any) -> T:
         """`compute(denoiser)`, or what came of it before.
