@@ -45,6 +45,10 @@ class Keeping:
         """Zeros of that shape for the states of a search, with the dtype of `like`."""
         return like.new_zeros(shape) if self.scratch is None else zeros_on_disk(shape, like.dtype, self.scratch)
 
+    def moved(self, states: Tensor) -> Tensor:
+        """States of a search, from memory to where they are kept."""
+        return states if self.scratch is None else self.zeros(states.shape, states).copy_(states)
+
 
 NOWHERE = Keeping()
 

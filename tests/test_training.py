@@ -12,6 +12,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from scipy import stats
 from torch import Tensor
 
@@ -296,3 +297,14 @@ def test_a_captioned_set_is_told_in_words(tmp_path: Path) -> None:
     assert torch.equal(told, network.tokenizer(data.captions))
     assert [TASKS[label] for label in data.labels] == [one.tag for one in scene_set(5, "train")[2]]
     assert len(captioned_scenes(5, 3, train=False)) == 3
+
+
+def test_training_scenes_are_of_the_tasks_that_are_named(tmp_path: Path) -> None:
+    tasks = OmegaConf.create(["position", "position", "position", "colors"])
+    data = captioned_scenes(80, 30, train=True, train_tasks=tasks)
+    found = [TASKS[label] for label in data.labels]
+    assert set(found) == {"position", "colors"}
+    assert stats.binomtest(found.count("position"), 80, 0.75).pvalue > 1e-4
+    assert set(captioned_scenes(80, 30, train=False, train_tasks=tasks).labels.tolist()) == set(range(len(TASKS)))
+    with pytest.raises(ValueError, match="there is no task 'shape'"):
+        captioned_scenes(80, 30, train_tasks=["shape"])

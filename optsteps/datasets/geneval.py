@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,12 @@ def some_of_each_task(path: str | Path, each: int) -> list[Metadata]:
     for task, some in zip(TASKS, by_task, strict=True):
         if len(some) < each or each < 1:
             raise ValueError(f"{path} has {len(some)} prompts of {task}, {each} were asked for")
-    return [one for turn in zip(*by_task, strict=True) for one in turn]
+    return in_turn(by_task)
+
+
+def in_turn(by_task: Iterable[Sequence[Metadata]]) -> list[Metadata]:
+    """As many of every task: the first of all, the second of all, ..."""
+    return [metadata for turn in zip(*by_task, strict=True) for metadata in turn]
 
 
 def _read(line: str, where: str) -> Metadata:

@@ -120,8 +120,21 @@ def _read_jpeg_zip(archive: Path) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), labels
 
 
-def captioned_scenes(train_images: int, test_images: int, train: bool = True, seed: int = 0) -> ImageSet:
+def captioned_scenes(
+    train_images: int, test_images: int, train: bool = True, seed: int = 0, train_tasks: Sequence[str] = TASKS
+) -> ImageSet:
     """Drawn scenes with captions (see `optsteps.datasets.scenes`), 3x32x32, labelled with the number of the task among
-    `TASKS`. About a thousand are drawn in a second."""
-    images, captions, asked = scene_set(train_images if train else test_images, "train" if train else "test", seed)
+    `TASKS`. About a thousand are drawn in a second.
+
+    Args:
+        train_images, test_images: how many of each.
+        train: which of the two.
+        seed: of everything random.
+        train_tasks: that the training scenes are of; one that is named twice is drawn twice as often. Those to test
+            with are always of every task evenly.
+    """
+    if train:
+        images, captions, asked = scene_set(train_images, "train", seed, train_tasks)
+    else:
+        images, captions, asked = scene_set(test_images, "test", seed)
     return ImageSet(images, torch.tensor([TASKS.index(one.tag) for one in asked]), "scenes", captions)

@@ -10,6 +10,10 @@
 What is in brackets may be missing: then any size and any background will do. Size and background make prompts many;
 GenEval's rules do not judge them.
 
+A lesson besides, for training alone: one colour shows what left and right are long before shapes can be made out.
+
+    colored_position  a photo of a red star left of a square [on sand]
+
 Training and test prompts are disjoint in what they combine, while every word is seen in training:
 
 - Each shape has one partner: the k-th of SHAPES and the k-th from the end. No training caption names both.
@@ -29,7 +33,7 @@ from typing import Literal
 
 import numpy as np
 
-from optsteps.datasets.geneval import RELATIONS, TASKS, Metadata, Objects
+from optsteps.datasets.geneval import RELATIONS, TASKS, Metadata, Objects, in_turn
 from optsteps.datasets.shapes import SHAPES
 
 COLORS = ("red", "yellow", "green", "blue", "pink", "cyan", "white", "black")
@@ -38,11 +42,14 @@ SIZES = ("small", "large")
 _COUNTS = {2: "two", 3: "three", 4: "four"}
 _PLURALS = {shape: "crosses" if shape == "cross" else f"{shape}s" for shape in SHAPES}
 
+# what training captions can be of
+LESSONS = (*TASKS, "colored_position")
+
 Split = Literal["train", "test"]
 
 
 def prompts(task: str, count: int, split: Split, seed: int = 0) -> list[Metadata]:
-    """`count` prompts of a task in random order, each as often as any other: distinct where there are as many.
+    """`count` prompts of one of LESSONS in random order, each as often as any other: distinct where there are as many.
 
     Raises:
         ValueError: the task or the split is not known, or the count is negative.
@@ -50,7 +57,7 @@ def prompts(task: str, count: int, split: Split, seed: int = 0) -> list[Metadata
     if count < 0:
         raise ValueError(f"{count} prompts were asked for; ask for 0 or more")
     known = all_prompts(task, split)
-    random = np.random.default_rng([seed, TASKS.index(task)])
+    random = np.random.default_rng([seed, LESSONS.index(task)])
     rounds = -(-count // len(known))
     order = [int(k) for _ in range(rounds) for k in random.permutation(len(known))]
     return [known[k] for k in order[:count]]
@@ -58,15 +65,14 @@ def prompts(task: str, count: int, split: Split, seed: int = 0) -> list[Metadata
 
 def prompts_of_all_tasks(each: int, split: Split, seed: int = 0) -> list[Metadata]:
     """`each` prompts of every task, as of `prompts`, in turn: the first of all tasks, the second of all tasks, ..."""
-    turns = zip(*(prompts(task, each, split, seed) for task in TASKS), strict=True)
-    return [metadata for turn in turns for metadata in turn]
+    return in_turn(prompts(task, each, split, seed) for task in TASKS)
 
 
 @cache
 def all_prompts(task: str, split: Split) -> tuple[Metadata, ...]:
-    """Every prompt of a task; the errors are those of `prompts`."""
-    if task not in TASKS:
-        raise ValueError(f"there is no task {task!r}; known: {', '.join(TASKS)}")
+    """Every prompt of one of LESSONS; the errors are those of `prompts`."""
+    if task not in LESSONS:
+        raise ValueError(f"there is no task {task!r}; known: {', '.join(LESSONS)}")
     if split not in ("train", "test"):
         raise ValueError(f"there is no split {split!r}; known: train, test")
     return tuple(metadata for metadata, is_test in _grammar(task) if is_test == (split == "test"))
@@ -84,7 +90,7 @@ def _grammar(task: str) -> Iterator[tuple[Metadata, bool]]:
     for place, tone in enumerate((None, *TONES)):
         for phrase, include, exclude, is_test in _phrases(task, place):
             prompt = f"a photo of {phrase}" + (f" on {tone}" if tone else "")
-            yield Metadata(task, prompt, include, exclude), is_test
+            yield Metadata("position" if task == "colored_position" else task, prompt, include, exclude), is_test
 
 
 def _phrases(task: str, tone: int) -> Iterator[tuple[str, tuple[Objects, ...], tuple[Objects, ...], bool]]:
@@ -110,6 +116,10 @@ def _phrases(task: str, tone: int) -> Iterator[tuple[str, tuple[Objects, ...], t
         for (one, other), relation in product(pairs, RELATIONS):
             include = (Objects(other), Objects(one, position=(relation, 0)))
             yield f"a {one} {relation} a {other}", include, (), _partners(one, other)
+    elif task == "colored_position":
+        for (one, other), color, relation in product(pairs, COLORS, RELATIONS):
+            include = (Objects(other), Objects(one, color=color, position=(relation, 0)))
+            yield f"a {color} {one} {relation} a {other}", include, (), _partners(one, other) or _strange(one, color)
     else:
         for (one, other), (color, tint) in product(pairs, permutations(COLORS, 2)):
             include = (Objects(one, color=color), Objects(other, color=tint))

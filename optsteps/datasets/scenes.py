@@ -86,13 +86,24 @@ class Scene:
     things: tuple[Thing, ...]
 
 
-def scene_set(count: int, split: Split, seed: int = 0) -> tuple[Tensor, list[str], list[Metadata]]:
+def scene_set(
+    count: int, split: Split, seed: int = 0, tasks: Sequence[str] = TASKS
+) -> tuple[Tensor, list[str], list[Metadata]]:
     """Scenes with their captions, task and caption drawn evenly from the split's grammar.
 
-    Number k depends on (seed, k) alone.
+    Number k depends on (seed, k, tasks) alone.
+
+    Args:
+        count: of scenes.
+        split: "train" or "test".
+        seed: of everything random.
+        tasks: to draw from; one that is named twice is drawn twice as often.
 
     Returns:
         Images uint8 [count, 3, 32, 32], captions [count], and what the captions say [count].
+
+    Raises:
+        ValueError: the count is below 1, or a task or the split is not known.
     """
     if count < 1:
         raise ValueError(f"{count} scenes were asked for; ask for at least one")
@@ -100,7 +111,7 @@ def scene_set(count: int, split: Split, seed: int = 0) -> tuple[Tensor, list[str
     asked, scenes = [], []
     for k in range(first, first + count):
         random = np.random.default_rng([seed, k, _STREAM])
-        known = all_prompts(TASKS[random.integers(len(TASKS))], split)
+        known = all_prompts(tasks[int(random.integers(len(tasks)))], split)
         asked.append(known[random.integers(len(known))])
         scenes.append(scene_of(asked[-1], random))
     images = render(scenes, seed, range(first, first + count))

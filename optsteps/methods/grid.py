@@ -46,7 +46,7 @@ class Grid(ABC):
         whole = self.trajectories.states(problem.teacher, walker, noise, self.cond)
         whole = whole if len(nodes) == whole.shape[1] else whole[:, nodes]
         self._zeros = problem.keeping.zeros
-        self.teacher = whole if problem.keeping.scratch is None else self._zeros(whole.shape, whole).copy_(whole)
+        self.teacher = problem.keeping.moved(whole)
         self.state, self._denoised = (self._zeros(whole.shape, whole) for _ in range(2))
         self._pending = torch.zeros(self.teacher.shape[:2], dtype=torch.bool)
         self._sigma = self.process.sigma(self.times).to(noise.device)

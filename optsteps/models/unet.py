@@ -169,7 +169,7 @@ class ResidualBlock(nn.Module):
 
 class Attention(nn.Module):
     """Attention of pixels to pixels and, in the same softmax, to the context, with heads of 32 channels where the width
-    allows."""
+    allows. Beside a context, which may speak of left and right, pixels know their coordinates."""
 
     def __init__(self, width: int, context: int = 0) -> None:
         super().__init__()
@@ -177,12 +177,16 @@ class Attention(nn.Module):
         self.norm = nn.GroupNorm(_groups(width), width)
         self.qkv = nn.Conv2d(width, 3 * width, 1)
         self.context = nn.Linear(context, 2 * width) if context else None
+        self.place = nn.Conv2d(2, 3 * width, 1, bias=False) if context else None
         self.out = nn.Conv2d(width, width, 1)
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor, _embedding: Tensor, context: Tensor | None) -> Tensor:
         b, c, h, w = x.shape
-        q, k, v = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w).transpose(-1, -2).unbind(1)
+        qkv = self.qkv(self.norm(x))
+        if self.place is not None:
+            qkv = qkv + self.place(_coordinates(x))
+        q, k, v = qkv.reshape(b, 3, self.heads, c // self.heads, h * w).transpose(-1, -2).unbind(1)
         if self.context is not None:
             assert context is not None
             words = self.context(context).reshape(b, -1, 2, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
@@ -207,6 +211,12 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, _embedding: Tensor, _context: Tensor | None) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def _coordinates(x: Tensor) -> Tensor:
+    """Of the pixels of x [B, C, H, W], [1, 2, H, W]: down and across, from -1 to 1."""
+    down, across = (torch.linspace(-1, 1, side, dtype=x.dtype, device=x.device) for side in x.shape[2:])
+    return torch.stack(torch.meshgrid(down, across, indexing="ij"))[None]
 
 
 def _groups(width: int) -> int:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from optsteps.datasets.geneval import TASKS, Metadata, read_metadata
-from optsteps.datasets.scene_prompts import COLORS, TONES, all_prompts, prompts, vocabulary
+from optsteps.datasets.scene_prompts import COLORS, LESSONS, TONES, all_prompts, prompts, vocabulary
 from optsteps.datasets.shapes import SHAPES
 
-EVERY = [(task, metadata) for task in TASKS for split in ("train", "test") for metadata in all_prompts(task, split)]
+EVERY = [(task, metadata) for task in LESSONS for split in ("train", "test") for metadata in all_prompts(task, split)]
 SHAPE, COLOR, ON = f"({'|'.join(SHAPES)})", f"({'|'.join(COLORS)})", f"(?: on (?:{'|'.join(TONES)}))?"
 
 
@@ -23,6 +23,7 @@ def test_what_a_prompt_includes_is_what_it_says() -> None:
         "colors": rf"a photo of a (?:small |large )?{COLOR} {SHAPE}{ON}",
         "position": rf"a photo of a {SHAPE} (left of|right of|above|below) a {SHAPE}{ON}",
         "color_attr": rf"a photo of a {COLOR} {SHAPE} and a {COLOR} {SHAPE}{ON}",
+        "colored_position": rf"a photo of a {COLOR} {SHAPE} (left of|right of|above|below) a {SHAPE}{ON}",
     }
     for task, metadata in EVERY:
         found = re.fullmatch(patterns[task], metadata.prompt)
@@ -39,9 +40,13 @@ def test_what_a_prompt_includes_is_what_it_says() -> None:
         elif task == "position":
             position = {"class": words[0], "count": 1, "position": [words[1], 0]}
             include = [{"class": words[2], "count": 1}, position]
+        elif task == "colored_position":
+            one = {"class": words[1], "count": 1, "color": words[0], "position": [words[2], 0]}
+            include = [{"class": words[3], "count": 1}, one]
         else:
             include = [{"class": shape, "count": 1} for shape in words]
-        expected = {"tag": task, "include": include, "prompt": metadata.prompt}
+        tag = "position" if task == "colored_position" else task
+        expected = {"tag": tag, "include": include, "prompt": metadata.prompt}
         assert metadata.as_json() == expected | ({"exclude": exclude} if exclude else {})
 
 
@@ -59,10 +64,10 @@ def test_train_and_test_are_disjoint_in_combination() -> None:
         shapes = [frozenset(entry.name for entry in metadata.include)] if len(metadata.include) > 1 else []
         return {*shapes, *(frozenset((entry.name, entry.color)) for entry in metadata.include if entry.color)}
 
-    trained = {pair for task in TASKS for metadata in all_prompts(task, "train") for pair in pairs(metadata)}
-    for task in ("two_object", "colors", "position", "color_attr"):
+    trained = {pair for task in LESSONS for metadata in all_prompts(task, "train") for pair in pairs(metadata)}
+    for task in ("two_object", "colors", "position", "color_attr", "colored_position"):
         assert all(pairs(metadata) - trained for metadata in all_prompts(task, "test"))
-    for task in TASKS:
+    for task in LESSONS:
         train, test = ({metadata.prompt for metadata in all_prompts(task, split)} for split in ("train", "test"))
         assert train.isdisjoint(test)
         assert len(train) + len(test) == sum(each == task for each, _ in EVERY)  # and no prompt twice

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optsteps.datasets.geneval import TASKS, Metadata, Objects
-from optsteps.datasets.scene_prompts import COLORS, TONES, all_prompts
+from optsteps.datasets.scene_prompts import COLORS, LESSONS, TONES, all_prompts
 from optsteps.datasets.scenes import RGB, TONE_RGB, Scene, Thing, render, scene_of, scene_set
 from optsteps.datasets.shapes import SHAPES
 from optsteps.metrics.detections import Detection
 from optsteps.metrics.geneval import judge_image
 
-PROMPTS = [metadata for task in TASKS for split in ("train", "test") for metadata in all_prompts(task, split)[::17]]
+PROMPTS = [metadata for task in LESSONS for split in ("train", "test") for metadata in all_prompts(task, split)[::17]]
 
 
 @settings(max_examples=150, deadline=None)

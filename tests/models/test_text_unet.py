@@ -7,6 +7,7 @@ import torch
 from optsteps.datasets.scene_prompts import prompts_of_all_tasks, vocabulary
 from optsteps.models import TextUNet, save_network, text_to_image
 from optsteps.models.text_unet import Tokenizer
+from optsteps.models.unet import Attention
 from optsteps.noise import FIRST_TEST_SAMPLE, unit_noise
 from optsteps.processes import EDM, Flow
 
@@ -77,6 +78,30 @@ def test_every_word_and_its_place_matter() -> None:
         assert one.shape == x.shape
         for other in out[:k]:
             assert (one - other).abs().max() > 1e-4
+
+
+def test_the_order_of_words_tells_whose_colour_is_which() -> None:
+    made = network()
+    said = made.tokenizer(["a photo of a red circle and a blue star", "a photo of a blue circle and a red star"])
+    with torch.no_grad():
+        red_circle, blue_circle = made.text(said)[:, 5]
+    # of a bag of words the two are the same
+    assert (red_circle - blue_circle).norm() > 0.05 * red_circle.norm()
+
+
+def test_pixels_beside_words_know_where_they_are() -> None:
+    torch.manual_seed(0)
+    attention = Attention(32, context=8)
+    torch.nn.init.normal_(attention.out.weight)
+    grey, words = torch.ones(1, 32, 3, 4), torch.randn(1, 5, 8)
+    with torch.no_grad():
+        somewhere = attention(grey, grey, words)
+        torch.nn.init.zeros_(attention.place.weight)  # type: ignore[union-attr]
+        nowhere = attention(grey, grey, words)
+    torch.testing.assert_close(nowhere, nowhere[..., :1, :1].expand_as(nowhere))
+    pixels = somewhere[0].flatten(1).T
+    apart = torch.cdist(pixels, pixels) + torch.eye(12) * 1e3
+    assert apart.min() > 1e-2
 
 
 def test_samples_of_a_batch_do_not_see_each_other() -> None:
