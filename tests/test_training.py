@@ -299,7 +299,7 @@ def test_a_captioned_set_is_told_in_words(tmp_path: Path) -> None:
     assert len(captioned_scenes(5, 3, train=False)) == 3
 
 
-def test_training_scenes_are_of_the_tasks_that_are_named(tmp_path: Path) -> None:
+def test_training_scenes_are_of_the_tasks_that_are_named() -> None:
     tasks = OmegaConf.create(["position", "position", "position", "colors"])
     data = captioned_scenes(80, 30, train=True, train_tasks=tasks)
     found = [TASKS[label] for label in data.labels]
