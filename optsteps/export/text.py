@@ -75,7 +75,7 @@ def to_csv(schedule: Schedule) -> str:
     _check_plain(schedule, "a table of times")
     times = schedule.times.detach()
     columns = [part.tolist() for part in (times, schedule.process.noise_level(times), schedule.process.log_snr(times))]
-    names = CSV_COLUMNS
+    names: tuple[str, ...] = CSV_COLUMNS
     if schedule.orders is not None:
         names, columns = (*CSV_COLUMNS, "order"), [*columns, [*schedule.orders, ""]]
     text = io.StringIO()
