@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from optsteps.export.rehearsal import rehearse
 from optsteps.export.schedulers import (
     KINDS,
+    TIMESTEP_TOLERANCE,
     Kind,
     check_amplitude,
     check_tables,
@@ -22,8 +24,8 @@ from optsteps.export.schedulers import (
     effective_orders,
     kind_of,
     noise_ratio,
+    on_timesteps,
     read_tables,
-    rehearse,
     run_orders,
     straightened,
     unapplied,
@@ -103,8 +105,7 @@ def to_diffusers(schedule: Schedule, scheduler: Any) -> DiffusersArguments:
 
 def _on_timesteps(schedule: Schedule) -> bool:
     """Are all times such as `Schedule.snapped` makes? An EDM process has none to miss."""
-    times = schedule.times * {"vp": 1, "flow": 1000}.get(schedule.process.name, 0)
-    return bool(((times - times.round()).abs() < 1e-6).all())
+    return on_timesteps(schedule.times.detach() * {"vp": 1, "flow": 1000}.get(schedule.process.name, 0))
 
 
 def _orders_variants(schedule: Schedule, kind: Kind, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -120,14 +121,14 @@ def _candidates(schedule: Schedule, kind: Kind, base: Any) -> Iterator[dict[str,
     """Arguments of `set_timesteps` that may tell the schedule, the most readable first."""
     takes, process, t = kind.takes[schedule.process.name], schedule.process, schedule.times.detach()
     if takes == "timesteps" or (takes == "levels" and process.name == "vp"):
-        whole = torch.equal(t, t.round())
+        whole = on_timesteps(t)
         if whole or takes == "timesteps":
-            yield {"timesteps": [int(x) if whole else x for x in t[:-1].tolist()]}
+            yield {"timesteps": [round(x) if whole else x for x in t[:-1].tolist()]}
     if takes in ("sigmas", "levels"):
         levels = process.noise_level(t) if process.name == "vp" else t
         if kind.below_one and process.name == "flow":  # it cuts times to integers, and a product may fall just short
             count = base.config.num_train_timesteps
-            on_grid = (t * count - (t * count).round()).abs() < 1e-6
+            on_grid = (t * count - (t * count).round()).abs() <= TIMESTEP_TOLERANCE
             levels = torch.where(on_grid & (t < 1), ((t * count).round() + 1e-4) / count, t)
         # as many digits as float32 has
         sigmas = [float(f"{x:.9g}") for x in (levels if takes == "levels" else levels[:-1]).tolist()]
@@ -150,11 +151,11 @@ def _tried(schedule: Schedule, kind: Kind, base: Any, settings: Mapping[str, Any
         tried.set_timesteps(**arguments)
     except Exception as error:
         raise ValueError(f"{name} refuses it ({error})") from error
-    check_tables(name, schedule, wanted_tables(schedule, tried), read_tables(tried, kind))
+    check_tables(name, schedule, wanted_tables(schedule, tried, kind), read_tables(tried, kind))
     if schedule.orders is not None:
         check_orders(schedule, tried, kind)
     if kind.table == "sigmas":
-        rehearse(tried, name)
+        rehearse(tried, schedule, kind)
     return tried
 
 

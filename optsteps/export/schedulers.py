@@ -7,7 +7,6 @@ nothing is believed of a scheduler that has not been run. Nothing here needs dif
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,6 +24,8 @@ LEVEL_TOLERANCE = 1e-5
 TIMESTEP_TOLERANCE = 1e-3
 # of the log noise levels that networks under EDM are called with
 LOG_LEVEL_TOLERANCE = 1e-5
+# diffusers' schedulers that hold levels take alpha_bar at a zero terminal SNR for 2^-24
+TERMINAL_LEVEL = (2**24 - 1) ** 0.5
 
 Takes = Literal["timesteps", "sigmas", "levels", "ramp"]
 
@@ -41,7 +42,7 @@ class Kind:
         scaled: its samples are x / alpha, which starts at the noise level.
         table: what its `step` reads the levels from.
         orders: where it lowers its order at the end, if that can be steered: "few" (below 15 steps) or "always".
-        below_one: it keeps a flow's first level this far below 1.
+        below_one: a flow's first level is kept this far below 1, where its formula has a value.
     """
 
     takes: Mapping[str, Takes | None]
@@ -52,6 +53,8 @@ class Kind:
     below_one: float = 0.0
 
 
+# how far below 1 UniPCMultistepScheduler itself keeps a flow's level, whose logarithm of alpha it takes
+_BELOW_ONE = 1e-6
 _INTEGERS = Kind({"vp": "timesteps"}, table="alphas_cumprod")
 KINDS: dict[str, Kind] = {
     "EulerDiscreteScheduler": Kind({"vp": "levels", "edm": "levels"}, scaled=True),
@@ -59,9 +62,9 @@ KINDS: dict[str, Kind] = {
     "HeunDiscreteScheduler": Kind({"vp": "timesteps"}, stages=2, scaled=True),
     "LMSDiscreteScheduler": Kind({"vp": None}, scaled=True),
     "DPMSolverMultistepScheduler": Kind({"vp": "timesteps", "flow": None}, orders="few"),
-    "DPMSolverSinglestepScheduler": Kind({"vp": "timesteps", "flow": None}),
-    "DEISMultistepScheduler": Kind({"vp": None, "flow": None}, orders="few"),
-    "UniPCMultistepScheduler": Kind({"vp": None, "flow": "sigmas"}, orders="always", below_one=1e-6),
+    "DPMSolverSinglestepScheduler": Kind({"vp": "timesteps", "flow": None}, below_one=_BELOW_ONE),
+    "DEISMultistepScheduler": Kind({"vp": None, "flow": None}, orders="few", below_one=_BELOW_ONE),
+    "UniPCMultistepScheduler": Kind({"vp": None, "flow": "sigmas"}, orders="always", below_one=_BELOW_ONE),
     "IPNDMScheduler": Kind({"vp": None}, table="alphas"),
     "EDMEulerScheduler": Kind({"edm": "ramp"}, scaled=True),
     "EDMDPMSolverMultistepScheduler": Kind({"edm": None}, scaled=True, orders="few"),
@@ -166,11 +169,22 @@ def network_calls(schedule: Schedule, scheduler: Any) -> Tensor:
     return _clock(t, scheduler) * scheduler.config.num_train_timesteps
 
 
-def wanted_tables(schedule: Schedule, scheduler: Any) -> Tables:
-    """The schedule in the units of a scheduler, float64: noise levels, or the times of a flow."""
+def wanted_tables(schedule: Schedule, scheduler: Any, kind: Kind) -> Tables:
+    """The schedule in the units of a scheduler, float64: noise levels, or the times of a flow.
+
+    A scheduler that holds its levels has a finite one, `TERMINAL_LEVEL`, where the schedule starts at zero SNR.
+    """
     t, process = schedule.times.detach().cpu(), schedule.process
     levels = _clock(t, scheduler) if process.name == "flow" else process.noise_level(t)
+    if process.name == "vp" and kind.table == "sigmas" and levels[0] == torch.inf:
+        # above the next, which under linear betas is higher still
+        levels[0] = max(TERMINAL_LEVEL, 2 * float(levels[1]))
     return Tables(network_calls(schedule, scheduler)[:-1], levels)
+
+
+def on_timesteps(times: Tensor) -> bool:
+    """Are these times, counted in timesteps, integers but for rounding?"""
+    return bool(((times - times.round()).abs() <= TIMESTEP_TOLERANCE).all())
 
 
 def _clock(t: Tensor, scheduler: Any) -> Tensor:
@@ -212,8 +226,10 @@ def check_trained_on(schedule: Schedule, scheduler: Any) -> None:
             "to different models"
         )
     ours = process.noise_level(torch.arange(len(theirs)))
-    # a table of alphas_cumprod in float32 has lost as much at the clean end, and all of it at a zero terminal SNR
-    apart = (theirs / ours).log().abs() > 1e-3
+    if torch.inf in (theirs[-1], ours[-1]):  # zero terminal SNR, which schedulers that hold levels call TERMINAL_LEVEL
+        theirs[-1], ours[-1] = (levels[-1].clamp(max=TERMINAL_LEVEL) for levels in (theirs, ours))
+    # 0.1 % is lost in float32 at the clean end
+    apart = ~((theirs / ours).log().abs() <= 1e-3)
     if bool(apart.any()):
         t = int(apart.nonzero()[0])
         raise ValueError(
@@ -231,7 +247,9 @@ def check_tables(name: str, schedule: Schedule, wanted: Tables, found: Tables) -
     tolerance = LOG_LEVEL_TOLERANCE if schedule.process.name == "edm" else TIMESTEP_TOLERANCE
     # written so that NaN is no agreement
     late = ~((found.timesteps - wanted.timesteps).abs() <= tolerance)
-    off = ~((found.levels - wanted.levels).abs() <= LEVEL_TOLERANCE * wanted.levels.clamp(min=1.0))
+    off = (found.levels != wanted.levels) & ~(
+        (found.levels - wanted.levels).abs() <= LEVEL_TOLERANCE * wanted.levels.clamp(min=1.0)
+    )
     for step in range(schedule.steps):
         begin = f"step {step} of {schedule.steps} with {name}"
         if bool(late[step]):
@@ -291,31 +309,3 @@ def start_scale(schedule: Schedule, kind: Kind) -> float:
     """The scale of the noise that a scheduler's first sample is, in its own coordinates."""
     alpha = schedule.process.alpha(schedule.times[0]) if kind.scaled else as_times(1.0)
     return float(schedule.scale.detach() / alpha)
-
-
-def rehearse(scheduler: Any, name: str) -> None:
-    """Run every step on a small tensor.
-
-    Raises:
-        ValueError: the scheduler refuses a step or leaves the finite numbers; it names the step.
-    """
-    x = torch.ones(1, 3, 2, 2)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        for i, t in enumerate(scheduler.timesteps):
-            try:
-                if hasattr(scheduler, "scale_model_input"):
-                    scheduler.scale_model_input(x, t)
-                x = scheduler.step(0.1 * x, t, x, return_dict=False)[0]
-            except (RuntimeError, IndexError, TypeError, ValueError, AssertionError) as error:
-                raise ValueError(f"{name} fails at step {i} of this schedule ({error})") from error
-            if not bool(torch.isfinite(x).all()):
-                raise ValueError(
-                    f"{name} computes NaN or infinity in step {i}, which leads from level "
-                    f"{_level(scheduler, i)} to {_level(scheduler, i + 1)}: its formula has no value there. End at a "
-                    "positive noise level or begin a flow below t = 1, or lower solver_order"
-                )
-
-
-def _level(scheduler: Any, i: int) -> str:
-    levels = getattr(scheduler, "sigmas", None)
-    return f"{float(levels[i]):g}" if levels is not None and i < len(levels) and math.isfinite(levels[i]) else "?"

@@ -240,6 +240,43 @@ PIPELINES: dict[str, Callable[[], Any]] = {
     "wan": wan,
 }
 
+EDITING = {"img2img": "AutoPipelineForImage2Image", "inpaint": "AutoPipelineForInpainting"}
+
+
+def edited(name: str, kind: str) -> tuple[Any, Callable[..., torch.Tensor]]:
+    """The "img2img" or "inpaint" pipeline of "sd", "sdxl", "sd3" or "flux", and its call on an image, for latents."""
+    pipe = getattr(diffusers, EDITING[kind]).from_pipe(PIPELINES[name]())
+    pipe.set_progress_bar_config(disable=True)
+    side = 16
+    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(1, 1, side, side)
+    mask[..., : side // 2] = 1
+
+    def call(**arguments: Any) -> torch.Tensor:
+        given: dict[str, Any] = {"image": image, "output_type": "latent", "generator": torch.manual_seed(0)}
+        if kind == "inpaint":
+            given |= {"mask_image": mask, "height": side, "width": side}
+        elif name == "flux":
+            given |= {"height": side, "width": side}
+        latents: torch.Tensor = pipe("a red dog", **(given | arguments)).images
+        return latents
+
+    return pipe, call
+
+
+def record(pipe: Any) -> list[float]:
+    """The times that the pipeline's network is called with from now on."""
+    times: list[float] = []
+
+    def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        t = kwargs["timestep"] if "timestep" in kwargs else args[1]
+        times.append(float(torch.as_tensor(t).flatten()[0]))
+
+    network = getattr(pipe, "unet", None) or pipe.transformer
+    network.register_forward_pre_hook(hook, with_kwargs=True)
+    return times
+
+
 _SD_BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 _UNET = {
     "sample_size": 8,
