@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from optsteps.export.schedulers import (
     kind_of,
     noise_ratio,
     on_timesteps,
+    parameters_of,
     read_tables,
     run_orders,
     straightened,
@@ -78,8 +78,7 @@ def to_diffusers(schedule: Schedule, scheduler: Any) -> DiffusersArguments:
     kind = kind_of(name, schedule.process)
     check_amplitude(schedule)
     check_trained_on(schedule, base)
-    known = set(inspect.signature(type(base).__init__).parameters)
-    settings = straightened(schedule, kind, known)
+    settings = straightened(schedule, kind, parameters_of(base))
     if given or Path(str(scheduler)).is_dir():  # its settings are known: name the changes only
         settings = {key: value for key, value in settings.items() if base.config.get(key) != value}
     refused: ValueError | None = None
@@ -233,7 +232,10 @@ def _defaults(name: str, process: Process) -> dict[str, Any]:
         # what a pipeline's config would say by beta_start and beta_end
         kept = torch.sigmoid(2 * process.log_snr(torch.arange(process.t_limit + 1)))
         betas = 1 - kept / torch.cat([kept.new_ones(1), kept[:-1]])
-        return {"trained_betas": betas.tolist(), "num_train_timesteps": len(betas)}
+        settings = {"trained_betas": betas.tolist(), "num_train_timesteps": len(betas)}
+        if process.t_finite < process.t_limit and "rescale_betas_zero_snr" in parameters_of(scheduler_class(name)):
+            settings |= {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+        return settings
     if name == "EulerDiscreteScheduler":  # under EDM it is that of Stable Video Diffusion
         return {"timestep_type": "continuous", "prediction_type": "v_prediction"}
     if process.name == "flow" and "vp" in kind_of(name, process).takes:

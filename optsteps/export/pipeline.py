@@ -23,6 +23,7 @@ from optsteps.export.schedulers import (
     kind_of,
     network_calls,
     on_timesteps,
+    parameters_of,
     start_scale,
     straightened,
     unapplied,
@@ -184,7 +185,7 @@ def _empty(base: Any) -> Any:
 
 def _applied(original: Any, schedule: Schedule, kind: Kind) -> Any:
     base, name = type(original), class_name(original)
-    known = set(inspect.signature(base.__init__).parameters)
+    known = parameters_of(original)
     settings = straightened(schedule, kind, known)
     if schedule.orders is not None:
         if kind.orders is None and max(schedule.orders) > 1:

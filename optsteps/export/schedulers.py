@@ -7,6 +7,7 @@ nothing is believed of a scheduler that has not been run. Nothing here needs dif
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -105,6 +106,11 @@ _STRAIGHT: dict[str, Any] = {
 def class_name(scheduler: Any) -> str:
     """The name of a scheduler's class, as diffusers has it."""
     return next((part.__name__ for part in type(scheduler).__mro__ if part.__name__ in KINDS), type(scheduler).__name__)
+
+
+def parameters_of(scheduler: Any) -> set[str]:
+    """The settings that a scheduler's class, or the class given, knows."""
+    return set(inspect.signature(scheduler.__init__).parameters)
 
 
 def unapplied(scheduler: Any) -> Any:
