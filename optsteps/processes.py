@@ -200,8 +200,10 @@ class VP(Process):
 
     @classmethod
     def from_betas(cls, betas: Times) -> VP:
-        """From the [T] noise variances beta_t of a DDPM, each strictly between 0 and 1; the last may be 1: zero terminal
-        SNR."""
+        """From the [T] noise variances beta_t of a DDPM, each strictly between 0 and 1.
+
+        The last may be 1, for zero terminal SNR.
+        """
         betas = as_times(betas).detach().cpu()
         bad = ~((betas > 0) & (betas < 1))
         if betas.numel() > 1 and betas.flatten()[-1] == 1:

@@ -160,7 +160,7 @@ def _tried(schedule: Schedule, kind: Kind, base: Any, settings: Mapping[str, Any
 
 def check_orders(schedule: Schedule, scheduler: Any, kind: Kind) -> None:
     """Raises ValueError unless the scheduler gives its steps the schedule's orders."""
-    wanted, name = effective_orders(schedule), class_name(scheduler)
+    wanted, name = effective_orders(schedule, schedule.orders or ()), class_name(scheduler)
     found = run_orders(scheduler, kind, schedule.steps, schedule.ends_clean)
     if found is None and max(wanted) > 1:
         raise ValueError(f"the orders {wanted} of the schedule's steps mean nothing to {name}")

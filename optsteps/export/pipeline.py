@@ -25,6 +25,7 @@ from optsteps.export.schedulers import (
     on_timesteps,
     parameters_of,
     start_scale,
+    starts_at_pure_noise,
     straightened,
     unapplied,
     wanted_tables,
@@ -120,7 +121,7 @@ class _Applied:
         _optsteps_schedule, _optsteps_kind: what it runs, and what its class is like.
         _optsteps_settings: the config that its own methods compute with; `config` is the original's.
         _optsteps_arguments: of `set_timesteps`, where its tables cannot be given; None where they can.
-        _optsteps_orders: of its steps; None for those of its settings.
+        _optsteps_orders: the highest of its steps; None where its settings say enough.
         _optsteps_counted: the number of steps that the pipeline in use believes in.
     """
 
@@ -196,6 +197,9 @@ def _applied(original: Any, schedule: Schedule, kind: Kind) -> Any:
         told = to_diffusers(schedule, original)
         settings, arguments = dict(told.settings), told.arguments
     straight = base.from_config(original.config, **settings)
+    orders = schedule.orders
+    if kind.orders and orders is None and starts_at_pure_noise(schedule):
+        orders = (straight.config.solver_order,) * schedule.steps
     scheduler = _empty(base)
     vars(scheduler).update(
         vars(straight),
@@ -205,7 +209,7 @@ def _applied(original: Any, schedule: Schedule, kind: Kind) -> Any:
         _optsteps_kind=kind,
         _optsteps_settings=straight.config,
         _optsteps_arguments=arguments,
-        _optsteps_orders=effective_orders(schedule) if kind.orders and schedule.orders else None,
+        _optsteps_orders=effective_orders(schedule, orders) if kind.orders and orders else None,
     )
     return scheduler
 

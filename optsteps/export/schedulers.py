@@ -8,14 +8,15 @@ nothing is believed of a scheduler that has not been run. Nothing here needs dif
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from optsteps.processes import VP, Process, as_times
+from optsteps.processes import VP, Process
 from optsteps.schedules import Schedule
 
 # a table agrees with a schedule if its levels do to this, absolutely below 1 and relatively above ...
@@ -182,10 +183,21 @@ def wanted_tables(schedule: Schedule, scheduler: Any, kind: Kind) -> Tables:
     """
     t, process = schedule.times.detach().cpu(), schedule.process
     levels = _clock(t, scheduler) if process.name == "flow" else process.noise_level(t)
-    if process.name == "vp" and kind.table == "sigmas" and levels[0] == torch.inf:
-        # above the next, which under linear betas is higher still
-        levels[0] = max(TERMINAL_LEVEL, 2 * float(levels[1]))
+    if process.name == "vp" and kind.table == "sigmas":
+        levels[0] = _first_level(schedule)
     return Tables(network_calls(schedule, scheduler)[:-1], levels)
+
+
+def starts_at_pure_noise(schedule: Schedule) -> bool:
+    """Is the noise level infinite where it starts?"""
+    return bool(schedule.process.alpha(schedule.times[0]) == 0)
+
+
+def _first_level(schedule: Schedule) -> float:
+    """The noise level it starts from; a finite one for zero terminal SNR, above the next, which with linear betas may
+    be higher than `TERMINAL_LEVEL`."""
+    first, second = schedule.noise_levels[:2].tolist()
+    return max(TERMINAL_LEVEL, 2 * second) if starts_at_pure_noise(schedule) else first
 
 
 def on_timesteps(times: Tensor) -> bool:
@@ -297,12 +309,14 @@ def run_orders(scheduler: Any, kind: Kind, steps: int, clean: bool) -> list[int]
     return orders
 
 
-def effective_orders(schedule: Schedule) -> list[int]:
-    """The orders its steps have when they are walked: no more outputs than there are, and 1 to noise level 0."""
-    orders = [min(i + 1, order) for i, order in enumerate(schedule.orders or ())]
+def effective_orders(schedule: Schedule, orders: Sequence[int]) -> list[int]:
+    """The orders that its steps have if they are asked for `orders`: no more than there are outputs to remember, of
+    which one at an infinite noise level is none, and 1 to noise level 0."""
+    forgotten = starts_at_pure_noise(schedule)
+    effective = [min(max(i + 1 - forgotten, 1), order) for i, order in enumerate(orders)]
     if schedule.ends_clean:
-        orders[-1] = 1
-    return orders
+        effective[-1] = 1
+    return effective
 
 
 def noise_ratio(schedule: Schedule, scheduler: Any, kind: Kind) -> float:
@@ -313,5 +327,9 @@ def noise_ratio(schedule: Schedule, scheduler: Any, kind: Kind) -> float:
 
 def start_scale(schedule: Schedule, kind: Kind) -> float:
     """The scale of the noise that a scheduler's first sample is, in its own coordinates."""
-    alpha = schedule.process.alpha(schedule.times[0]) if kind.scaled else as_times(1.0)
-    return float(schedule.scale.detach() / alpha)
+    scale = float(schedule.scale.detach())
+    if not kind.scaled:
+        return scale
+    # x / alpha, where alpha is 0 that of a large finite level
+    alpha = schedule.process.alpha(schedule.times[0].detach())
+    return scale / float(alpha) if alpha > 0 else scale * math.hypot(1.0, _first_level(schedule))
