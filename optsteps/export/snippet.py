@@ -35,7 +35,8 @@ SCHEDULERS: dict[str, dict[str, str]] = {
 
 
 def diffusers_snippet(schedule: Schedule, scheduler: Any = None, path: str | Path = "schedule.json") -> str:
-    """Python that makes `pipe`, a loaded pipeline, sample with the schedule.
+    """Python that makes `pipe`, a loaded pipeline, sample with the schedule. The pipeline gets the scheduler that is
+    named here, with the settings of the one it has.
 
     Args:
         scheduler: as in `to_diffusers`; None for the one nearest to the solver of the search (`default_scheduler`).
@@ -46,9 +47,10 @@ def diffusers_snippet(schedule: Schedule, scheduler: Any = None, path: str | Pat
         ImportError: diffusers, on which the arguments are tried, is not installed.
         ValueError: the scheduler can run the schedule in neither way, or there is none of the name.
     """
-    base = load_scheduler(default_scheduler(schedule) if scheduler is None else scheduler, schedule.process)
+    chosen = default_scheduler(schedule) if scheduler is None else scheduler
+    base = load_scheduler(chosen, schedule.process)
     try:
-        told = to_diffusers(schedule, default_scheduler(schedule) if scheduler is None else scheduler)
+        told = to_diffusers(schedule, chosen)
     except ValueError as error:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns where the snippet is run
@@ -64,7 +66,7 @@ def diffusers_snippet(schedule: Schedule, scheduler: Any = None, path: str | Pat
     if told.settings.get("use_flow_sigmas") and "sigmas" in told.arguments:
         lines += ["# FluxPipeline drops sigmas= with such a scheduler: use optsteps.apply there"]
     arguments = [f"    {key}={_literal(value)}," for key, value in told.arguments.items()]
-    lines += ["images = pipe(", '    "your prompt",', *arguments, ").images"]
+    lines += ["images = pipe(", '    "your prompt",', *arguments, ")[0]"]
     return "\n".join(lines) + "\n"
 
 
@@ -100,7 +102,7 @@ def _applying(name: str, schedule: Schedule, path: str, reason: str) -> str:
         "# pipe: your pipeline, as loaded",
         f"pipe.scheduler = {name}.from_config(pipe.scheduler.config{flow})",
         f'optsteps.apply(pipe, optsteps.Schedule.load("{path}"))',
-        'images = pipe("your prompt").images',
+        'images = pipe("your prompt")[0]',
     ]
     return "\n".join(lines) + "\n"
 

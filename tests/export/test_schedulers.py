@@ -337,6 +337,8 @@ def test_snapped_schedules_survive_our_own_text(drawn: set[int], clean: bool, wa
     for name in ("EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "HeunDiscreteScheduler"):
         if must_obey(schedule, name):
             told = to_diffusers(read, name)
+            if name == "EulerDiscreteScheduler" and not clean:  # it ends at a positive level by sigmas alone
+                continue
             assert told.arguments == {"timesteps": [int(t) for t in times[:-1]]}
     if clean:
         assert to_diffusers(read, "DDPMScheduler").arguments == {"timesteps": [int(t) for t in times[:-1]]}
