@@ -47,6 +47,7 @@ class Experiment:
         methods: by name, the main one first.
         judges: what is measured.
         steps: the students' step counts.
+        snap: are the times of schedules to be timesteps?
         data, data_cond: clean samples for methods that need them, or None.
     """
 
@@ -60,6 +61,7 @@ class Experiment:
     methods: dict[str, Method]
     judges: list[Judge]
     steps: list[int]
+    snap: bool
     data: Tensor | None
     data_cond: Cond
 
@@ -84,8 +86,9 @@ class Experiment:
             _set_max_batch(config, _fitting_batch(model, device))
         solver = instantiate(config.solver)
         t_max, t_min = model.time_range
-        options = {k: v for k, v in config.teacher.items() if k not in ("family", "steps", "solver", "final")}
+        options = {k: v for k, v in config.teacher.items() if k not in ("family", "steps", "solver", "final", "snap")}
         options["final"] = config.teacher.final or model.final
+        options["snap"] = snap = model.snap if config.teacher.snap is None else config.teacher.snap
         many_steps = partial(build_schedule, config.teacher.family, process, t_max=t_max, t_min=t_min, **options)
         teacher, judged_by = (many_steps(steps=n) for n in (config.teacher.steps, config.test.teacher_steps))
         walker = build_solver(config.teacher.solver) if config.teacher.solver is not None else solver
@@ -101,7 +104,7 @@ class Experiment:
             steps = sorted({solver.steps(nfe // per_call, process, *teacher.times[[0, -1]]) for nfe in config.nfe})
         data = _clean_samples(config, model, device)
         judges = _judges(config, model, _unseen(config))
-        return cls(config, device, model, solver, teacher, judged_by, walker, methods, judges, steps, *data)
+        return cls(config, device, model, solver, teacher, judged_by, walker, methods, judges, steps, snap, *data)
 
     def resolved(self, part: str) -> Any:
         """A part of the config as JSON data, None where there is none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from optsteps.denoisers import Denoiser
 from optsteps.experiment import Experiment, launched
 from optsteps.export import run_snippets
 from optsteps.files import write_atomically
-from optsteps.methods import OSS, SearchProblem, SearchResult
+from optsteps.methods import OSS, Given, SearchProblem, SearchResult
 from optsteps.models.checkpoint import resolve_weights
 from optsteps.progress import Progress
 from optsteps.ranks import Place, further_ranks, lost, place
@@ -115,7 +116,10 @@ def _searched(
     for name, method in experiment.methods.items():
         with progress.stage(f"search {name}"):
             workers = _searching(experiment, store, name, progress)
-            results[name] = method.search(problem, experiment.steps, workers)
+            found = method.search(problem, experiment.steps, workers)
+            if experiment.snap and not isinstance(method, Given):  # a given schedule is run as it is
+                found = replace(found, schedules={n: schedule.snapped() for n, schedule in found.schedules.items()})
+            results[name] = found
     return results
 
 

@@ -130,6 +130,21 @@ def test_the_snippet_samples_with_the_schedule(
     assert times == pytest.approx(wanted, rel=0, abs=1e-3)  # Euler finds times by its levels, in float32
 
 
+def test_times_of_a_pipeline_with_timesteps_are_timesteps(
+    sd: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of searches between timesteps too, so that its scheduler is told them without optsteps."""
+    given = [f"model.path={sd}", f"model.prompts={prompts}", "store.folder=null", "steps=[3]", "solver=dpmpp_2m"]
+    ays = ["method=ays", "method.levels=8", "method.max_sweeps=1"]
+    for row in start(monkeypatch, tmp_path, *given, *ays)["rows"]:
+        assert row["times"] is None or row["times"] == [round(t) for t in row["times"]], row["method"]
+    use = (tmp_path / "run" / "use_in_diffusers.py").read_text()
+    assert "timesteps=[999, " in use
+    assert "optsteps.apply" not in use
+    between = start(monkeypatch, tmp_path, *given, "method=edm", "teacher.snap=false")["rows"]
+    assert any(t != round(t) for row in between if row["method"] == "edm" for t in row["times"])
+
+
 def test_a_flow_with_the_other_solvers_and_methods(
     prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,7 +153,10 @@ def test_a_flow_with_the_other_solvers_and_methods(
     given = [f"model.path={tmp_path}/flux", f"model.prompts={prompts}", *size, "store.folder=null"]
     found = start(monkeypatch, tmp_path, *given, "method=ays", "method.levels=8", "method.max_sweeps=1")
     assert {row["nfe"] for row in found["rows"] if row["steps"] == 2} == {2}
-    assert isinstance(Schedule.load(tmp_path / "run" / "schedule_2.json").process, Flow)
+    schedule = Schedule.load(tmp_path / "run" / "schedule_2.json")
+    assert isinstance(schedule.process, Flow)
+    assert schedule.times[0] == 1, "as its pipeline starts"
+    assert "latents=" not in (tmp_path / "run" / "use_in_diffusers.py").read_text()
 
 
 def test_a_u_net_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
