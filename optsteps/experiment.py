@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import platform
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from optsteps.comparison import Trial
 from optsteps.conditions import Cond
 from optsteps.datasets import ImageSet, to_unit_range
 from optsteps.denoisers import Denoiser, ElsewhereDenoiser, fitting_batch
-from optsteps.methods import Given, HandMade, Method, SearchProblem
+from optsteps.methods import Given, HandMade, Method, SearchProblem, SearchResult
 from optsteps.metrics import entropy
 from optsteps.metrics.judges import Judge, TeacherJudge
 from optsteps.models import Model
@@ -152,6 +153,20 @@ class Experiment:
             teacher_solver=self.walker,
             keeping=Keeping(workers),
         )
+
+    def compared(self, results: Mapping[str, SearchResult], steps: int) -> dict[str, tuple[Schedule, SearchResult]]:
+        """What is judged with so many steps, by the name of its row: every method's schedule with the search it is from.
+
+        A schedule whose steps have orders of its own has a further row, its times under the orders that the solver
+        gives to every rival, which says how much of the difference is the orders'.
+        """
+        rows = {}
+        for name, result in results.items():
+            schedule = result.schedules[steps]
+            rows[name] = schedule, result
+            if schedule.orders is not None:
+                rows[f"{name}_without_orders"] = replace(schedule, orders=None), result
+        return rows
 
     def described(self, command: str) -> dict[str, str]:
         """What the run was, by name, for its report."""
