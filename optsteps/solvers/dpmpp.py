@@ -57,7 +57,7 @@ class DPMpp3M(Multistep):
     extrapolates = "D"
 
     def __init__(
-        self, order: int = 3, corrected: bool = False, kind: Kind = "midpoint", lower_order_final: bool = False
+        self, order: int = 3, corrected: bool = False, kind: Kind = "midpoint", lower_order_final: bool = True
     ) -> None:
         super().__init__(order, lower_order_final)
         self.corrected, self.kind = corrected, check_kind(kind)

@@ -289,11 +289,14 @@ def test_orders_beyond_the_solvers_are_its_own(name: str, options: Options) -> N
 
 @memory_solvers
 def test_lower_order_final(name: str, options: Options) -> None:
-    solver, falling = build_solver(name, **options), build_solver(name, **options, lower_order_final=True)
+    solver, falling = (build_solver(name, **options, lower_order_final=lowered) for lowered in (False, True))
     orders = tuple(min(solver.order, left) for left in range(9, 0, -1))
     assert (tuple(falling.orders(9)), solver.orders(9)) == (orders, [solver.order] * 9)
     expected = _sample(solver, _schedule(EDM(), MANY, orders), _normal(3, 2))
     assert torch.equal(_sample(falling, _schedule(EDM(), MANY), _normal(3, 2)), expected)
+    # over few steps alone, but in UniPC
+    many = falling.orders(15)
+    assert many[-1] == (1 if name == "unipc" else solver.order)
     # a schedule's own orders come first
     asked = _schedule(EDM(), MANY, PATTERN)
     assert torch.equal(_sample(falling, asked, _normal(3, 2)), _sample(solver, asked, _normal(3, 2)))
