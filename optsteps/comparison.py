@@ -34,6 +34,7 @@ class Row:
         search_nfe, search_seconds: what finding the schedules of all step counts cost, per sample of the search and in
             all.
         path_error: mean squared difference to the teacher at every time [n+1], None for the oracle.
+        teacher: the many-step schedule that the figures compare with; None for the trial's.
     """
 
     method: str
@@ -46,6 +47,7 @@ class Row:
     search_nfe: float = 0.0
     search_seconds: float = 0.0
     path_error: Tensor | None = None
+    teacher: Schedule | None = None
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,40 @@ class Trial:
             self._answers["final"], _ = self._final(self.teacher, self._walker)
         return self._answers["final"]
 
+    def from_start_of(self, schedule: Schedule) -> Trial:
+        """This trial with a teacher that begins where `schedule` does, at its noise's scale, and goes on by the times
+        of this one: what is far from a teacher for its start alone is compared with one of the same start.
+
+        Raises:
+            ValueError: the schedule begins no earlier than the teacher ends.
+        """
+        t, first = self.teacher.times, schedule.times[:1]
+        if torch.equal(first, t[:1]):
+            return self
+        later = t[t < first]
+        if len(later) == 0:
+            raise ValueError(f"the schedule begins at t = {first.item():g}, where the teacher has ended")
+        own = Schedule(torch.cat([first, later]), self.process, initial_scale=schedule.initial_scale)
+        return replace(self, teacher=own, _answers={})
+
     def samples(self, schedule: Schedule) -> tuple[Tensor, float]:
         """Final samples [B, ...] of a schedule, and their network evaluations per sample, counted."""
         return self._final(schedule, self.solver)
 
-    def judge(self, method: str, schedule: Schedule, search_nfe: float = 0.0, search_seconds: float = 0.0) -> Row:
-        """Sample with `schedule` and measure."""
+    def judge(
+        self,
+        method: str,
+        schedule: Schedule,
+        search_nfe: float = 0.0,
+        search_seconds: float = 0.0,
+        own_start: bool = False,
+    ) -> Row:
+        """Sample with `schedule` and measure; with `own_start`, against a teacher that begins where it does."""
+        if own_start:
+            there = self.from_start_of(schedule)
+            if there is not self:
+                row = there.judge(method, schedule, search_nfe, search_seconds)
+                return replace(row, teacher=there.teacher)
         x, nfe = self.samples(schedule)
         return Row(
             method,
@@ -216,6 +246,8 @@ def as_data(row: Row) -> dict[str, Any]:
         "search_seconds": row.search_seconds,
         "times": None if row.schedule is None else row.schedule.times.tolist(),
         "noise_levels": None if row.schedule is None else row.schedule.noise_levels.tolist(),
+        "range": None if row.schedule is None else row.schedule.metadata.get("range"),
+        "teacher_start": None if row.teacher is None else row.teacher.times[0].item(),
         "path_error": None if row.path_error is None else row.path_error.tolist(),
         "figures": {
             name: {

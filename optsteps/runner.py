@@ -102,9 +102,11 @@ def compute(config: DictConfig, method_name: str, here: Place) -> None:
             trial = experiment.trial(denoiser, store)
             trial.teacher_samples()
             for n in experiment.steps:
-                for schedule, _ in experiment.compared(results, n).values():
-                    trial.samples(schedule)
-                    trial.path_error(schedule)
+                for schedule, found in experiment.compared(results, n).values():
+                    there = trial.from_start_of(schedule) if found.own_start else trial
+                    there.teacher_samples()
+                    there.samples(schedule)
+                    there.path_error(schedule)
 
 
 def _searched(
@@ -139,7 +141,7 @@ def _compared(
         for n in experiment.steps:
             compared = experiment.compared(results, n)
             for name, (schedule, found) in compared.items():
-                rows.append(trial.judge(name, schedule, found.nfe, found.seconds))
+                rows.append(trial.judge(name, schedule, found.nfe, found.seconds, found.own_start))
                 progress.advance((len(rows) - 1) / (len(experiment.steps) * len(compared)))
     name, method = next(iter(experiment.methods.items()))
     count = experiment.config.test.oracle

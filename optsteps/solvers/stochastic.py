@@ -205,7 +205,8 @@ class ERSDE(Stochastic, Multistep):
     paper's noise scale phi(rho) = rho (e^(rho^0.3) + 10).
 
     Its authors keep the order to the end. The remembered outputs give D'(rho) and D''(rho) by backward differences, and
-    Taylor's polynomial of D about rho_s is integrated exactly. With I_j = int_{rho_t}^{rho_s} (rho - rho_s)^(j-1) / phi d rho and one integration by parts,
+    Taylor's polynomial of D about rho_s is integrated exactly. With I_j = int_{rho_t}^{rho_s} (rho - rho_s)^(j-1) / phi
+    d rho and one integration by parts,
 
         y_t = (phi_t / phi_s) y_s + (1 - phi_t / phi_s) D + (rho_t - rho_s + phi_t I_1) D'
               + ((rho_t - rho_s)^2 / 2 + phi_t I_2) D'' + noise,
