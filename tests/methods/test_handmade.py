@@ -63,7 +63,7 @@ def test_families_end_as_the_teacher_does() -> None:
             else torch.cat([torch.tensor([0.99]).double(), problem.teacher.times[1:]])
         )
         problem = dataclasses.replace(problem, teacher=Schedule(times, problem.process))
-        appended = HandMade("logsnr").search(problem, [4]).schedules[4].times
+        appended = HandMade("time_quadratic").search(problem, [4]).schedules[4].times
         assert appended[-2:].tolist() == times[-2:].tolist()
         # uniform times reach the clean end by themselves
         reaching = HandMade("time_uniform").search(problem, [4]).schedules[4].times
