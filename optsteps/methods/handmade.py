@@ -69,7 +69,7 @@ class HandMade(ShardedMethod):
         self.max_batch, self.shard_size = max_batch, shard_size
 
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
-        schedules = {n: self._schedules(problem, n) for n in checked_steps(steps)}
+        schedules = {n: self.schedules(problem, n) for n in checked_steps(steps)}
         if all(len(tried) == 1 for tried in schedules.values()):
             return SearchResult({n: tried[0] for n, tried in schedules.items()})
         return super().search(problem, steps, workers)
@@ -82,28 +82,32 @@ class HandMade(ShardedMethod):
         trajectories = Trajectories(problem.denoiser, self.max_batch, problem.keeping)
         noise, cond = problem.samples(index)
         teacher = trajectories.ends(problem.teacher, problem.teacher_solver or problem.solver, noise, cond, index=index)
-        errors = {
-            n: torch.stack(
-                [
-                    mse(trajectories.ends(schedule, problem.solver, noise, cond, index=index), teacher).cpu()
-                    for schedule in self._schedules(problem, n)
-                ]
-            )
-            for n in steps
-        }
-        return errors, trajectories.evaluations
+        return self.errors(problem, steps, index, trajectories, teacher), trajectories.evaluations
+
+    def errors(
+        self, problem: SearchProblem, steps: Sequence[int], index: Tensor, trajectories: Trajectories, teacher: Tensor
+    ) -> dict[int, Tensor]:
+        """By step count, the squared differences [R, b] of the samples `index` [b] on every range to the teacher's."""
+        noise, cond = problem.samples(index)
+
+        def error(schedule: Schedule) -> Tensor:
+            return mse(trajectories.ends(schedule, problem.solver, noise, cond, index=index), teacher).cpu()
+
+        return {n: torch.stack([error(schedule) for schedule in self.schedules(problem, n)]) for n in steps}
 
     def combine(
         self, problem: SearchProblem, steps: Sequence[int], partials: Sequence[Any], decision: Any = None
     ) -> SearchResult:
         """The range of least mean error for every step count; of equals the first."""
-        schedules = {}
-        for n in steps:
-            errors = torch.cat([part[n] for part, _ in partials], 1).mean(1)
-            schedules[n] = self._schedules(problem, n)[int(errors.argmin())]
+        schedules = {n: self.best(problem, n, [errors for errors, _ in partials]) for n in steps}
         return SearchResult(schedules, sum(count for _, count in partials) / len(problem.noise))
 
-    def _schedules(self, problem: SearchProblem, steps: int) -> list[Schedule]:
+    def best(self, problem: SearchProblem, steps: int, errors: Sequence[dict[int, Tensor]]) -> Schedule:
+        """The schedule of the least mean of the errors of all samples, by shard as `errors` returns them."""
+        means = torch.cat([part[steps] for part in errors], 1).mean(1)
+        return self.schedules(problem, steps)[int(means.argmin())]
+
+    def schedules(self, problem: SearchProblem, steps: int) -> list[Schedule]:
         """The family's schedules of so many steps on every range that is to be tried."""
         ends_clean = problem.teacher.ends_clean
         final = self.final or ("zero" if ends_clean and not self._reaches_clean(problem.process) else "t_min")

@@ -99,6 +99,21 @@ def start(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> Non
     command.main()
 
 
+def test_times_whose_orders_were_searched_stand_in_the_table_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(monkeypatch, tmp_path, *TINY, *TINY_PLANE, "solver=dpmpp_2m", "runner=cpu")
+    results = json.loads((tmp_path / "metrics.json").read_text())
+    times = {(row["method"], row["steps"]): row["times"] for row in results["rows"]}
+    for n in (2, 3):
+        for name in ("oss", "oss_pooled"):
+            assert times[f"{name}_without_orders", n] == times[name, n]
+    assert not any(name.startswith("edm_without") for name, _ in times)
+    files = {n: json.loads((tmp_path / "schedules" / f"oss_without_orders_{n}.json").read_text()) for n in (2, 3)}
+    assert [files[n]["orders"] for n in (2, 3)] == [None, None]
+    assert "under the orders that the solver gives to every rival" in (tmp_path / "report.md").read_text()
+
+
 @pytest.mark.parametrize("choice", [pytest.param(c, marks=[pytest.mark.slow] * (c in SLOW)) for c in CHOICES])
 def test_every_choice_of_every_group_runs(choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     group = choice.split("=")[0]
