@@ -98,7 +98,7 @@ K_DIFFUSION: dict[str, tuple[str, dict[str, Any]]] = {
     "dpmpp_2m": ("sample_dpmpp_2m", {}),
 }
 # it keeps the order up to a last step to noise level 0
-KEPT = {"dpmpp_2m", "sde_dpmpp_2m"}
+KEPT: dict[str, dict[str, Any]] = dict.fromkeys(["dpmpp_2m", "sde_dpmpp_2m"], {"lower_order_final": False})
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_k_diffusion(k_diffusion: Any, name: str, kind: str, final: str, dtype: 
         schedule = Schedule(_schedule("edm", kind, final, steps).times.float(), EDM())
         noise = _normal(6, 3, seed=steps).to(dtype)
         theirs = _k_diffusion_walk(getattr(k_diffusion, function), schedule, noise, **parameters)
-        ours = _our_walk(build_solver(name, **({"lower_order_final": False} if name in KEPT else {})), schedule, noise)
+        ours = _our_walk(build_solver(name, **KEPT.get(name, {})), schedule, noise)
         assert _deviation(ours, theirs) < _tolerance(name, dtype)
 
 
@@ -157,10 +157,10 @@ def test_k_diffusion_on_a_flow(k_diffusion: Any, name: str, final: float, first:
             **parameters,
         )
         theirs = torch.stack([*path, last])
-        ours = _our_walk(build_solver(name, flow_as="edm"), schedule, noise)
+        ours = _our_walk(build_solver(name, flow_as="edm", **KEPT.get(name, {})), schedule, noise)
         assert _deviation(ours, theirs) < _tolerance(name, dtype)
         if name != "euler" and dtype == torch.float64:  # and the flow's own form is another
-            assert _deviation(_our_walk(build_solver(name), schedule, noise), theirs) > 1e-4
+            assert _deviation(_our_walk(build_solver(name, **KEPT.get(name, {})), schedule, noise), theirs) > 1e-4
 
 
 def test_the_form_of_a_flow_is_checked() -> None:
@@ -194,7 +194,7 @@ SDE: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
 def test_k_diffusion_on_the_same_noise(k_diffusion: Any, case: str, kind: str, final: str, dtype: torch.dtype) -> None:
     function, given, name, parameters = SDE[case]
     options = dict(given)
-    parameters = {**parameters, "lower_order_final": False} if name in KEPT else parameters
+    parameters = {**parameters, **KEPT.get(name, {})}
     for steps in STEPS:
         schedule = Schedule(_schedule("edm", kind, final, steps).times.float(), EDM())
         noise, paths = _normal(6, 3, seed=steps).to(dtype), BrownianPaths(5, range(6), (3,))
