@@ -98,7 +98,7 @@ K_DIFFUSION: dict[str, tuple[str, dict[str, Any]]] = {
     "dpmpp_2m": ("sample_dpmpp_2m", {}),
 }
 # it keeps the order up to a last step to noise level 0
-KEPT: dict[str, dict[str, Any]] = dict.fromkeys(["dpmpp_2m", "sde_dpmpp_2m"], {"lower_order_final": False})
+KEPT: dict[str, dict[str, Any]] = {name: {"lower_order_final": False} for name in ("dpmpp_2m", "sde_dpmpp_2m")}
 
 
 @pytest.fixture(scope="module")
