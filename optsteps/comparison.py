@@ -63,6 +63,10 @@ class VerdictRow:
     verdict: Verdict
 
 
+# of alpha / sigma
+_SAME_START = 2e-3
+
+
 @dataclass(frozen=True)
 class Trial:
     """Unseen samples with the teacher's answer, for all rows alike.
@@ -93,6 +97,7 @@ class Trial:
     teacher_solver: Solver | None = None
     keeping: Keeping = NOWHERE
     _answers: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    _from: dict[float, Trial] = field(default_factory=dict, repr=False)
 
     def teacher_samples(self) -> Tensor:
         """The teacher's final samples [B, ...], computed once."""
@@ -102,19 +107,23 @@ class Trial:
 
     def from_start_of(self, schedule: Schedule) -> Trial:
         """This trial with a teacher that begins where `schedule` does, at its noise's scale, and goes on by the times
-        of this one: what is far from a teacher for its start alone is compared with one of the same start.
+        of this one: what is far from a teacher for its start alone is compared with one of the same start. A start is
+        the same where alpha / sigma differs by less than 0.002, as between a flow's t = 1 and 0.999.
 
         Raises:
             ValueError: the schedule begins no earlier than the teacher ends.
         """
         t, first = self.teacher.times, schedule.times[:1]
-        if torch.equal(first, t[:1]):
+        shares = [self.process.alpha(start) / self.process.sigma(start) for start in (first, t[:1])]
+        if bool((shares[0] - shares[1]).abs() < _SAME_START):
             return self
         later = t[t < first]
         if len(later) == 0:
             raise ValueError(f"the schedule begins at t = {first.item():g}, where the teacher has ended")
-        own = Schedule(torch.cat([first, later]), self.process, initial_scale=schedule.initial_scale)
-        return replace(self, teacher=own, _answers={})
+        if first.item() not in self._from:
+            own = Schedule(torch.cat([first, later]), self.process, initial_scale=schedule.initial_scale)
+            self._from[first.item()] = replace(self, teacher=own, _answers={}, _from={})
+        return self._from[first.item()]
 
     def samples(self, schedule: Schedule) -> tuple[Tensor, float]:
         """Final samples [B, ...] of a schedule, and their network evaluations per sample, counted."""

@@ -75,7 +75,9 @@ def test_a_schedule_of_its_own_start_is_held_to_a_teacher_of_that_start() -> Non
     assert (row.teacher.steps, as_data(row)["teacher_start"]) == (teacher.steps, 20.0)
     # the start alone makes it far from the whole teacher
     assert row.figures["mse"].interval.value < plain.figures["mse"].interval.value / 2
-    # one that starts with the teacher is held to the teacher itself
+    assert given.from_start_of(late) is given.from_start_of(build_schedule("logsnr", EDM(), 3, 20.0, 0.002))
+    # one that starts with the teacher, or all but, is held to the teacher itself
+    assert given.from_start_of(build_schedule("edm", EDM(), 3, 79.0, 0.002)) is given
     same = given.judge("own", build_schedule("logsnr", EDM(), 6, **ENDS), own_start=True)
     assert same.teacher is None
     assert as_data(same)["teacher_start"] is None

@@ -20,7 +20,7 @@ from optsteps.workers import ALONE, Workers
 # families whose formula is stated in noise levels, and the ranges they are tried on under a flow: its own runs from
 # level 999 or beyond to 0.001, on most of which nothing happens, and their authors run them on no flow
 IN_NOISE_LEVELS = ("edm", "exponential", "logsnr", "cosine")
-FLOW_HIGHEST, FLOW_LOWEST = (80.0, 20.0), (0.01, 0.03, 0.1)
+FLOW_HIGHEST, FLOW_LOWEST = (80.0, 20.0), (0.03, 0.1)
 CHOSEN = "chosen on the search's samples"
 
 Levels = float | Sequence[float] | None

@@ -78,7 +78,7 @@ def test_under_a_flow_descents_start_on_the_best_range_of_their_start() -> None:
         start = found.evidence["path"][6][walked.index(family)]
         # on a grid of 128 levels
         torch.testing.assert_close(start.log(), alone.schedules[6].noise_levels[:-1].log(), rtol=0, atol=0.11)
-    tried = 2 * 12 * 6 + problem.teacher.steps + 129 + 6 * len(found.evidence["path"][6])
+    tried = 2 * 9 * 6 + problem.teacher.steps + 129 + 6 * len(found.evidence["path"][6])
     assert found.nfe == tried
 
 

@@ -102,7 +102,7 @@ def test_under_a_flow_the_range_is_the_best_on_the_problems_samples(family: str)
     for n in (4, 7):
         tried = {}
         for high in (999.0, 80.0, 20.0):
-            for low in (1 / 999, 0.01, 0.03, 0.1):
+            for low in (1 / 999, 0.03, 0.1):
                 ends = process.time_of_noise_level([high, low]).tolist()
                 schedule = build_schedule(family, process, n, *ends, final="zero")
                 x = sample(problem.denoiser, schedule, problem.solver, problem.noise)
