@@ -34,6 +34,7 @@ class Row:
         search_nfe, search_seconds: what finding the schedules of all step counts cost, per sample of the search and in
             all.
         path_error: mean squared difference to the teacher at every time [n+1], None for the oracle.
+        teacher: the many-step schedule that the figures compare with; None for the trial's.
     """
 
     method: str
@@ -46,6 +47,7 @@ class Row:
     search_nfe: float = 0.0
     search_seconds: float = 0.0
     path_error: Tensor | None = None
+    teacher: Schedule | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ class VerdictRow:
     figure: str
     difference: Interval
     verdict: Verdict
+
+
+# of alpha / sigma
+_SAME_START = 2e-3
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,7 @@ class Trial:
     teacher_solver: Solver | None = None
     keeping: Keeping = NOWHERE
     _answers: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    _from: dict[float, Trial] = field(default_factory=dict, repr=False)
 
     def teacher_samples(self) -> Tensor:
         """The teacher's final samples [B, ...], computed once."""
@@ -98,12 +105,44 @@ class Trial:
             self._answers["final"], _ = self._final(self.teacher, self._walker)
         return self._answers["final"]
 
+    def from_start_of(self, schedule: Schedule) -> Trial:
+        """This trial with a teacher that begins where `schedule` does, at its noise's scale, and goes on by the times
+        of this one: what is far from a teacher for its start alone is compared with one of the same start. A start is
+        the same where alpha / sigma differs by less than 0.002, as between a flow's t = 1 and 0.999.
+
+        Raises:
+            ValueError: the schedule begins no earlier than the teacher ends.
+        """
+        t, first = self.teacher.times, schedule.times[:1]
+        shares = [self.process.alpha(start) / self.process.sigma(start) for start in (first, t[:1])]
+        if bool((shares[0] - shares[1]).abs() < _SAME_START):
+            return self
+        later = t[t < first]
+        if len(later) == 0:
+            raise ValueError(f"the schedule begins at t = {first.item():g}, where the teacher has ended")
+        if first.item() not in self._from:
+            own = Schedule(torch.cat([first, later]), self.process, initial_scale=schedule.initial_scale)
+            self._from[first.item()] = replace(self, teacher=own, _answers={}, _from={})
+        return self._from[first.item()]
+
     def samples(self, schedule: Schedule) -> tuple[Tensor, float]:
         """Final samples [B, ...] of a schedule, and their network evaluations per sample, counted."""
         return self._final(schedule, self.solver)
 
-    def judge(self, method: str, schedule: Schedule, search_nfe: float = 0.0, search_seconds: float = 0.0) -> Row:
-        """Sample with `schedule` and measure."""
+    def judge(
+        self,
+        method: str,
+        schedule: Schedule,
+        search_nfe: float = 0.0,
+        search_seconds: float = 0.0,
+        own_start: bool = False,
+    ) -> Row:
+        """Sample with `schedule` and measure; with `own_start`, against a teacher that begins where it does."""
+        if own_start:
+            there = self.from_start_of(schedule)
+            if there is not self:
+                row = there.judge(method, schedule, search_nfe, search_seconds)
+                return replace(row, teacher=there.teacher)
         x, nfe = self.samples(schedule)
         return Row(
             method,
@@ -216,6 +255,8 @@ def as_data(row: Row) -> dict[str, Any]:
         "search_seconds": row.search_seconds,
         "times": None if row.schedule is None else row.schedule.times.tolist(),
         "noise_levels": None if row.schedule is None else row.schedule.noise_levels.tolist(),
+        "range": None if row.schedule is None else row.schedule.metadata.get("range"),
+        "teacher_start": None if row.teacher is None else row.teacher.times[0].item(),
         "path_error": None if row.path_error is None else row.path_error.tolist(),
         "figures": {
             name: {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import platform
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,12 +24,12 @@ from optsteps.comparison import Trial
 from optsteps.conditions import Cond
 from optsteps.datasets import ImageSet, to_unit_range
 from optsteps.denoisers import Denoiser, ElsewhereDenoiser, fitting_batch
-from optsteps.methods import Given, HandMade, Method, SearchProblem
+from optsteps.methods import Given, HandMade, Method, SearchProblem, SearchResult
 from optsteps.metrics import entropy
 from optsteps.metrics.judges import Judge, TeacherJudge
 from optsteps.models import Model
 from optsteps.noise import FIRST_TEST_SAMPLE, sample_generator, unit_noise
-from optsteps.schedules import Schedule, build_schedule
+from optsteps.schedules import PUBLISHED_LEVELS, Schedule, build_schedule
 from optsteps.solvers import Solver, build_solver
 from optsteps.trajectories import Keeping
 from optsteps.workers import ALONE, Workers
@@ -92,10 +93,11 @@ class Experiment:
         many_steps = partial(build_schedule, config.teacher.family, process, t_max=t_max, t_min=t_min, **options)
         teacher, judged_by = (many_steps(steps=n) for n in (config.teacher.steps, config.test.teacher_steps))
         walker = build_solver(config.teacher.solver) if config.teacher.solver is not None else solver
+        _name_published(config, model)
         rivals = {name: part for name, part in config.get("rivals", {}).items() if name != method}
         methods = {method: instantiate(config.method), **{name: instantiate(part) for name, part in rivals.items()}}
         if model.own_schedule is not None:
-            methods.setdefault("own", Given(model.own_schedule))
+            methods.setdefault("own", Given(model.own_schedule, own_start=True))
         if model.published is not None:
             methods.setdefault("published", HandMade("published", model=model.published))
         steps = list(config.steps)
@@ -156,6 +158,20 @@ class Experiment:
             keeping=Keeping(workers),
         )
 
+    def compared(self, results: Mapping[str, SearchResult], steps: int) -> dict[str, tuple[Schedule, SearchResult]]:
+        """What is judged with so many steps, by the name of its row: a schedule and the search it is from.
+
+        A schedule whose steps have orders of their own has a further row, its times under the orders that the solver
+        gives to every rival, which says how much of the difference is the orders'.
+        """
+        rows = {}
+        for name, result in results.items():
+            schedule = result.schedules[steps]
+            rows[name] = schedule, result
+            if schedule.orders is not None:
+                rows[f"{name}_without_orders"] = replace(schedule, orders=None), result
+        return rows
+
     def described(self, command: str) -> dict[str, str]:
         """What the run was, by name, for its report."""
         config, model = self.config, self.model
@@ -205,6 +221,30 @@ def _fitting_batch(model: Model, device: torch.device, most: int = 256) -> int:
     t = torch.full((most,), model.time_range[0], dtype=torch.float64)
     cond = model.cond(range(most), device)
     return fitting_batch(model.denoiser, model.process.prior_std(t[0]).to(x) * x, t, cond)
+
+
+def _name_published(config: DictConfig, model: Model) -> None:
+    """The model's own kind, wherever the family `published` is asked for without saying whose constants.
+
+    Raises:
+        ValueError: nothing is published for models of its kind.
+    """
+
+    def complete(part: Any) -> None:
+        if not isinstance(part, DictConfig):
+            return
+        if part.get("family") == "published" and part.get("model") is None:
+            if model.published is None:
+                raise ValueError(
+                    f"the family 'published' has constants for {', '.join(PUBLISHED_LEVELS)}, and {model.name} is of "
+                    "none of these kinds; name the ones to use (method.model=sd15), or leave the method out"
+                )
+            part.model = model.published
+        for key in part:
+            complete(part.get(key))
+
+    complete(config.method)
+    complete(config.get("rivals"))
 
 
 def _set_max_batch(config: DictConfig, found: int) -> None:

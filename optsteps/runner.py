@@ -103,9 +103,11 @@ def compute(config: DictConfig, method_name: str, here: Place) -> None:
             trial = experiment.trial(denoiser, store)
             trial.teacher_samples()
             for n in experiment.steps:
-                for found in results.values():
-                    trial.samples(found.schedules[n])
-                    trial.path_error(found.schedules[n])
+                for schedule, found in experiment.compared(results, n).values():
+                    there = trial.from_start_of(schedule) if found.own_start else trial
+                    there.teacher_samples()
+                    there.samples(schedule)
+                    there.path_error(schedule)
 
 
 def _searched(
@@ -141,9 +143,10 @@ def _compared(
         rows = [trial.judge_teacher()]
     with progress.stage("compare"):
         for n in experiment.steps:
-            for name, found in results.items():
-                rows.append(trial.judge(name, found.schedules[n], found.nfe, found.seconds))
-                progress.advance((len(rows) - 1) / (len(experiment.steps) * len(results)))
+            compared = experiment.compared(results, n)
+            for name, (schedule, found) in compared.items():
+                rows.append(trial.judge(name, schedule, found.nfe, found.seconds, found.own_start))
+                progress.advance((len(rows) - 1) / (len(experiment.steps) * len(compared)))
     name, method = next(iter(experiment.methods.items()))
     count = experiment.config.test.oracle
     if isinstance(method, OSS) and results[name].per_sample is not None and count > 1:

@@ -265,8 +265,9 @@ def build_schedule(
         steps: number of solver steps, at least 1.
         t_max, t_min: the noisiest and the cleanest time of the formula (not used by `published`). Where the noise level
             at t_max is infinite (a flow's t = 1), families in noise levels start there and go on as from `t_finite`.
-        final: "t_min" ends there; "zero" appends `process.t_clean`, so that the last of the `steps` goes from t_min to
-            noise level 0, as EDM's own sampler does.
+        final: "t_min" ends there; "zero" ends at noise level 0 (`process.t_clean`) as the family's authors do. Most
+            append it, so that the last of the `steps` goes from t_min to noise level 0, as EDM's own sampler does;
+            `published`, and `beta` in times, have a formula of one time more and 0 in the place of its last.
         snap: round the times to timesteps (`Schedule.snapped`), so that what is chosen among them every sampler can
             run; a dense schedule gets fewer steps by it.
         parameters: the family's own, see its docstring.
@@ -281,7 +282,8 @@ def build_schedule(
         raise ValueError(f"schedule {name!r} has the parameters {known}, not {sorted(set(parameters) - set(known))}")
     if final not in ("t_min", "zero"):
         raise ValueError(f"final must be 't_min' or 'zero', got {final!r}")
-    intervals = int(steps) - 1 if final == "zero" else int(steps)
+    replaces = final == "zero" and _ends_in_place(name, parameters)
+    intervals = int(steps) - (final == "zero" and not replaces)
     if steps != int(steps) or intervals < 1:
         raise ValueError(f"{name} with final={final!r} needs at least {steps - intervals + 1} steps, got {steps}")
     described: dict[str, Any] = {"family": name, "final": final, **parameters}
@@ -296,23 +298,27 @@ def build_schedule(
                 f"t_max = {t_max:g} and t_min = {t_min:g} must be times of {process!r} "
                 f"({process.t_clean:g} to {process.t_limit:g}) with t_max > t_min"
             )
-        # from 0 at t_max to 1 at t_min
-        ramp = torch.linspace(0, 1, intervals + 1, dtype=torch.float64)
-        times = FAMILIES[name](process, ramp, ends, **parameters)
-        times[0], times[-1] = ends[0], ends[1]  # the ends exactly, whatever the formula's rounding
+        # from 0 at t_max to 1 at t_min; the ends are set, so that no rounding of a formula can leave the range
+        inner = torch.linspace(0, 1, intervals + 1, dtype=torch.float64)[1:-1]
+        times = torch.cat([ends[:1], FAMILIES[name](process, inner, ends, **parameters), ends[1:]])
         described |= {"t_max": t_max, "t_min": t_min}
     if final == "zero":
-        times = torch.cat([times, as_times([process.t_clean])])
+        times = torch.cat([times[:-1] if replaces else times, as_times([process.t_clean])])
     if not snap:
         return Schedule(times, process, metadata=described)
     return Schedule(times, process, metadata=described | {"snap": True}).snapped()
+
+
+def _ends_in_place(name: str, parameters: Mapping[str, Any]) -> bool:
+    """Do the family's authors put noise level 0 in the place of the formula's last time, rather than behind it?"""
+    return name == "published" or (name == "beta" and parameters.get("of", "time") == "time")
 
 
 def _between(ramp: Tensor, ends: Tensor) -> Tensor:
     return ends[0] + ramp * (ends[1] - ends[0])
 
 
-def _levels(process: Process, ends: Tensor, family: str, positive: bool) -> Tensor:
+def _levels(process: Process, ends: Tensor, family: str, positive: bool = False) -> Tensor:
     """Noise levels of the two ends; the largest finite one for an infinite one, as which the schedule starts all the
     same. Refused where the family's formula has no value for the cleanest."""
     levels = process.noise_level(as_times([min(float(ends[0]), process.t_finite), float(ends[1])]))
@@ -328,23 +334,28 @@ def edm(process: Process, ramp: Tensor, ends: Tensor, rho: float = 7.0) -> Tenso
     """Uniform in noise_level^(1/rho) (Karras et al., arXiv:2206.00364, Eq. 5)."""
     if rho <= 0:
         raise ValueError(f"rho must be positive, got {rho}")
-    return process.time_of_noise_level(_between(ramp, _levels(process, ends, "edm", False) ** (1 / rho)) ** rho)
+    return process.time_of_noise_level(_between(ramp, _levels(process, ends, "edm") ** (1 / rho)) ** rho)
 
 
 def time_uniform(process: Process, ramp: Tensor, ends: Tensor) -> Tensor:
-    """Uniform in the model's own time (DDIM's linear, Song et al., arXiv:2010.02502, App. D.2)."""
+    """Uniform in the model's own time (DDIM's linear, Song et al., arXiv:2010.02502, App. D.2).
+
+    Under a VP process of T timesteps, diffusers' "trailing" is t_max = T - 1, t_min = -1; its "linspace" is t_min = 0
+    with final="zero"; its "leading" of n steps, which is DDIM's own, starts at (n - 1) T // n plus its offset.
+    """
     return _between(ramp, ends)
 
 
 def time_quadratic(process: Process, ramp: Tensor, ends: Tensor) -> Tensor:
-    """Uniform in the square root of time (DDIM's quadratic, Song et al., arXiv:2010.02502, App. D.2)."""
+    """Uniform in the square root of time (DDIM's quadratic, Song et al., arXiv:2010.02502, App. D.2, whose code has
+    t_max = 0.8 T, t_min = 0 and final="zero")."""
     if ends[1] < 0:
         raise ValueError(f"time_quadratic needs t_min of at least 0, got {ends[1].item():g}; use final='zero'")
     return _between(ramp, ends.sqrt()) ** 2
 
 
 def logsnr(process: Process, ramp: Tensor, ends: Tensor) -> Tensor:
-    """Uniform in log-SNR (DPM-Solver, Lu et al., arXiv:2206.00927, Sec. 4)."""
+    """Uniform in log-SNR (DPM-Solver, Lu et al., arXiv:2206.00927, Sec. 4; diffusers' `use_lu_lambdas`)."""
     return exponential(process, ramp, ends)
 
 
@@ -364,18 +375,33 @@ def cosine(process: Process, ramp: Tensor, ends: Tensor, scale: float = 1.0) -> 
     """
     if scale <= 0:
         raise ValueError(f"scale must be positive, got {scale}")
-    angles = torch.atan(_levels(process, ends, "cosine", False) / scale)
+    angles = torch.atan(process.noise_level(ends) / scale)
     return process.time_of_noise_level(scale * torch.tan(_between(ramp, angles)))
 
 
-def beta(process: Process, ramp: Tensor, ends: Tensor, alpha: float = 0.6, beta: float = 0.6) -> Tensor:
-    """Times at uniform quantiles of a Beta distribution (Lee et al., arXiv:2407.12173)."""
+def beta(
+    process: Process,
+    ramp: Tensor,
+    ends: Tensor,
+    alpha: float = 0.6,
+    beta: float = 0.6,
+    of: Literal["time", "noise_level"] = "time",
+) -> Tensor:
+    """Uniform quantiles of a Beta distribution (Lee et al., arXiv:2407.12173).
+
+    of: what lies there: "time", as in the paper and in ComfyUI, where noise level 0 takes the place of the last time;
+        "noise_level", as in diffusers (`use_beta_sigmas`) and A1111, where it is appended.
+    """
     from scipy.stats import beta as beta_distribution
 
     if alpha <= 0 or beta <= 0:
         raise ValueError(f"alpha and beta must be positive, got {alpha} and {beta}")
-    quantiles = beta_distribution.ppf(1 - ramp.numpy(), alpha, beta)
-    return _between(1 - torch.from_numpy(quantiles), ends)
+    if of not in ("time", "noise_level"):
+        raise ValueError(f"of must be 'time' or 'noise_level', got {of!r}")
+    places = 1 - torch.from_numpy(beta_distribution.ppf(1 - ramp.numpy(), alpha, beta))
+    if of == "time":
+        return _between(places, ends)
+    return process.time_of_noise_level(_between(places, _levels(process, ends, "beta of noise levels")))
 
 
 def ddim(process: Process, ramp: Tensor, ends: Tensor) -> Tensor:
@@ -383,22 +409,24 @@ def ddim(process: Process, ramp: Tensor, ends: Tensor) -> Tensor:
     what DDIM steps through (Song et al., arXiv:2010.02502, App. D.2). An end beyond its range stands for its last or
     first timestep."""
     ddpm = VP.linear()
-    levels = _levels(process, ends, "ddim", False).clamp(*ddpm.noise_level([0.0, ddpm.t_limit]).tolist())
-    inner = ddpm.noise_level(_between(ramp, ddpm.time_of_noise_level(levels)))[1:-1]
-    return torch.cat([ends[:1], process.time_of_noise_level(inner), ends[1:]])
+    levels = process.noise_level(ends).clamp(*ddpm.noise_level([0.0, ddpm.t_limit]).tolist())
+    return process.time_of_noise_level(ddpm.noise_level(_between(ramp, ddpm.time_of_noise_level(levels))))
 
 
 def flow_shift(process: Process, ramp: Tensor, ends: Tensor, shift: float = 3.0) -> Tensor:
     """Flow times u = noise_level / (1 + noise_level), uniform before the shift u -> s u / (1 + (s - 1) u) (SD3, Esser
-    et al., arXiv:2403.03206, Eq. 23), which multiplies noise levels by s. shift = 1 is uniform in flow time."""
+    et al., arXiv:2403.03206, Eq. 23), which multiplies noise levels by s. shift = 1 is uniform in flow time.
+
+    From 1 to 0 it is FLUX's with shift e^mu. SD3 in diffusers stops short of 0 and appends it: its t_min is 1/1000,
+    shifted twice, with final="zero".
+    """
     if shift <= 0:
         raise ValueError(f"shift must be positive, got {shift}")
     alpha, sigma = process.alpha(ends), process.sigma(ends)
     flow_times = sigma / (alpha + sigma)
     unshifted = _between(ramp, flow_times / (shift - (shift - 1) * flow_times))
     shifted = shift * unshifted / (1 + (shift - 1) * unshifted)
-    inner = process.time_of_noise_level(shifted[1:-1] / (1 - shifted[1:-1]))
-    return torch.cat([ends[:1], inner, ends[1:]])
+    return process.time_of_noise_level(shifted / (1 - shifted))
 
 
 # AYS's published noise levels (arXiv:2404.14507, released by its authors for 10 steps)
@@ -413,7 +441,8 @@ PUBLISHED_LEVELS = {
 def published(process: Process, steps: int, model: str = "sd15") -> Tensor:
     """AYS's constants for `model`; other step counts by log-linear interpolation, as the paper does.
 
-    The printed ends are rounded and may lie up to 2 % outside the process's range: they snap to it.
+    Its users (diffusers, ComfyUI, A1111) step from the last level but one to noise level 0, for every step count:
+    final="zero". The printed ends are rounded and may lie up to 2 % outside the process's range: they snap to it.
 
     Raises:
         ValueError: unknown model, or levels further outside the process.

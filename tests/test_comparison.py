@@ -63,6 +63,28 @@ def test_guidance_counts_twice_in_a_row() -> None:
     assert given.judge_teacher().nfe == 100
 
 
+def test_a_schedule_of_its_own_start_is_held_to_a_teacher_of_that_start() -> None:
+    given, late = trial(), build_schedule("edm", EDM(), 40, 20.0, 0.002)
+    row, plain = given.judge("own", late, own_start=True), given.judge("own", late)
+    teacher = Schedule([20.0, *[t for t in given.teacher.times.tolist() if t < 20]], EDM())
+    expected = (final(given, late) - final(given, teacher)).square().mean(1)
+    assert row.figures["mse"].values is not None
+    assert torch.allclose(row.figures["mse"].values, expected)
+    assert torch.equal(row.samples, plain.samples)
+    assert row.teacher is not None
+    assert (row.teacher.steps, as_data(row)["teacher_start"]) == (teacher.steps, 20.0)
+    # the start alone makes it far from the whole teacher
+    assert row.figures["mse"].interval.value < plain.figures["mse"].interval.value / 2
+    assert given.from_start_of(late) is given.from_start_of(build_schedule("logsnr", EDM(), 3, 20.0, 0.002))
+    # one that starts with the teacher, or all but, is held to the teacher itself
+    assert given.from_start_of(build_schedule("edm", EDM(), 3, 79.0, 0.002)) is given
+    same = given.judge("own", build_schedule("logsnr", EDM(), 6, **ENDS), own_start=True)
+    assert same.teacher is None
+    assert as_data(same)["teacher_start"] is None
+    with pytest.raises(ValueError, match=r"begins at t = 0\.001, where the teacher has ended"):
+        given.from_start_of(Schedule([0.001, 0.0], EDM()))
+
+
 def test_path_error_along_a_subset_of_the_teacher_s_times_is_the_difference_of_states() -> None:
     given = trial(traced=8)
     schedule = Schedule(given.teacher.times[[0, 7, 20, 50]], EDM())

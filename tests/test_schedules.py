@@ -164,9 +164,52 @@ def test_every_family_under_every_process(family: str, where: str, steps: int, f
     assert schedule.steps == steps
     assert (schedule.process, schedule.metadata["family"]) == (process, family)
     assert times[0] == t_max
-    assert times[-2:][final == "t_min"] == t_min
+    # beta has noise level 0 in the place of the formula's last time
+    assert times[-2:][final == "t_min"] == t_min or (family, final) == ("beta", "zero")
     assert final == "t_min" or times[-1] == process.t_clean
     assert all(a > b for a, b in itertools.pairwise(times))
+
+
+@st.composite
+def whole_ranges(draw: st.DrawFn) -> tuple[Process, float, float]:
+    """A process of any kind and all of its range, or all but ends at which noise levels are infinite or 0."""
+    kind = draw(st.sampled_from(["edm", "flow", "vp", "cosine", "sd", "ddpm"]))
+    if kind == "edm":
+        return EDM(), draw(st.floats(2e-2, 1e7)), draw(st.floats(1e-9, 9e-3))
+    if kind == "flow":
+        return Flow(), 1 - draw(st.floats(1e-12, 0.4)), draw(st.floats(1e-12, 0.4))
+    timesteps = draw(st.integers(20, 1000))
+    if kind == "cosine":  # as diffusers' squaredcos_cap_v2: noise level 20291.3 at 1000 timesteps
+        angle = (np.arange(timesteps + 1) / timesteps + 0.008) / 1.008 * np.pi / 2
+        alpha_bar = np.cos(angle) ** 2
+        process = VP.from_betas(torch.from_numpy((1 - alpha_bar[1:] / alpha_bar[:-1]).clip(max=0.999)))
+    elif kind == "vp":
+        process = VP.from_betas(draw(st.lists(st.floats(1e-3, 0.5), min_size=20, max_size=40)))
+    else:
+        process = VP.scaled_linear(timesteps=timesteps) if kind == "sd" else VP.linear(timesteps=timesteps)
+    return process, process.t_limit, 0.0
+
+
+@pytest.mark.parametrize("family", FORMULAS)
+@settings(deadline=None, max_examples=80)
+@given(whole=whole_ranges(), steps=st.integers(1, 12), final=st.sampled_from(["t_min", "zero"]))
+def test_a_whole_range_is_never_refused_for_its_ends(
+    family: str, whole: tuple[Process, float, float], steps: int, final: str
+) -> None:
+    process, t_max, t_min = whole
+    schedule = build_schedule(family, process, steps + 1, t_max, t_min, final=final)
+    assert schedule.times[0].item() == t_max
+    assert schedule.times[-1].item() == (t_min if final == "t_min" else process.t_clean)
+    assert schedule.steps == steps + 1
+
+
+def test_the_cosine_process_of_diffusers_keeps_its_whole_range() -> None:
+    angle = (np.arange(1001) / 1000 + 0.008) / 1.008 * np.pi / 2
+    alpha_bar = np.cos(angle) ** 2
+    process = VP.from_betas(torch.from_numpy((1 - alpha_bar[1:] / alpha_bar[:-1]).clip(max=0.999)))
+    assert process.noise_level(999.0).item() == pytest.approx(20291.3, rel=1e-4)
+    times = build_schedule("cosine", process, 10, 999.0, 0.0, final="zero").times
+    assert times[[0, -2, -1]].tolist() == [999, 0, -1]
 
 
 @pytest.mark.parametrize("family", FORMULAS)
@@ -290,8 +333,16 @@ def test_published_interpolation_is_log_linear(process: Process, steps: int) -> 
     if process is SD:
         expected = expected.clip(*SD.noise_level([0.0, 999.0]).tolist())
     np.testing.assert_allclose(build_schedule("published", process, steps=steps).noise_levels, expected, rtol=1e-9)
-    zero = build_schedule("published", process, steps=steps + 1, final="zero")
-    np.testing.assert_allclose(zero.noise_levels, [*expected, 0], rtol=1e-9)
+    zero = build_schedule("published", process, steps=steps, final="zero")
+    np.testing.assert_allclose(zero.noise_levels, [*expected[:-1], 0], rtol=1e-9)
+
+
+def test_published_is_what_diffusers_comfyui_and_a1111_run() -> None:
+    sd15 = build_schedule("published", EDM(), steps=10, final="zero").noise_levels.tolist()
+    assert sd15 == pytest.approx([14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.0])
+    sdxl = build_schedule("published", EDM(), steps=10, final="zero", model="sdxl").noise_levels.tolist()
+    assert sdxl == pytest.approx([14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.38, 0.234, 0.113, 0.0])
+    assert build_schedule("published", SD, steps=1, final="zero").times.tolist() == [999, -1]
 
 
 def test_snapped_to_timesteps() -> None:
@@ -321,7 +372,7 @@ def test_what_cannot_be_snapped() -> None:
 # refusals ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["edm", "logsnr", "exponential", "cosine", "ddim"])
+@pytest.mark.parametrize("family", ["edm", "logsnr", "exponential"])
 @pytest.mark.parametrize("where", ["flow", "zero terminal SNR"])
 def test_families_in_noise_levels_start_at_an_infinite_one(family: str, where: str) -> None:
     process = Flow() if where == "flow" else VP.from_betas([*torch.linspace(1e-3, 0.2, 40).tolist(), 1.0])
@@ -331,8 +382,8 @@ def test_families_in_noise_levels_start_at_an_infinite_one(family: str, where: s
     assert found.tolist() == [last, *under[1:].tolist()]
 
 
-@pytest.mark.parametrize("family", ["time_uniform", "time_quadratic", "beta", "flow_shift"])
-def test_families_of_times_start_a_flow_at_its_noisy_end(family: str) -> None:
+@pytest.mark.parametrize("family", ["time_uniform", "time_quadratic", "beta", "flow_shift", "cosine", "ddim"])
+def test_families_with_inner_times_there_start_a_flow_at_its_noisy_end(family: str) -> None:
     assert build_schedule(family, Flow(), steps=4, t_max=1.0, t_min=0.0).times[[0, -1]].tolist() == [1, 0]
 
 
@@ -357,6 +408,7 @@ def test_families_of_times_start_a_flow_at_its_noisy_end(family: str) -> None:
         ({"name": "exponential", "rho": -1.0}, "rho must be positive, got -1"),
         ({"name": "cosine", "scale": 0.0}, "scale must be positive, got 0"),
         ({"name": "beta", "alpha": 0.0}, "alpha and beta must be positive, got 0"),
+        ({"name": "beta", "of": "sigma"}, "of must be 'time' or 'noise_level', got 'sigma'"),
         ({"name": "flow_shift", "shift": -3.0}, "shift must be positive, got -3"),
         ({"rhoo": 7.0}, "rhoo"),
         ({"name": "published", "model": "sd3"}, "no published levels for 'sd3'; known: sd15, sdxl, deepfloyd_if, svd"),

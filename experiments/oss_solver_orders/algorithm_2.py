@@ -1,4 +1,4 @@
-"""OSS's Algorithm 2 against the same solver at its fixed order, on Algorithm 1's schedule and on its own.
+"""OSS's Algorithm 2 against the same solver at its own orders, on Algorithm 1's schedule and on its own.
 
     python experiments/oss_solver_orders/algorithm_2.py
 
@@ -81,8 +81,8 @@ def main() -> None:
         pretrained("mnist", "shipped:mnist", EDM(), cpu, (1, 28, 28), 80.0, 0.002),
     ]
     print(
-        "| model | solver | steps | orders chosen | MSE | fixed order, same times | difference [95 %] "
-        "| fixed order, Algorithm 1's times | difference [95 %] |"
+        "| model | solver | steps | orders chosen | MSE | solver's own orders, same times | difference [95 %] "
+        "| solver's own orders, Algorithm 1's times | difference [95 %] |"
     )
     print("| :-- | :-- | --: | :-- | --: | --: | --: | --: | --: |")
     for model in models:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,11 +14,13 @@ from torch import Tensor
 from optsteps.conditions import Cond, take
 from optsteps.methods.base import SearchProblem, SearchResult, ShardedMethod
 from optsteps.methods.coordinate_search import descend
+from optsteps.methods.handmade import CHOSEN, HandMade
 from optsteps.methods.klub import check_order
 from optsteps.methods.klub_table import CoupledTable
 from optsteps.metrics.teacher import mse
 from optsteps.metrics.toy import sliced_wasserstein
 from optsteps.noise import sample_generator
+from optsteps.processes import Flow
 from optsteps.schedules import Schedule, build_schedule
 from optsteps.trajectories import Trajectories
 
@@ -44,7 +47,9 @@ class AYS(ShardedMethod):
         order: of the bound, 1 for Stochastic-DDIM, 2 for SDE-DPM-Solver++(2M). Over few and long steps a linear
             extrapolation of D has the larger bound of the two, and 2 finds no better schedules than 1, under
             second-order solvers either (experiments/ays_toys).
-        starts: the hand-made families where descents start; each is walked, and the choice is among all of them.
+        starts: the hand-made families where descents start; each is walked, and the choice is among all of them. A
+            descent keeps its start's ends: those of the teacher or, where schedules are judged under a flow, of the
+            range that suits the start best (see `HandMade`).
         levels: steps of the grid, uniform in log noise level between the teacher's ends; at least four times the steps
             of the longest schedule are taken.
         choose: "judged": by the criterion, of the schedules from the starts to convergence; "last": the schedule after
@@ -108,6 +113,11 @@ class AYS(ShardedMethod):
                 teacher = teacher_samples(problem, trajectories, index, self.seed)
                 part.teacher = teacher.cpu()
             part.tables = self._measured(problem, trajectories, steps, index, teacher, cond)
+            if self._has_ranges(problem):
+                if teacher is None:
+                    teacher = teacher_samples(problem, trajectories, index, self.seed)
+                for family in self.starts:
+                    part.ranges[family] = HandMade(family).errors(problem, steps, index, trajectories, teacher)
         else:
             part = previous
             for n, path in decision.paths.items():
@@ -127,7 +137,7 @@ class AYS(ShardedMethod):
     ) -> SearchResult | _Decision:
         """Descend on the joined table; then choose from what was judged."""
         if decision is None:
-            decision = self._descended(problem, steps, [table for part in partials for table in part.tables])
+            decision = self._descended(problem, steps, partials)
             if self.choose == "judged":
                 return decision
         walks, bounds = decision.walks, decision.bounds
@@ -190,8 +200,19 @@ class AYS(ShardedMethod):
             tables.append(trajectories.once("coupled table", inputs, measure, **facts))
         return tables
 
-    def _descended(self, problem: SearchProblem, steps: Sequence[int], tables: list[CoupledTable]) -> _Decision:
-        table = CoupledTable.joined(tables)
+    def _has_ranges(self, problem: SearchProblem) -> bool:
+        """Are the starts' ranges chosen? Bounds over different ranges say nothing of which is better."""
+        return self.choose == "judged" and isinstance(problem.process, Flow)
+
+    def _start(self, problem: SearchProblem, family: str, steps: int, partials: Sequence[_Part]) -> Tensor:
+        """The levels above 0 where a descent starts."""
+        if not self._has_ranges(problem):
+            return start_levels(problem, family, _intervals(problem, steps))
+        levels = HandMade(family).best(problem, steps, [part.ranges[family] for part in partials]).noise_levels
+        return levels[levels > 0].clamp(max=ends(problem)[0])
+
+    def _descended(self, problem: SearchProblem, steps: Sequence[int], partials: Sequence[_Part]) -> _Decision:
+        table = CoupledTable.joined([table for part in partials for table in part.tables])
         klub = table.klub(self.order)
         paths, walks = {}, {}
         for n in steps:
@@ -199,7 +220,7 @@ class AYS(ShardedMethod):
             if self.choose == "optimum":
                 paths[n], walks[n] = klub.optimum(inner)[None], [("optimum", 0)]
                 continue
-            starts = {family: start_levels(problem, family, inner) for family in self.starts}
+            starts = {family: self._start(problem, family, n, partials) for family in self.starts}
             found = {f: descend(klub, start, self.max_sweeps, self.candidates) for f, start in starts.items()}
             paths[n] = torch.cat(list(found.values()))
             walks[n] = [(family, sweeps) for family, path in found.items() for sweeps in range(len(path))]
@@ -227,6 +248,7 @@ class _Part:
     tables: list[CoupledTable] = field(default_factory=list)
     teacher: Tensor | None = None
     samples: dict[int, Tensor] = field(default_factory=dict)
+    ranges: dict[str, dict[int, Tensor]] = field(default_factory=dict)
     evaluations: int = 0
 
 
@@ -294,14 +316,21 @@ def grid(problem: SearchProblem, steps: int) -> Tensor:
 
 
 def as_schedule(problem: SearchProblem, levels: Tensor, metadata: dict[str, Any] | None = None) -> Schedule:
-    """The schedule of noise levels between the teacher's ends, which it takes over exactly, a last 0 included."""
-    times = problem.process.time_of_noise_level(levels)
-    teacher = problem.teacher.times
-    if problem.teacher.ends_clean:
-        times = torch.cat([teacher[:1], times[1:-1], teacher[-2:]])
-    else:
-        times = torch.cat([teacher[:1], times[1:-1], teacher[-1:]])
-    return Schedule(times, problem.process, initial_scale=problem.teacher.initial_scale, metadata=metadata or {})
+    """The schedule of positive noise levels, followed by 0 where the teacher's is.
+
+    Ends of the teacher are taken over exactly, with the scale of its noise; those of a range of its own stay.
+    """
+    times, described = problem.process.time_of_noise_level(levels), metadata or {}
+    teacher, clean = problem.teacher.times, int(problem.teacher.ends_clean)
+    top, bottom = ends(problem)
+    at_top, at_bottom = (math.isclose(*pair, rel_tol=1e-9) for pair in ((levels[0], top), (levels[-1], bottom)))
+    first = teacher[:1] if at_top else times[:1]
+    last = teacher[-1 - clean : len(teacher) - clean] if at_bottom else times[-1:]
+    times = torch.cat([first, times[1:-1], last, teacher[len(teacher) - clean :]])
+    if not (at_top and at_bottom):
+        described = {**described, "range": CHOSEN}
+    scale = problem.teacher.initial_scale if at_top else None
+    return Schedule(times, problem.process, initial_scale=scale, metadata=described)
 
 
 def _intervals(problem: SearchProblem, steps: int) -> int:

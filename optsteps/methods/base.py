@@ -81,6 +81,8 @@ class SearchResult:
             times, 0 being the noisy end; None otherwise.
         per_sample_orders: with them, for solvers of several orders, the orders of the steps [B, n]; None otherwise.
         evidence: what the choice rests on, for plots; see the method.
+        own_start: the schedules begin where somebody else begins, which no search chose: a comparison holds their
+            samples to those of a teacher that begins there too.
     """
 
     schedules: Mapping[int, Schedule]
@@ -89,6 +91,7 @@ class SearchResult:
     per_sample: Mapping[int, Tensor] | None = None
     per_sample_orders: Mapping[int, Tensor] | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    own_start: bool = False
 
 
 class Method(ABC):

@@ -1,49 +1,157 @@
-"""Schedules from a formula or from elsewhere as methods: no evaluation."""
+"""Schedules from a formula or from elsewhere as methods: no evaluation, but where a formula's range is searched."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from optsteps.methods.base import Method, SearchProblem, SearchResult, checked_steps
+import torch
+from torch import Tensor
+
+from optsteps.methods.base import Method, SearchProblem, SearchResult, ShardedMethod, checked_steps
+from optsteps.metrics.teacher import mse
 from optsteps.processes import Flow, Process
 from optsteps.schedules import FAMILIES, Final, Schedule, build_schedule
+from optsteps.trajectories import Trajectories
 from optsteps.workers import ALONE, Workers
 
+# families whose formula is stated in noise levels, and the ranges they are tried on under a flow: its own runs from
+# level 999 or beyond to 0.001, on most of which nothing happens, and their authors run them on no flow
+IN_NOISE_LEVELS = ("edm", "exponential", "logsnr", "cosine")
+FLOW_HIGHEST, FLOW_LOWEST = (80.0, 20.0), (0.03, 0.1)
+CHOSEN = "chosen on the search's samples"
 
-class HandMade(Method):
-    """A family of `optsteps.schedules` between the ends of the teacher's schedule.
+Levels = float | Sequence[float] | None
+
+
+class HandMade(ShardedMethod):
+    """A family of `optsteps.schedules` between the ends of the teacher's schedule, or on a range of its own.
+
+    A range is the teacher's, which is the model's own and what the families' authors use for models of EDM's and of a
+    DDPM's kind; or one that is given; or, of several, for every step count that whose samples are nearest to the
+    teacher's (mean squared difference) on the problem's noise with the problem's solver. The schedule's metadata say
+    which ("range"), where it is not the teacher's.
 
     Args:
         family: name of the family.
-        final: see `build_schedule`. With "t_min" the formula runs to the teacher's end; with "zero" a teacher that ends
-            at noise level 0 has its last positive time as t_min and the student appends the 0 as well. None: "zero"
-            after such a teacher, unless the formula reaches its end by itself (`time_uniform`, a flow's `flow_shift`).
+        final: see `build_schedule`. With "t_min" the formula runs to the range's end; with "zero" a teacher that ends
+            at noise level 0 has its last positive time as t_min and the student ends at 0 as well. None: "zero" after
+            such a teacher, unless the formula reaches its end by itself (`time_uniform`, a flow's `flow_shift`).
+        noise_max, noise_min: the largest and the least positive noise level of the formula; of lists, every pair is
+            tried. None: the teacher's; under a flow, for a family in noise levels, also those of `FLOW_HIGHEST` and
+            `FLOW_LOWEST` that lie inside it.
+        max_batch: most samples in one call of the denoiser.
+        shard_size: samples tried together.
         parameters: the family's own.
 
     Raises:
-        ValueError: unknown family; in `search`, as `build_schedule`.
+        ValueError: unknown family; in `search`, as `build_schedule`, or noise levels that the process has not.
     """
 
-    def __init__(self, family: str, final: Final | None = None, **parameters: Any) -> None:
+    def __init__(
+        self,
+        family: str,
+        final: Final | None = None,
+        noise_max: Levels = None,
+        noise_min: Levels = None,
+        max_batch: int = 512,
+        shard_size: int = 64,
+        **parameters: Any,
+    ) -> None:
         if family not in FAMILIES:
             raise ValueError(f"unknown schedule {family!r}; known: {', '.join(FAMILIES)}")
         self.family, self.final, self.parameters = family, final, parameters
+        if [] in (noise_max, noise_min):
+            raise ValueError("noise_max and noise_min must be numbers, lists with a number in them, or None")
+        self.noise_max, self.noise_min = noise_max, noise_min
+        self.max_batch, self.shard_size = max_batch, shard_size
 
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
-        t = problem.teacher.times.tolist()
+        schedules = {n: self.schedules(problem, n) for n in checked_steps(steps)}
+        if all(len(tried) == 1 for tried in schedules.values()):
+            return SearchResult({n: tried[0] for n, tried in schedules.items()})
+        return super().search(problem, steps, workers)
+
+    def partial(
+        self, problem: SearchProblem, steps: Sequence[int], index: Tensor, previous: Any = None, decision: Any = None
+    ) -> tuple[dict[int, Tensor], int]:
+        """By step count, what every range makes of these samples, as squared differences to the teacher's [R, b]; and
+        the evaluations."""
+        trajectories = Trajectories(problem.denoiser, self.max_batch, problem.keeping)
+        noise, cond = problem.samples(index)
+        teacher = trajectories.ends(problem.teacher, problem.teacher_solver or problem.solver, noise, cond, index=index)
+        return self.errors(problem, steps, index, trajectories, teacher), trajectories.evaluations
+
+    def errors(
+        self, problem: SearchProblem, steps: Sequence[int], index: Tensor, trajectories: Trajectories, teacher: Tensor
+    ) -> dict[int, Tensor]:
+        """By step count, the squared differences [R, b] of the samples `index` [b] on every range to the teacher's."""
+        noise, cond = problem.samples(index)
+
+        def error(schedule: Schedule) -> Tensor:
+            return mse(trajectories.ends(schedule, problem.solver, noise, cond, index=index), teacher).cpu()
+
+        return {n: torch.stack([error(schedule) for schedule in self.schedules(problem, n)]) for n in steps}
+
+    def combine(
+        self, problem: SearchProblem, steps: Sequence[int], partials: Sequence[Any], decision: Any = None
+    ) -> SearchResult:
+        """The range of least mean error for every step count; of equals the first."""
+        schedules = {n: self.best(problem, n, [errors for errors, _ in partials]) for n in steps}
+        return SearchResult(schedules, sum(count for _, count in partials) / len(problem.noise))
+
+    def best(self, problem: SearchProblem, steps: int, errors: Sequence[dict[int, Tensor]]) -> Schedule:
+        """The schedule of the least mean of the errors of all samples, by shard as `errors` returns them."""
+        means = torch.cat([part[steps] for part in errors], 1).mean(1)
+        return self.schedules(problem, steps)[int(means.argmin())]
+
+    def schedules(self, problem: SearchProblem, steps: int) -> list[Schedule]:
+        """The family's schedules of so many steps on every range that is to be tried."""
         ends_clean = problem.teacher.ends_clean
         final = self.final or ("zero" if ends_clean and not self._reaches_clean(problem.process) else "t_min")
-        t_min = t[-2] if final == "zero" and ends_clean else t[-1]
-        return SearchResult(
-            {
-                n: build_schedule(self.family, problem.process, n, t[0], t_min, final, **self.parameters)
-                for n in checked_steps(steps)
-            }
-        )
+        t = problem.teacher.times.tolist()
+        own = t[0], t[-2] if final == "zero" and ends_clean else t[-1]
+        ranges = [own] if self.family == "published" else self._ranges(problem.process, *own)
+        found = []
+        for t_max, t_min in ranges:
+            schedule = build_schedule(self.family, problem.process, steps, t_max, t_min, final, **self.parameters)
+            if len(ranges) > 1:
+                schedule = replace(schedule, metadata={**schedule.metadata, "range": CHOSEN})
+            elif self.family == "published":
+                schedule = replace(schedule, metadata={**schedule.metadata, "range": "its authors'"})
+            elif (t_max, t_min) != own:
+                schedule = replace(schedule, metadata={**schedule.metadata, "range": "given"})
+            found.append(schedule)
+        return found
+
+    def _ranges(self, process: Process, t_max: float, t_min: float) -> list[tuple[float, float]]:
+        """Pairs of t_max and t_min, given the teacher's."""
+        top, bottom = process.noise_level([t_max, t_min]).tolist()
+        tries = isinstance(process, Flow) and self.family in IN_NOISE_LEVELS
+        highest, lowest = [t_max], [t_min]
+        if self.noise_max is not None:
+            highest = _times(process, self.noise_max)
+        elif tries:
+            finite = [t_max] if math.isfinite(top) else []
+            highest = finite + _times(process, [level for level in FLOW_HIGHEST if level < top])
+        if self.noise_min is not None:
+            lowest = _times(process, self.noise_min)
+        elif tries:
+            lowest = ([t_min] if bottom > 0 else []) + _times(
+                process, [level for level in FLOW_LOWEST if level > bottom]
+            )
+        return [(high, low) for high in highest for low in lowest]
 
     def _reaches_clean(self, process: Process) -> bool:
         return self.family == "time_uniform" or (self.family == "flow_shift" and isinstance(process, Flow))
+
+
+def _times(process: Process, levels: float | Sequence[float]) -> list[float]:
+    listed = [levels] if isinstance(levels, int | float) else [float(level) for level in levels]
+    times: list[float] = process.time_of_noise_level(listed).tolist() if listed else []
+    return times
 
 
 class Given(Method):
@@ -51,10 +159,14 @@ class Given(Method):
 
     Args:
         schedule: for so many steps; it may have fewer, and then stands in the table with those.
+        own_start: it starts where its users start; see `SearchResult`.
     """
 
-    def __init__(self, schedule: Callable[[int], Schedule]) -> None:
-        self.schedule = schedule
+    def __init__(self, schedule: Callable[[int], Schedule], own_start: bool = False) -> None:
+        self.schedule, self.own_start = schedule, own_start
 
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
-        return SearchResult({n: self.schedule(n) for n in checked_steps(steps)})
+        schedules = {n: self.schedule(n) for n in checked_steps(steps)}
+        described = {n: {**s.metadata, "range": "its users'"} for n, s in schedules.items()}
+        schedules = {n: replace(s, metadata=described[n]) for n, s in schedules.items()}
+        return SearchResult(schedules, own_start=self.own_start)

@@ -10,6 +10,7 @@ from optsteps.reporting.tables import (
     TEACHER,
     figure_names,
     markdown_table,
+    range_table,
     verdict_sentences,
     verdict_table,
 )
@@ -38,6 +39,8 @@ def report_markdown(
     parts = [f"# {title}", *(sentences or [NO_VERDICT]), "## Figures", markdown_table(rows)]
     if verdicts:
         parts += ["## Verdicts", verdict_table(verdicts)]
+    if any(row.schedule is not None for row in rows):
+        parts += ["## Ranges", range_table(rows)]
     parts += ["## How to read this", _bullets(_notes(rows, facts))]
     if images:
         parts += ["## Pictures", *(f"![{caption}]({link})" for caption, link in images.items())]
@@ -76,6 +79,16 @@ def _notes(rows: Sequence[Row], facts: Mapping[str, str]) -> list[str]:
         notes.append("MSE is to the teacher's sample from the same noise, per dimension.")
     if "nll" in names:
         notes.append("NLL has no direction: samples that crowd the modes score below the true entropy.")
+    if any(row.method.endswith("_without_orders") for row in rows):
+        notes.append(
+            "A schedule whose steps have orders of their own has a further row, _without_orders: its times under the "
+            "orders that the solver gives to every rival."
+        )
+    if any(row.teacher is not None for row in rows):
+        notes.append(
+            "A schedule that its users start below the teacher's first time is compared with a teacher from the same "
+            "start: its figures say how well its steps are spent, not what the start costs."
+        )
     if any(row.method == TEACHER for row in rows):
         notes.append("The teacher has no figure that compares with the teacher, and takes no part in verdicts.")
     return notes

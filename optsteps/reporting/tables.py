@@ -12,6 +12,7 @@ from rich.text import Text
 from optsteps.comparison import Row, VerdictRow
 from optsteps.metrics.judges import Figure
 from optsteps.reporting.quantities import QUANTITIES, quantity
+from optsteps.schedules import Schedule
 
 TEACHER = "teacher"
 CAPTION = (
@@ -104,6 +105,26 @@ def markdown_table(rows: Sequence[Row]) -> str:
     header = [joined(cell) for cell in _header(rows, names)]
     lines = [[joined(cell) for cell in _cells(row, rows, names)] for row in _ordered(rows)]
     return f"{markdown_lines(header, lines)}\n\n{_caption(rows)}"
+
+
+def range_table(rows: Sequence[Row]) -> str:
+    """Between which noise levels every schedule runs, and whose range that is, as a Markdown table."""
+    scheduled = [(row, row.schedule) for row in _ordered(rows) if row.schedule is not None]
+    teachers = next((_ends(schedule) for row, schedule in scheduled if row.method == TEACHER), None)
+    lines = []
+    for row, schedule in scheduled:
+        whose = schedule.metadata.get("range", "the teacher's" if _ends(schedule) == teachers else "its method's")
+        if row.teacher is not None:
+            whose = f"{whose}, compared with {row.teacher.steps} steps of the teacher from there"
+        ends = [f"{level:.4g}" for level in _ends(schedule)]
+        lines.append([row.method, str(row.steps), ends[0], ends[1] + ", 0" * schedule.ends_clean, whose])
+    return markdown_lines(["method", "steps", "from noise level", "to", "whose range"], lines)
+
+
+def _ends(schedule: Schedule) -> tuple[float, float]:
+    """The first and the last positive noise level."""
+    levels = schedule.noise_levels.detach()
+    return float(levels[0]), float(levels[levels > 0][-1])
 
 
 def terminal_table(rows: Sequence[Row]) -> Table:

@@ -22,14 +22,17 @@ class DEIS(Multistep):
     Args:
         kind: the clock in which eps is taken for a polynomial: "tab" the process's own time, "logrho" log rho (the
             form that diffusers has).
+        lower_order_final: None: True for "logrho", as in diffusers; False for "tab", whose authors keep the order.
     """
 
     name: ClassVar[str] = "deis"
     orders_known: ClassVar[range] = range(1, 4)
     extrapolates = "eps"
 
-    def __init__(self, order: int = 3, kind: Literal["tab", "logrho"] = "tab", lower_order_final: bool = False) -> None:
-        super().__init__(order, lower_order_final)
+    def __init__(
+        self, order: int = 3, kind: Literal["tab", "logrho"] = "tab", lower_order_final: bool | None = None
+    ) -> None:
+        super().__init__(order, kind == "logrho" if lower_order_final is None else lower_order_final)
         if kind not in ("tab", "logrho"):
             raise ValueError(f"kind must be 'tab' or 'logrho', got {kind!r}")
         self.kind = kind
@@ -42,7 +45,7 @@ class DEIS(Multistep):
 
 class IPNDM(Multistep):
     """Improved PNDM: Adams-Bashforth on eps in rho = sigma / alpha (Liu et al., arXiv:2202.09778; Zhang & Chen,
-    arXiv:2204.13902, App. on iPNDM), orders 1 to 4.
+    arXiv:2204.13902, App. on iPNDM), orders 1 to 4. Its authors, and diffusers, keep the order to the end.
 
     Args:
         variable_step: Adams-Bashforth coefficients of the actual step sizes; False: those of equal steps whatever the

@@ -19,6 +19,8 @@ class DPMpp2M(Multistep):
 
     x_next = a x + alpha' (1 - e^-h) (D + (h / 2 h_1) (D - D_1)).
 
+    As in the released code, walks of fewer than 15 steps end on order 1.
+
     Args:
         kind: "midpoint" as above; "heun": h phi_2(-h) in place of (1 - e^-h) / 2, the exact integral of a linear D.
     """
@@ -27,7 +29,7 @@ class DPMpp2M(Multistep):
     orders_known: ClassVar[range] = range(1, 3)
     extrapolates = "D"
 
-    def __init__(self, order: int = 2, kind: Kind = "midpoint", lower_order_final: bool = False) -> None:
+    def __init__(self, order: int = 2, kind: Kind = "midpoint", lower_order_final: bool = True) -> None:
         super().__init__(order, lower_order_final)
         self.kind = check_kind(kind)
 
@@ -42,7 +44,8 @@ class DPMpp3M(Multistep):
     x_next = a x + alpha' ((1 - e^-h) D + h phi_2(-h) D1 + c h phi_3(-h) D2).
 
     Taylor's theorem asks for c = 2: D2 is half the second derivative, which phi_3 belongs to. The published code, and
-    diffusers and k-diffusion after it, have c = 1, so that their third order converges with order 2.
+    diffusers and k-diffusion after it, have c = 1, so that their third order converges with order 2. As in that code,
+    walks of fewer than 15 steps end on orders 2 and 1.
 
     Args:
         corrected: c = 2, order 3; False as published.
@@ -54,7 +57,7 @@ class DPMpp3M(Multistep):
     extrapolates = "D"
 
     def __init__(
-        self, order: int = 3, corrected: bool = False, kind: Kind = "midpoint", lower_order_final: bool = False
+        self, order: int = 3, corrected: bool = False, kind: Kind = "midpoint", lower_order_final: bool = True
     ) -> None:
         super().__init__(order, lower_order_final)
         self.corrected, self.kind = corrected, check_kind(kind)

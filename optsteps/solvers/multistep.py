@@ -35,7 +35,12 @@ class Multistep(Solver):
 
     Args:
         order: of the solver: it uses up to order - 1 remembered outputs, fewer where there are fewer.
-        lower_order_final: let the order fall to 1 over the last steps, as diffusers does for few steps.
+        lower_order_final: let the order fall to 1 over the last steps of a walk of fewer than `few_steps`. The default
+            of every solver is what its authors' code does, named in its docstring.
+
+    Attributes:
+        few_steps: below so many steps a lower order at the end steadies the walk (DPM-Solver++'s rule, Lu et al.,
+            arXiv:2211.01095, released code; diffusers has it for all but UniPC).
 
     Raises:
         ValueError: an order the solver does not have.
@@ -43,6 +48,7 @@ class Multistep(Solver):
 
     orders_known: ClassVar[range]
     extrapolates: ClassVar[Literal["D", "eps"]]
+    few_steps: ClassVar[float] = 15
 
     def __init__(self, order: int, lower_order_final: bool = False) -> None:
         if order not in self.orders_known:
@@ -55,7 +61,7 @@ class Multistep(Solver):
         all of them with a finite, positive noise level."""
 
     def orders(self, steps: int) -> list[int]:
-        if not self.lower_order_final:
+        if not self.lower_order_final or steps >= self.few_steps:
             return [self.order] * steps
         return [min(self.order, steps - i) for i in range(steps)]
 

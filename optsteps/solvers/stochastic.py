@@ -145,6 +145,8 @@ class SDEDPMpp2S(SDEDPMpp, DPMpp2S):
 class SDEDPMpp2M(SDEDPMpp, Multistep):
     """SDE-DPM-Solver++(2M): D extrapolated from the last output, x_next = a x + b (D + (h / 2 h_1) (D - D_1)) + noise.
 
+    As in diffusers, walks of fewer than 15 steps end on order 1.
+
     Args:
         eta: 0 is DPM-Solver++(2M), 1 the published SDE.
         kind: as in `DPMpp2M`.
@@ -155,7 +157,7 @@ class SDEDPMpp2M(SDEDPMpp, Multistep):
     extrapolates = "D"
 
     def __init__(
-        self, order: int = 2, eta: float = 1.0, kind: Kind = "midpoint", lower_order_final: bool = False
+        self, order: int = 2, eta: float = 1.0, kind: Kind = "midpoint", lower_order_final: bool = True
     ) -> None:
         SDEDPMpp.__init__(self, eta)
         Multistep.__init__(self, order, lower_order_final)
@@ -169,7 +171,7 @@ class SDEDPMpp3M(SDEDPMpp, Multistep):
     """SDE-DPM-Solver++(3M), k-diffusion's `sample_dpmpp_3m_sde`: `DPMpp3M` with the rate 1 + eta, and noise.
 
     diffusers' third-order SDE step has the sign of the second difference's constant reversed, so that its weight does
-    not vanish with the step; with that mended it is the same.
+    not vanish with the step; with that mended it is the same. k-diffusion keeps the order to the end.
 
     Args:
         eta: 0 is DPM-Solver++(3M), 1 the SDE.
@@ -202,8 +204,9 @@ class ERSDE(Stochastic, Multistep):
     """Extended-reverse-time SDE solver of orders 1 to 3 (Cui et al., arXiv:2309.06169, Algorithms 1 to 3), with the
     paper's noise scale phi(rho) = rho (e^(rho^0.3) + 10).
 
-    The remembered outputs give D'(rho) and D''(rho) by backward differences, and Taylor's polynomial of D about rho_s
-    is integrated exactly. With I_j = int_{rho_t}^{rho_s} (rho - rho_s)^(j-1) / phi d rho and one integration by parts,
+    Its authors keep the order to the end. The remembered outputs give D'(rho) and D''(rho) by backward differences, and
+    Taylor's polynomial of D about rho_s is integrated exactly. With I_j = int_{rho_t}^{rho_s} (rho - rho_s)^(j-1) / phi
+    d rho and one integration by parts,
 
         y_t = (phi_t / phi_s) y_s + (1 - phi_t / phi_s) D + (rho_t - rho_s + phi_t I_1) D'
               + ((rho_t - rho_s)^2 / 2 + phi_t I_2) D'' + noise,

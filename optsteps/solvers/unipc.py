@@ -19,7 +19,8 @@ class UniPC(Multistep):
     With r_k = (lambda_k - lambda) / h the predictor is x_next = a x + b D - alpha' B(h) sum_k rho_k (D_k - D) / r_k,
     and rho solves sum_k rho_k r_k^(i-1) = i! (-h) phi_{i+1}(-h) / B(h). The corrector is the same with the evaluation
     at t_next itself among the D_k: it costs nothing, for that evaluation is the next step's. It takes the state that
-    arrives at a time and leaves from a better one, one order higher.
+    arrives at a time and leaves from a better one, one order higher. As in the released code, the order falls to 1 over
+    the last steps, however many steps there are.
 
     Args:
         kind: B(h): "bh1" is -h, "bh2" e^-h - 1.
@@ -29,13 +30,14 @@ class UniPC(Multistep):
     name: ClassVar[str] = "unipc"
     orders_known: ClassVar[range] = range(1, 4)
     extrapolates = "D"
+    few_steps = math.inf
 
     def __init__(
         self,
         order: int = 2,
         kind: Literal["bh1", "bh2"] = "bh2",
         corrector: bool = True,
-        lower_order_final: bool = False,
+        lower_order_final: bool = True,
     ) -> None:
         super().__init__(order, lower_order_final)
         if kind not in ("bh1", "bh2"):

@@ -79,8 +79,8 @@ ALONGSIDE = {
         if build_solver(name).stochastic
     },
     "logger=wandb": [*TINY_PLANE, "logger.mode=offline"],
-    # noise levels of SD 1.5 under its own process
-    "method=published": [*TINY_PLANE, "process=vp"],
+    # noise levels of SD 1.5 under its own process; a mixture is of no kind that anything is published for
+    "method=published": [*TINY_PLANE, "process=vp", "method.model=sd15"],
     # precision and recall compare every pair of 10,000 features: tests/metrics has them, on fewer
     "metric=fidelity": ["metric.judges.2.sets=4", "metric.judges.2.figures=[fid,kid]"],
     "experiment=mnist_fid": ["test.samples=32", "metric.judges.2.sets=4", "metric.judges.2.figures=[fid,kid]"],
@@ -97,6 +97,21 @@ def start(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> Non
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_MODE", "offline")
     command.main()
+
+
+def test_times_whose_orders_were_searched_stand_in_the_table_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(monkeypatch, tmp_path, *TINY, *TINY_PLANE, "solver=dpmpp_2m", "runner=cpu")
+    results = json.loads((tmp_path / "metrics.json").read_text())
+    times = {(row["method"], row["steps"]): row["times"] for row in results["rows"]}
+    for n in (2, 3):
+        for name in ("oss", "oss_pooled"):
+            assert times[f"{name}_without_orders", n] == times[name, n]
+    assert not any(name.startswith("edm_without") for name, _ in times)
+    files = {n: json.loads((tmp_path / "schedules" / f"oss_without_orders_{n}.json").read_text()) for n in (2, 3)}
+    assert [files[n]["orders"] for n in (2, 3)] == [None, None]
+    assert "under the orders that the solver gives to every rival" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.parametrize("choice", [pytest.param(c, marks=[pytest.mark.slow] * (c in SLOW)) for c in CHOICES])

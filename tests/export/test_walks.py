@@ -49,9 +49,7 @@ def walk(scheduler: Any, latents: Tensor, process: Process) -> Tensor:
 
 
 def ours(schedule: Schedule, noise: Tensor, solver: str) -> Tensor:
-    # diffusers lowers the order at the end below 15 steps
-    options = {} if solver in ("euler", "heun") or schedule.orders else {"lower_order_final": True}
-    options |= {"order": 2} if solver in ("unipc", "deis") else {}
+    options: dict[str, Any] = {"order": 2} if solver in ("unipc", "deis") else {}
     options |= {"kind": "logrho"} if solver == "deis" else {}
     return sample(MIXTURE.denoiser(schedule.process), schedule, build_solver(solver, **options), noise)
 

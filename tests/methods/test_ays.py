@@ -10,9 +10,9 @@ import torch
 from problems import mixture_problem, noise, three_gaussians
 from torch import Tensor
 
-from optsteps import build_schedule, sample
+from optsteps import Schedule, build_schedule, sample
 from optsteps.denoisers import GuidedDenoiser
-from optsteps.methods import AYS, PublishedAYS, SearchProblem, SearchResult
+from optsteps.methods import AYS, HandMade, PublishedAYS, SearchProblem, SearchResult
 from optsteps.methods.klub_monte_carlo import gaussian_term
 from optsteps.models.analytic import Gaussian
 from optsteps.processes import EDM
@@ -34,7 +34,12 @@ def test_a_schedule_for_every_count_between_the_teacher_s_ends(process: str, cho
     for n, schedule in found.schedules.items():
         assert schedule.steps == n
         assert schedule.process == problem.process
-        assert torch.equal(schedule.times[[0, -1]], problem.teacher.times[[0, -1]])
+        if (process, choose) == ("flow", "judged"):  # on the range that suits its start
+            assert schedule.metadata["range"] == "chosen on the search's samples"
+            assert schedule.times[-1] == problem.teacher.times[-1]
+        else:
+            assert torch.equal(schedule.times[[0, -1]], problem.teacher.times[[0, -1]])
+            assert "range" not in schedule.metadata
         assert schedule.metadata["method"] == "ays"
         x = sample(problem.denoiser, schedule, problem.solver, problem.noise)
         assert bool(torch.isfinite(x).all())
@@ -60,6 +65,21 @@ def test_the_schedule_judged_best_is_returned() -> None:
     assert stopped.schedules[6].metadata["sweeps"] == 2
     least = AYS(choose="optimum", **QUICK).search(problem, [6])
     assert least.evidence["klub"][6].item() <= found.evidence["klub"][6].min()
+
+
+def test_under_a_flow_descents_start_on_the_best_range_of_their_start() -> None:
+    whole = mixture_problem("flow", 12, 40)
+    times = [0.999, *whole.teacher.times[1:-1].tolist(), 0.001, 0.0]
+    problem = dataclasses.replace(whole, teacher=Schedule(times, whole.process))
+    found = AYS(levels=128, block_size=8).search(problem, [6])
+    for family in ("edm", "logsnr"):
+        alone = HandMade(family).search(problem, [6])
+        walked = [start for start, _ in found.evidence["walk"][6]]
+        start = found.evidence["path"][6][walked.index(family)]
+        # on a grid of 128 levels
+        torch.testing.assert_close(start.log(), alone.schedules[6].noise_levels[:-1].log(), rtol=0, atol=0.11)
+    tried = 2 * 9 * 6 + problem.teacher.steps + 129 + 6 * len(found.evidence["path"][6])
+    assert found.nfe == tried
 
 
 def test_every_start_is_walked() -> None:

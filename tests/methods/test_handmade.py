@@ -10,6 +10,7 @@ from problems import PROCESSES, Watched, mixture_problem
 
 from optsteps.methods import Given, HandMade
 from optsteps.processes import EDM, VP
+from optsteps.sampling import sample
 from optsteps.schedules import FAMILIES, Schedule, build_schedule
 
 
@@ -62,7 +63,7 @@ def test_families_end_as_the_teacher_does() -> None:
             else torch.cat([torch.tensor([0.99]).double(), problem.teacher.times[1:]])
         )
         problem = dataclasses.replace(problem, teacher=Schedule(times, problem.process))
-        appended = HandMade("logsnr").search(problem, [4]).schedules[4].times
+        appended = HandMade("time_quadratic").search(problem, [4]).schedules[4].times
         assert appended[-2:].tolist() == times[-2:].tolist()
         # uniform times reach the clean end by themselves
         reaching = HandMade("time_uniform").search(problem, [4]).schedules[4].times
@@ -77,7 +78,70 @@ def test_families_end_as_the_teacher_does() -> None:
 def test_given_schedules_are_taken_as_they_are() -> None:
     problem = mixture_problem("edm", samples=1, teacher_steps=5)
     found = Given(lambda n: build_schedule("edm", EDM(), n, 70.0, 0.01)).search(problem, [3, 2])
-    assert found.schedules == {n: build_schedule("edm", EDM(), n, 70.0, 0.01) for n in (2, 3)}
+    assert {n: s.facts for n, s in found.schedules.items()} == {
+        n: build_schedule("edm", EDM(), n, 70.0, 0.01).facts for n in (2, 3)
+    }
+    assert {s.metadata["range"] for s in found.schedules.values()} == {"its users'"}
+    assert not found.own_start
+    assert Given(lambda n: found.schedules[n], own_start=True).search(problem, [3]).own_start
+
+
+def _ends(schedule: Schedule) -> tuple[float, float]:
+    levels = schedule.noise_levels[schedule.noise_levels > 0]
+    return round(levels[0].item(), 9), round(levels[-1].item(), 9)
+
+
+@pytest.mark.parametrize("family", ["edm", "logsnr", "exponential", "cosine"])
+def test_under_a_flow_the_range_is_the_best_on_the_problems_samples(family: str) -> None:
+    whole = mixture_problem("flow", samples=6, teacher_steps=20)
+    times = torch.cat([torch.tensor([0.999]).double(), whole.teacher.times[1:-1], torch.tensor([1e-3, 0.0]).double()])
+    problem = dataclasses.replace(whole, teacher=Schedule(times, whole.process))
+    teacher = sample(problem.denoiser, problem.teacher, problem.solver, problem.noise)
+    found = HandMade(family, shard_size=4).search(problem, [4, 7])
+    process, evaluations = problem.process, problem.teacher.steps
+    for n in (4, 7):
+        tried = {}
+        for high in (999.0, 80.0, 20.0):
+            for low in (1 / 999, 0.03, 0.1):
+                ends = process.time_of_noise_level([high, low]).tolist()
+                schedule = build_schedule(family, process, n, *ends, final="zero")
+                x = sample(problem.denoiser, schedule, problem.solver, problem.noise)
+                tried[_ends(schedule)] = (x - teacher).square().mean().item()
+                evaluations += n
+        schedule = found.schedules[n]
+        assert _ends(schedule) == min(tried, key=lambda ends: tried[ends])
+        assert tried[_ends(schedule)] < tried[round(999.0, 9), round(1 / 999, 9)]
+        assert schedule.metadata["range"] == "chosen on the search's samples"
+    assert found.nfe == evaluations
+
+
+def test_families_in_noise_levels_have_a_range_where_a_flow_starts_at_infinity() -> None:
+    problem = mixture_problem("flow", samples=2, teacher_steps=10)  # from t = 1 to 0
+    schedule = HandMade("edm").search(problem, [4]).schedules[4]
+    assert schedule.noise_levels[0].item() in (pytest.approx(80.0), pytest.approx(20.0))
+
+
+def test_a_range_is_given_or_chosen_from_a_list() -> None:
+    problem = mixture_problem("edm", samples=4, teacher_steps=20)
+    given = HandMade("edm", noise_max=40.0, noise_min=0.01).search(problem, [5])
+    assert (_ends(given.schedules[5]), given.nfe) == ((40.0, 0.01), 0)
+    assert given.schedules[5].metadata["range"] == "given"
+    chosen = HandMade("edm", noise_max=[80, 40, 10], noise_min=0.002).search(problem, [5])
+    assert _ends(chosen.schedules[5]) in [(80.0, 0.002), (40.0, 0.002), (10.0, 0.002)]
+    assert chosen.nfe == 20 + 3 * 5
+    assert "range" not in HandMade("edm").search(problem, [5]).schedules[5].metadata
+    with pytest.raises(ValueError, match="lists with a number in them"):
+        HandMade("edm", noise_max=[])
+
+
+def test_published_ends_as_its_users_end_it() -> None:
+    process = VP.scaled_linear()
+    teacher = build_schedule("time_uniform", process, 20, t_max=999.0, t_min=0.0, final="zero")
+    problem = dataclasses.replace(mixture_problem("vp", samples=1, teacher_steps=5), process=process, teacher=teacher)
+    for n in (6, 10):
+        levels = HandMade("published").search(problem, [n]).schedules[n].noise_levels
+        expected = build_schedule("published", process, n).noise_levels[:-1].tolist()
+        assert levels.tolist() == [*expected, 0.0]
 
 
 def test_bad_input_is_named() -> None:

@@ -12,7 +12,7 @@ import torch
 import torchvision
 from tiny_pipelines import PIPELINES, PROMPTS, SIZES, diffusers, tiny_clip, tiny_mask2former, unet2d
 
-from optsteps import Schedule
+from optsteps import Schedule, build_schedule
 from optsteps.cli import run as command
 from optsteps.datasets.geneval import Metadata, Objects
 from optsteps.datasets.prompts import read_prompts
@@ -77,6 +77,47 @@ def test_a_saved_pipeline_and_a_file_of_prompts(
     compile(use, "use_in_diffusers.py", "exec")
     assert use.count("# pipe: your pipeline, as loaded") == 2
     assert "DPMSolverMultistepScheduler" in use
+
+
+def test_published_is_of_the_pipelines_own_kind_however_it_is_named(
+    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    PIPELINES["sdxl"]().save_pretrained(tmp_path / "sdxl")
+    size = [f"model.{name}={value}" for name, value in SIZES.get("sdxl", {}).items()]
+    given = [f"model.path={tmp_path}/sdxl", f"model.prompts={prompts}", *size, "store.folder=null"]
+    process = VP.scaled_linear()
+    expected = build_schedule("published", process, 3, model="sdxl", final="zero").times.tolist()
+    alone = ["~method@rivals.oss_pooled", "~method@rivals.edm", "~method@rivals.logsnr"]
+    for named in (["method=published"], ["method=time_uniform", "+method@rivals.published=published"]):
+        rows = start(monkeypatch, tmp_path, *given, *named, *alone)["rows"]
+        [row] = [row for row in rows if (row["method"], row["steps"]) == ("published", 3)]
+        assert row["times"] == pytest.approx(expected, abs=0.1)
+        assert row["range"] == "its authors'"
+    others = [*given, "method=published", "method.model=sd15", *alone]
+    [row] = [r for r in start(monkeypatch, tmp_path, *others)["rows"] if (r["method"], r["steps"]) == ("published", 3)]
+    sd15 = build_schedule("published", process, 3, model="sd15", final="zero").times.tolist()
+    assert row["times"] == pytest.approx(sd15, abs=0.1)
+    unet2d().save_pretrained(tmp_path / "unet")
+    said = error(monkeypatch, capsys, tmp_path, f"model.path={tmp_path}/unet", "process=ddpm", "method=published")
+    assert "constants for sd15, sdxl, deepfloyd_if, svd, and diffusers is of none of these kinds" in said
+
+
+def test_leading_spacing_is_compared_with_a_teacher_of_its_start(
+    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = PIPELINES["sd"]()
+    config = {**pipe.scheduler.config, "timestep_spacing": "leading", "steps_offset": 1}
+    pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(config)
+    pipe.save_pretrained(tmp_path / "sd")
+    given = [f"model.path={tmp_path}/sd", f"model.prompts={prompts}", "store.folder=null", "steps=[3]"]
+    found = start(monkeypatch, tmp_path, *given, "method=time_uniform", "~method@rivals.oss_pooled")
+    rows = {row["method"]: row for row in found["rows"]}
+    assert rows["own"]["times"] == [667, 334, 1, -1]
+    assert (rows["own"]["teacher_start"], rows["time_uniform"]["teacher_start"]) == (667, None)
+    assert "psnr" in {v["figure"] for v in found["verdicts"] if v["rival"] == "own"}
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "its users', compared with" in report
+    assert "compared with a teacher from the same start" in report
 
 
 def test_perception_of_decoded_images(sd: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

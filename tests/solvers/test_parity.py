@@ -97,6 +97,8 @@ K_DIFFUSION: dict[str, tuple[str, dict[str, Any]]] = {
     "dpmpp_2s": ("sample_dpmpp_2s_ancestral", {"eta": 0.0}),
     "dpmpp_2m": ("sample_dpmpp_2m", {}),
 }
+# it keeps the order up to a last step to noise level 0
+KEPT: dict[str, dict[str, Any]] = {name: {"lower_order_final": False} for name in ("dpmpp_2m", "sde_dpmpp_2m")}
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +130,7 @@ def test_k_diffusion(k_diffusion: Any, name: str, kind: str, final: str, dtype: 
         schedule = Schedule(_schedule("edm", kind, final, steps).times.float(), EDM())
         noise = _normal(6, 3, seed=steps).to(dtype)
         theirs = _k_diffusion_walk(getattr(k_diffusion, function), schedule, noise, **parameters)
-        ours = _our_walk(build_solver(name), schedule, noise)
+        ours = _our_walk(build_solver(name, **KEPT.get(name, {})), schedule, noise)
         assert _deviation(ours, theirs) < _tolerance(name, dtype)
 
 
@@ -155,10 +157,10 @@ def test_k_diffusion_on_a_flow(k_diffusion: Any, name: str, final: float, first:
             **parameters,
         )
         theirs = torch.stack([*path, last])
-        ours = _our_walk(build_solver(name, flow_as="edm"), schedule, noise)
+        ours = _our_walk(build_solver(name, flow_as="edm", **KEPT.get(name, {})), schedule, noise)
         assert _deviation(ours, theirs) < _tolerance(name, dtype)
         if name != "euler" and dtype == torch.float64:  # and the flow's own form is another
-            assert _deviation(_our_walk(build_solver(name), schedule, noise), theirs) > 1e-4
+            assert _deviation(_our_walk(build_solver(name, **KEPT.get(name, {})), schedule, noise), theirs) > 1e-4
 
 
 def test_the_form_of_a_flow_is_checked() -> None:
@@ -192,6 +194,7 @@ SDE: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
 def test_k_diffusion_on_the_same_noise(k_diffusion: Any, case: str, kind: str, final: str, dtype: torch.dtype) -> None:
     function, given, name, parameters = SDE[case]
     options = dict(given)
+    parameters = {**parameters, **KEPT.get(name, {})}
     for steps in STEPS:
         schedule = Schedule(_schedule("edm", kind, final, steps).times.float(), EDM())
         noise, paths = _normal(6, 3, seed=steps).to(dtype), BrownianPaths(5, range(6), (3,))
@@ -353,18 +356,18 @@ def _compare(
 
     Args:
         lowered: what becomes of a multistep solver's order over the last steps: "never" anything; with
-            "lower_order_final" it falls to 1; with "euler_at_final" it is 1 in the last.
+            "lower_order_final" it falls to 1, by diffusers' rule; with "euler_at_final" it is 1 in the last;
+            "default" leaves it to both sides.
         prediction: diffusers' prediction_type, if the scheduler has one.
     """
     pair, process, steps = PAIRS[name], schedule.process, schedule.steps
     to_zero = bool(schedule.times[-1] == process.t_clean)
     # the singlestep scheduler means another thing by lower_order_final: may a last evaluation be a step of its own?
     single = pair.solver in ("dpmpp_2s", "sde_dpmpp_2s")
-    options = {
-        "final_sigmas_type": "zero" if to_zero else "sigma_min",
-        "lower_order_final": to_zero if single else lowered == "lower_order_final",
-        "euler_at_final": lowered == "euler_at_final",
-    }
+    options: dict[str, Any] = {"final_sigmas_type": "zero" if to_zero else "sigma_min"}
+    if lowered != "default":
+        options["lower_order_final"] = to_zero if single else lowered == "lower_order_final"
+        options["euler_at_final"] = lowered == "euler_at_final"
     if pair.solver == "ipndm":
         prediction = "v_prediction"  # it forms sigma x + alpha output, which is eps of that
     elif prediction is None:
@@ -373,9 +376,8 @@ def _compare(
             prediction = "v_prediction"  # D = (x - sigma eps) / alpha has 5 digits left where sigma / alpha is 157
 
     parameters, orders = dict(pair.parameters), None
-    if lowered == "lower_order_final":
-        # diffusers lowers for fewer than 15 steps only, but in UniPC always; we lower when told to
-        parameters["lower_order_final"] = steps < 15 or pair.solver == "unipc"
+    if lowered != "default" and hasattr(build_solver(pair.solver), "lower_order_final") and pair.solver != "euler":
+        parameters.setdefault("lower_order_final", lowered == "lower_order_final")
     solver = build_solver(pair.solver, **parameters)
     if lowered == "euler_at_final":
         orders = [solver.order] * (steps - 1) + [1]
@@ -385,7 +387,7 @@ def _compare(
     # Our step to noise level 0 returns D. DEIS multiplies 0 by inf there, UniPC too with bh1, and with bh2 unless it
     # lowers its order; IPNDM extrapolates eps over that step. With these, walks are compared up to the last step.
     if pair.solver == "unipc":
-        comparable = parameters["kind"] == "bh2" and (lowered == "lower_order_final" or solver.order == 1)
+        comparable = parameters["kind"] == "bh2" and (lowered in ("lower_order_final", "default") or solver.order == 1)
     else:
         comparable = pair.solver not in ("deis", "ipndm")
     if to_zero and not comparable:
@@ -416,6 +418,22 @@ def test_diffusers(name: str, where: str, kind: str, final: str, dtype: torch.dt
 def test_diffusers_with_a_lower_order_at_the_end(name: str, where: str, lowered: str, final: str) -> None:
     for steps in STEPS:
         assert _compare(name, _schedule(where, "random", final, steps), lowered) < 1e-8
+
+
+@finals
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [walk for walk in WALKS if walk[0].startswith(("dpmpp_2m", "dpmpp_3m", "sde_dpmpp_2m", "deis", "unipc", "ipndm"))],
+)
+@pytest.mark.parametrize("steps", [5, 14, 15, 20])
+def test_orders_at_the_end_are_diffusers_own_by_default(name: str, where: str, steps: int, final: str) -> None:
+    assert _compare(name, _schedule(where, "random", final, steps), "default") < 1e-8
+
+
+@pytest.mark.parametrize("name", ["ipndm", "er_sde_2", "er_sde_3", "sde_dpmpp_3m", "deis"])
+def test_solvers_whose_authors_keep_the_order_keep_it(name: str) -> None:
+    solver = build_solver(name)
+    assert solver.orders(5) == [solver.order] * 5
 
 
 # DPM-Solver++'s second order weighs the output at t = 1 with 0, as a limit, which is not to remember it. Its third
