@@ -45,8 +45,9 @@ class Batch(NamedTuple):
 class Averages(nn.Module):
     """Exponential moving averages of a network's weights, one for each decay.
 
-    The average begins as the mean of few steps and lengthens to its decay (as in EDM), so it forgets the weights that
-    the training began with.
+    After step n the decay is (n - 1) / (n + 9) at most, so an average is over about the last tenth of the steps until it
+    has its own length: it forgets the weights that the training began with, and decays above 1 - 10 / steps of the
+    training cannot be told apart.
 
     Args:
         network: to be averaged.
@@ -63,14 +64,15 @@ class Averages(nn.Module):
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
         """Take in the weights after step number `step` = 1, 2, ..."""
-        latest = network.state_dict()
-        floating = [name for name, value in latest.items() if value.is_floating_point()]
+        latest = [*network.parameters(), *network.buffers()]
+        floating = [value for value in latest if value.is_floating_point()]
         for decay, average in self.by_decay().items():
-            means = average.state_dict()
+            means = [*average.parameters(), *average.buffers()]
             average_into = get_ema_multi_avg_fn(min(decay, (step - 1) / (step + 9)))
-            average_into([means[name] for name in floating], [latest[name] for name in floating], step)
-            for name in latest.keys() - set(floating):
-                means[name].copy_(latest[name])
+            average_into([mean for mean in means if mean.is_floating_point()], floating, step)
+            for mean, value in zip(means, latest, strict=True):
+                if not value.is_floating_point():
+                    mean.copy_(value)
 
     def by_decay(self) -> dict[float, nn.Module]:
         """The averaged networks, in evaluation mode."""
@@ -93,7 +95,8 @@ class _Task(L.LightningModule, ABC):
         seed: int,
     ) -> None:
         super().__init__()
-        self.network = network
+        # the layout that convolutions of GPUs are fastest in; averages have their network's
+        self.network = network.to(memory_format=torch.channels_last)
         self.averages = Averages(network, ema_decays)
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
@@ -163,7 +166,7 @@ class _NoiseTask(_Task, ABC):
         _, images, cond = batch
         quantiles = stratified(len(images), self.device)
         dropped = torch.rand(len(images), device=self.device) < self.dropout
-        cond = torch.where(expand(dropped, cond).bool(), self._nothing.to(cond), cond)
+        cond = torch.where(expand(dropped, cond).bool(), self._nothing.to(cond, non_blocking=True), cond)
         eps = torch.randn(images.shape, device=self.device)
         network, images = self._augmented(images)
         loss = self._loss(network, images, cond, quantiles, eps)

@@ -46,8 +46,6 @@ def job(config: DictConfig) -> None:
     task = instantiate(config.training.task, ema_decays=decays, seed=config.seed)
     if config.weights is not None:
         _start_from(config.weights, task.network)
-    # the layout that convolutions of GPUs are fastest in
-    task.network.to(memory_format=torch.channels_last)
     if config.compile:
         task.network.compile()
     history = LossHistory(every=100)
