@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
@@ -43,6 +45,8 @@ class Claim:
         Raises:
             OSError: the folder is missing or cannot be written.
         """
+        if self._lease.is_locked:
+            return True
         try:
             self._lease.acquire(timeout=0)
         except Timeout:
@@ -58,14 +62,26 @@ class Claim:
             return False
         return True
 
-    def wait(self, pause: float) -> None:
-        """Return when the claim is this process's, looking every `pause` seconds."""
+    @contextmanager
+    def held(self, pause: float) -> Iterator[None]:
+        """Have the claim while the body runs; until it is free, look every `pause` seconds."""
         while not self.taken():
             time.sleep(pause)
+        try:
+            yield
+        finally:
+            self.release()
 
     def release(self) -> None:
         """Give the claim back."""
         self._lease.release()
+
+    def silent_for(self) -> float:
+        """Seconds since its owner's last sign of life; 0 where nobody has it."""
+        try:
+            return max(0.0, time.time() - Path(self._lease.lock_file).stat().st_mtime)
+        except FileNotFoundError:
+            return 0.0
 
     def owner(self) -> str:
         """The process that has it, and where that runs."""
