@@ -74,8 +74,8 @@ def claimed(folder: Path, config: DictConfig, method: str, files: Mapping[Path, 
             )
         for path in left:
             path.unlink()
-        record = {"state": "begun", "config": known, "method": method, "begun": time.strftime("%Y-%m-%d %H:%M:%S")}
-        record |= {"host": platform.node(), "pid": os.getpid()}
+        record: dict[str, Any] = {"state": "begun", "config": known, "method": method}
+        record |= {"begun": time.strftime("%Y-%m-%d %H:%M:%S"), "host": platform.node(), "pid": os.getpid()}
         told = OmegaConf.masked_copy(config, [key for key in config if key != "logger"])
         for path, text in {**files, Path(CONFIG): OmegaConf.to_yaml(told, resolve=True)}.items():
             write_atomically(folder / path, text.encode())

@@ -43,8 +43,7 @@ def job(config: DictConfig) -> float | None:
 def _composed(config: DictConfig) -> dict[Path, str]:
     """What Hydra would write into a run's folder before anybody could ask whose it is."""
     hydra = HydraConfig.instance().cfg
-    assert hydra is not None
-    parts = {"config.yaml": config, "hydra.yaml": hydra, "overrides.yaml": hydra.hydra.overrides.task}
+    parts = {"config.yaml": config, "hydra.yaml": hydra, "overrides.yaml": HydraConfig.get().overrides.task}
     return {Path(".hydra", name): OmegaConf.to_yaml(part) for name, part in parts.items()}
 
 
