@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,14 +23,24 @@ def run_summary(
         warnings: a sentence each.
         places: what there is, and its path.
     """
-    # names and paths are no markup, and a path is one word whatever its length
-    console = Console(markup=False, highlight=False, emoji=False)
-    with console.capture() as captured:
-        console.print(terminal_table(rows))
-        for sentence in warnings:
-            console.print(sentence, style="red")
-        for sentence in verdict_sentences(verdicts):
-            console.print(sentence)
-        for what, path in places:
-            console.print(f"{what}: {path}", soft_wrap=True)
-    return captured.get().removesuffix("\n")
+    # for the terminal, but not on it: it may fail
+    terminal, encoding = Console(), getattr(sys.stdout, "encoding", None) or "utf-8"
+    text = io.TextIOWrapper(io.BytesIO(), encoding, errors="backslashreplace", newline="\n")
+    # names and paths are no markup
+    console = Console(
+        file=text,
+        force_terminal=terminal.is_terminal,
+        width=terminal.width,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
+    console.print(terminal_table(rows))
+    for sentence in warnings:
+        console.print(sentence, style="red")
+    for sentence in verdict_sentences(verdicts):
+        console.print(sentence)
+    for what, path in places:
+        console.print(f"{what}: {path}", soft_wrap=True)  # in one piece, to be copied
+    text.seek(0)
+    return text.read().removesuffix("\n")
