@@ -76,7 +76,7 @@ def claimed(folder: Path, config: DictConfig, method: str, files: Mapping[Path, 
             path.unlink()
         record: dict[str, Any] = {"state": "begun", "config": known, "method": method}
         record |= {"begun": time.strftime("%Y-%m-%d %H:%M:%S"), "host": platform.node(), "pid": os.getpid()}
-        told = OmegaConf.masked_copy(config, [key for key in config if key != "logger"])
+        told = OmegaConf.masked_copy(config, [str(key) for key in config if key != "logger"])
         for path, text in {**files, Path(CONFIG): OmegaConf.to_yaml(told, resolve=True)}.items():
             write_atomically(folder / path, text.encode())
         _write(folder, record)
