@@ -332,12 +332,10 @@ def _clean_samples(config: DictConfig, model: Model, device: torch.device) -> tu
 
 
 def code_version() -> str:
-    """The commit the code was run from, where it lies in a git checkout."""
-    asked = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=Path(optsteps.__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """The commit the code was run from, where it lies in a git checkout and there is git to be asked."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        asked = subprocess.run(command, cwd=Path(optsteps.__file__).parent, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return f"unknown: git cannot be run ({error.strerror})"
     return asked.stdout.strip() or "not a checkout"

@@ -13,7 +13,6 @@ import torch
 from hydra.utils import get_object, instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 import optsteps
 from optsteps.comparison import Row, Trial, verdicts
@@ -26,12 +25,11 @@ from optsteps.models.checkpoint import resolve_weights
 from optsteps.progress import Progress
 from optsteps.ranks import Place, further_ranks, lost, place
 from optsteps.reporting.loggers import log_results
-from optsteps.reporting.run_folder import write_report
-from optsteps.reporting.tables import terminal_table, verdict_sentences
+from optsteps.reporting.run_folder import USAGE, write_report
+from optsteps.reporting.summary import run_summary
 from optsteps.store import ShardStore, digest, file_digest
+from optsteps.terminal import say
 from optsteps.workers import ALONE, StoredWorkers, Workers
-
-USAGE = "use_in_diffusers.py"
 
 
 def run(config: DictConfig, folder: Path, method_name: str, command: str) -> list[Row]:
@@ -56,6 +54,7 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     try:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
         experiment = Experiment.composed(config, device, method_name)
+        facts = experiment.described(command)  # before anything is spent: it may fail
         store = _store(experiment, device, here)
         with further_ranks(config, method_name, folder, here) as ranks, _progress(config, device, here) as progress:
             denoiser = progress.watch(experiment.model.denoiser)
@@ -64,24 +63,14 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
             failed = lost(ranks, folder, here)
         said = [v for figure in config.metric.verdicts for v in verdicts(rows, method_name, figure)]
         title = f"{experiment.model.name}: {method_name} with {experiment.solver.name}"
-        paths = write_report(
-            folder, title, rows, said, experiment.described(command), method_name, results, experiment.model.decode
-        )
-        if experiment.model.in_diffusers:
-            paths.append(_usage(folder, results[method_name]))
+        usage = [_usage(folder, results[method_name])] if experiment.model.in_diffusers else []
+        paths = write_report(folder, title, rows, said, facts, method_name, results, experiment.model.decode)
     except BaseException:
         logger.finalize("failed")
         raise
-    console = Console()
-    console.print(terminal_table(rows))
-    for sentence in failed:
-        console.print(sentence, style="red")
-    for sentence in verdict_sentences(said):
-        console.print(sentence)
-    console.print(f"report and schedules: {folder}")
-    if experiment.model.in_diffusers:
-        console.print(f"how to sample with them: {folder / USAGE}")
-    log_results(logger, rows, said, paths, time.perf_counter() - begun)
+    log_results(logger, rows, said, [*usage, *paths], time.perf_counter() - begun)
+    places = [("report and schedules", folder), *(("how to sample with them", path) for path in usage)]
+    say(run_summary(rows, said, failed, places))
     return rows
 
 
@@ -162,6 +151,10 @@ def _store(experiment: Experiment, device: torch.device, here: Place) -> Workers
     config = experiment.config
     if config.store.folder is None:
         return ALONE
+    if not str(config.store.folder).strip():
+        raise ValueError(
+            f"store.folder={config.store.folder!r} names no folder: give one, or store.folder=null to keep nothing"
+        )
     limit = None if config.store.limit_gb is None else int(config.store.limit_gb * 1e9)
     facts = {
         "code": _code(),

@@ -16,27 +16,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from optsteps.claims import Claim
 from optsteps.cli.common import root_error
 from optsteps.files import write_atomically
 from optsteps.store import digest
+from optsteps.terminal import say
 
 JOB = "job.json"
 Record = dict[str, Any]
 
-# of a job's overrides, for the name of its folder
-OmegaConf.register_new_resolver("short_digest", lambda text: digest(text)[:6], replace=True)
-
 
 def job_digest(config: DictConfig) -> str:
     """What a job is known by: its resolved config, but for the logger and the store, which change no result."""
-    facts: Any = OmegaConf.to_container(config, resolve=True)
-    return digest({key: value for key, value in facts.items() if key not in ("logger", "store", "paths")})
+    parts = {key: config[key] for key in config if key not in ("logger", "store", "paths", "hydra")}
+    resolve = partial(OmegaConf.to_container, resolve=True)
+    return digest({key: resolve(part) if OmegaConf.is_config(part) else part for key, part in parts.items()})
+
+
+# for the name of a job's folder
+OmegaConf.register_new_resolver("job_digest", lambda *, _root_: job_digest(_root_)[:6], replace=True)
 
 
 def run_job(config: DictConfig, folder: Path, commit: str, run: Callable[[], float | None]) -> float | None:
@@ -54,18 +57,18 @@ def run_job(config: DictConfig, folder: Path, commit: str, run: Callable[[], flo
     known = job_digest(config)
     (folder.parent / ".locks").mkdir(parents=True, exist_ok=True)
     # of two identical jobs at the same moment one runs, and the other finds it finished
-    with FileLock(folder.parent / ".locks" / known):
+    with Claim(folder.parent / ".locks" / known, f"a job of the sweep {folder.parent}").held(pause=0.5):
         for file, record in list(_records(folder.parent)):
             if record["digest"] != known:
                 continue
             if "failed" not in record:
                 note = "" if record["commit"] == commit else f", by {record['commit']} while this is {commit}"
-                print(f"job {folder.name} is finished: {file.parent}{note}")
+                say(f"job {folder.name} is finished: {file.parent}{note}")
                 return record.get("objective")
             file.unlink()  # it is tried again, here
         record = _attempt(run, folder / JOB, {"digest": known, "commit": commit})
     if "failed" in record:
-        print(f"job {folder.name} failed: {record['failed']}")
+        say(f"job {folder.name} failed: {record['failed']}")
     return record.get("objective")
 
 
