@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import platform
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -289,12 +290,17 @@ def _clean_samples(config: DictConfig, model: Model, device: torch.device) -> tu
 
 
 def code_version() -> str:
-    """The commit the code was run from, where it lies in a git checkout."""
-    asked = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=Path(optsteps.__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return asked.stdout.strip() or "not a checkout"
+    """The commit the code was run from, where it lies in a git checkout; whether files were changed or added since."""
+    commit = _git("describe", "--always", "--dirty", "--abbrev=12")
+    if not commit:
+        return "not a checkout"
+    return f"{commit}-untracked" if _git("ls-files", "--others", "--exclude-standard") else commit
+
+
+def _git(*arguments: str) -> str:
+    """What git says of this package's folder; nothing where it is no checkout, or there is no git."""
+    folder = Path(optsteps.__file__).parent
+    with suppress(OSError):
+        asked = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+        return asked.stdout.strip()
+    return ""

@@ -6,9 +6,15 @@ What it answers and what it holds in memory are there to be looked at.
 
 from __future__ import annotations
 
+import gc
+import hashlib
+import json
 import math
 from collections.abc import Callable, Sequence
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +22,10 @@ from optsteps.conditions import Cond, fingerprint, take
 from optsteps.denoisers import Denoiser, expand
 from optsteps.noise import unit_noise
 from optsteps.processes import Process
+from optsteps.sampling import sample
+from optsteps.schedules import Schedule
+from optsteps.solvers.base import Solver
+from optsteps.sources import code_facts, is_own
 
 # samples of the probe: several, so that several conditions are among them, but a batch that every machine has room for
 PROBES = 8
@@ -45,9 +55,8 @@ def probe_inputs(
     ends = torch.tensor(time_range, dtype=torch.float64)
     high, low = process.noise_level(ends).tolist()
     high = high if math.isfinite(high) else max(_LARGE, 2 * low)
-    times = process.time_of_noise_level(torch.logspace(math.log10(high), math.log10(low), _TIMES, dtype=torch.float64))
-    times[0], times[-1] = ends
-    t = times.repeat(PROBES // _TIMES)
+    levels = torch.logspace(math.log10(high), math.log10(low), _TIMES, dtype=torch.float64)
+    t = torch.cat([ends[:1], process.time_of_noise_level(levels[1:-1]), ends[1:]]).repeat(PROBES // _TIMES)
     clean, noise = (unit_noise(seed, range(PROBES), shape) for seed in (_CLEAN, _NOISE))
     x = expand(process.alpha(t), clean) * clean / 2 + expand(process.sigma(t), noise) * noise
     return x, t, cond_of(range(PROBES))
@@ -67,3 +76,66 @@ def fingerprint_outputs(outputs: Tensor) -> str:
     digits, because one of thousands always lies at an edge, and would hide a small change of the model.
     """
     return fingerprint(outputs)[:32]
+
+
+def fingerprint_held(thing: Any) -> str:
+    """Digest of all tensors and arrays that a thing holds, in whatever order: parameters and buffers, attributes, what
+    functions close over, and the globals that a user's functions name.
+
+    So weights count that no probe excites, such as the embedding of one class, and they count as they are in memory.
+    """
+    seen: set[int] = set()
+    digests: set[str] = set()
+    waiting = [thing]
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen or isinstance(one, _PLAIN):
+            continue
+        seen.add(id(one))
+        if type(one) in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
+            if not one.is_meta:  # waits elsewhere, where whoever fetches it holds it
+                digests.add(fingerprint(one))
+        elif isinstance(one, np.ndarray) and one.dtype != object:
+            digests.add(fingerprint(torch.from_numpy(np.ascontiguousarray(one).reshape(-1).view(np.uint8))))
+        elif isinstance(one, FunctionType):
+            waiting += [one.__closure__, one.__defaults__, one.__kwdefaults__, one.__dict__]
+            if is_own(one.__module__):
+                waiting += [one.__globals__.get(name) for name in one.__code__.co_names]
+        elif not (isinstance(one, dict) and "__builtins__" in one):  # a module's globals
+            waiting += gc.get_referents(one)
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:32]
+
+
+# what holds no tensor of the thing's own
+_PLAIN = (str, bytes, int, float, complex, type, ModuleType, CodeType, type(None))
+
+
+def plain_settings(thing: Any) -> dict[str, Any]:
+    """The attributes of a thing that are JSON data."""
+    settings = {}
+    for name, value in getattr(thing, "__dict__", {}).items():
+        try:
+            settings[name] = json.loads(json.dumps(value, allow_nan=True))
+        except (TypeError, ValueError):
+            continue
+    return settings
+
+
+def solver_facts(solver: Solver, schedule: Schedule, noise: Tensor) -> dict[str, Any]:
+    """What determines a solver's steps on `schedule`, as JSON data.
+
+    Of a user's own solver also the states of its walk with the exact denoiser of data that are -1 or 1 everywhere,
+    D = tanh(alpha x / sigma^2), for two samples like `noise` [B, ...].
+    """
+    module = type(solver).__module__
+    facts: dict[str, Any] = {"source": code_facts([module])}
+    if module.startswith("optsteps."):
+        return {**solver.facts, **facts}
+
+    def two_points(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        alpha, sigma = schedule.process.alpha(t), schedule.process.sigma(t)
+        return torch.tanh(expand(alpha / sigma**2, x) * x)
+
+    x = unit_noise(_NOISE, range(2), noise.shape[1:]).to(noise)
+    walk = sample(two_points, schedule, solver, x, return_trajectory=True)
+    return {**plain_settings(solver), "held": fingerprint_held(solver), "walk": fingerprint(walk.detach()), **facts}

@@ -18,6 +18,7 @@ from optsteps.cli.objective import run_for_objective
 from optsteps.cli.sweep import Sweep, run_job
 from optsteps.experiment import code_version
 from optsteps.ranks import place
+from optsteps.runner import results_key
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")
@@ -30,7 +31,8 @@ def job(config: DictConfig) -> float | None:
     direction = getattr(direction, "name", direction)  # Optuna's default is an Enum
     one = partial(run_for_objective, config, folder, method, _command(chosen), direction)
     swept = chosen.mode == RunMode.MULTIRUN and place(config.runner).rank == 0  # others help rank 0 with its job
-    return run_job(config, folder, code_version(), one) if swept else one()
+    key = partial(results_key, config, method)
+    return run_job(config, folder, code_version(), one, key) if swept else one()
 
 
 def _command(chosen: HydraConf) -> str:
