@@ -78,12 +78,16 @@ def fingerprint_outputs(outputs: Tensor) -> str:
     return fingerprint(outputs)[:32]
 
 
-def fingerprint_held(thing: Any) -> str:
+def fingerprint_held(thing: Any, read: dict[int, tuple[Any, str]] | None = None) -> str:
     """Digest of all tensors and arrays that a thing holds, in whatever order: parameters and buffers, attributes, what
     functions close over, and the globals that a user's functions name.
 
     So weights count that no probe excites, such as the embedding of one class, and they count as they are in memory.
+
+    Args:
+        read: tensors and their digests by id, of other things that may hold the same; it is added to.
     """
+    read = {} if read is None else read
     seen: set[int] = set()
     digests: set[str] = set()
     waiting = [thing]
@@ -93,8 +97,11 @@ def fingerprint_held(thing: Any) -> str:
             continue
         seen.add(id(one))
         if type(one) in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
-            if not one.is_meta:  # waits elsewhere, where whoever fetches it holds it
-                digests.add(fingerprint(one))
+            if one.is_meta:  # waits elsewhere, where whoever fetches it holds it
+                continue
+            if id(one) not in read:
+                read[id(one)] = (one, fingerprint(one))
+            digests.add(read[id(one)][1])
         elif isinstance(one, np.ndarray) and one.dtype != object:
             digests.add(fingerprint(torch.from_numpy(np.ascontiguousarray(one).reshape(-1).view(np.uint8))))
         elif isinstance(one, FunctionType):

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,6 +41,8 @@ from optsteps.sources import code_facts, remember_sources
 from optsteps.store import digest
 
 Facts = dict[str, Any]
+# digest of what a thing holds
+Held = Callable[[Any], str]
 _PACKAGE = "optsteps."
 # of a run's facts, what determines its results
 RESULTS_KEY = "key of the results"
@@ -89,23 +92,23 @@ def keys_of(experiment: Experiment, denoiser: Denoiser, device: str) -> Keys:
         denoiser: the experiment's, maybe watched; it is evaluated on the inputs of the probe.
         device: the name of what it runs on.
     """
-    model = experiment.model
+    model, held = experiment.model, partial(fingerprint_held, read={})
     x, t, cond = probe_inputs(
         model.process, model.shape, model.time_range, lambda index: model.cond(index, experiment.device)
     )
     size = min(len(x), experiment.config.max_batch)
     outputs = fingerprint_outputs(probed(denoiser, x.to(experiment.device), t, cond, size))
     problem = experiment.problem(denoiser, experiment.searched)
-    facts, asked = model_facts(experiment, outputs, device), problem_facts(problem)
+    facts, asked = model_facts(experiment, outputs, device, held), problem_facts(problem)
     methods = {
-        name: method_facts(method, experiment.method_config(name), problem)
+        name: method_facts(method, experiment.method_config(name), problem, held)
         for name, method in experiment.methods.items()
     }
-    results = digest([facts, asked, methods, _comparison_facts(experiment, problem)])
+    results = digest([facts, asked, methods, _comparison_facts(experiment, problem, held)])
     return Keys(facts, asked, methods, results, outputs, getattr(denoiser, "nfe", 1) * len(x))
 
 
-def model_facts(experiment: Experiment, outputs: str, device: str) -> Facts:
+def model_facts(experiment: Experiment, outputs: str, device: str, held: Held) -> Facts:
     """What determines every evaluation of the experiment's denoiser, `outputs` being their fingerprint."""
     config = {part: experiment.resolved(part) for part in ("model", "process")}
     return {
@@ -115,7 +118,7 @@ def model_facts(experiment: Experiment, outputs: str, device: str) -> Facts:
         "threads": torch.get_num_threads(),
         "config": _plain(config),
         "outputs": outputs,
-        "held": fingerprint_held(experiment.model.denoiser),
+        "held": held(experiment.model.denoiser),
     }
 
 
@@ -132,7 +135,7 @@ def problem_facts(problem: SearchProblem) -> Facts:
     }
 
 
-def method_facts(method: Method, config: Any, problem: SearchProblem) -> Facts:
+def method_facts(method: Method, config: Any, problem: SearchProblem, held: Held) -> Facts:
     """What a method does with its question.
 
     Args:
@@ -145,13 +148,13 @@ def method_facts(method: Method, config: Any, problem: SearchProblem) -> Facts:
         "code": code_facts({type(method).__module__, *_modules(config)}),
         "config": _plain(config),
         "settings": plain_settings(method),
-        "held": fingerprint_held(method),
+        "held": held(method),
         "solvers": [solver_facts(solver, problem.teacher, problem.noise) for solver in own],
-        "criterion": _criterion_facts(criterion, _images(problem)),
+        "criterion": _criterion_facts(criterion, _images(problem), held),
     }
 
 
-def _comparison_facts(experiment: Experiment, problem: SearchProblem) -> Facts:
+def _comparison_facts(experiment: Experiment, problem: SearchProblem, held: Held) -> Facts:
     """What is compared on which samples, and by whom it is judged."""
     model, unseen, images = experiment.model, experiment.unseen, _images(problem)
     decode, own = model.decode, model.own_schedule
@@ -162,23 +165,25 @@ def _comparison_facts(experiment: Experiment, problem: SearchProblem) -> Facts:
         "prompts": model.prompts and model.prompts(unseen),
         "metadata": model.metadata and str(model.metadata(unseen)),
         "decoder": decode and _tried(lambda: fingerprint(decode(images[0][:1]))),
-        "judges": [_judge_facts(judge, images) for judge in experiment.judges],
+        "judges": [_judge_facts(judge, images, held) for judge in experiment.judges],
         "code": code_facts({"optsteps.comparison", *_modules(experiment.resolved("metric"))}),
     }
 
 
-def _criterion_facts(criterion: Any, images: tuple[Tensor, Tensor]) -> Any:
+def _criterion_facts(criterion: Any, images: tuple[Tensor, Tensor], held: Held) -> Any:
     """Of what a method makes small, where it is more than a name."""
     if isinstance(criterion, FigureCriterion):
-        return _judge_facts(criterion.judge, images)
+        return _judge_facts(criterion.judge, images, held)
     return _tried(lambda: criterion(*images)) if callable(criterion) else None
 
 
-def _judge_facts(judge: Judge, images: tuple[Tensor, Tensor]) -> Facts:
+def _judge_facts(judge: Judge, images: tuple[Tensor, Tensor], held: Held) -> Facts:
     """What a judge holds, and of a user's its figures of fixed images."""
-    facts: Facts = {"settings": plain_settings(judge), "held": fingerprint_held(judge)}
+    facts: Facts = {"settings": plain_settings(judge), "held": held(judge)}
     facts["judges"] = [
-        _judge_facts(inner, images) for inner in getattr(judge, "__dict__", {}).values() if isinstance(inner, Judge)
+        _judge_facts(inner, images, held)
+        for inner in getattr(judge, "__dict__", {}).values()
+        if isinstance(inner, Judge)
     ]
     if not type(judge).__module__.startswith(_PACKAGE):
         facts["figures"] = _tried(
