@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -34,6 +35,8 @@ _TIMES = 4
 _CLEAN, _NOISE = 0, 1
 # the largest noise level among the inner times, where the range's own is infinite
 _LARGE = 100.0
+# what holds no tensor of the thing's own
+_PLAIN = (str, bytes, int, float, complex, type, ModuleType, CodeType, type(None))
 
 
 def probe_inputs(
@@ -113,18 +116,12 @@ def fingerprint_held(thing: Any, read: dict[int, tuple[Any, str]] | None = None)
     return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:32]
 
 
-# what holds no tensor of the thing's own
-_PLAIN = (str, bytes, int, float, complex, type, ModuleType, CodeType, type(None))
-
-
-def plain_settings(thing: Any) -> dict[str, Any]:
-    """The attributes of a thing that are JSON data."""
+def plain_settings(thing: Any) -> dict[str, str]:
+    """The attributes of a thing that are JSON data, as text: JSON has no infinite numbers."""
     settings = {}
     for name, value in getattr(thing, "__dict__", {}).items():
-        try:
-            settings[name] = json.loads(json.dumps(value, allow_nan=True))
-        except (TypeError, ValueError):
-            continue
+        with suppress(TypeError, ValueError):  # it is something else
+            settings[name] = json.dumps(value, sort_keys=True)
     return settings
 
 

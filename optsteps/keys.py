@@ -180,11 +180,8 @@ def _criterion_facts(criterion: Any, images: tuple[Tensor, Tensor], held: Held) 
 def _judge_facts(judge: Judge, images: tuple[Tensor, Tensor], held: Held) -> Facts:
     """What a judge holds, and of a user's its figures of fixed images."""
     facts: Facts = {"settings": plain_settings(judge), "held": held(judge)}
-    facts["judges"] = [
-        _judge_facts(inner, images, held)
-        for inner in getattr(judge, "__dict__", {}).values()
-        if isinstance(inner, Judge)
-    ]
+    inner = [value for value in getattr(judge, "__dict__", {}).values() if isinstance(value, Judge)]
+    facts["judges"] = [_judge_facts(one, images, held) for one in inner]
     if not type(judge).__module__.startswith(_PACKAGE):
         facts["figures"] = _tried(
             lambda: {name: figure.interval.value for name, figure in judge.judge(*images, None).items()}
