@@ -33,8 +33,9 @@ PROBES = 8
 _TIMES = 4
 # seeds of their clean part and of their noise
 _CLEAN, _NOISE = 0, 1
-# the largest noise level among the inner times, where the range's own is infinite
-_LARGE = 100.0
+# noise levels in the place of a range's ends that are infinite, where inner times are chosen, or 0, where no denoiser is
+# evaluated
+_LARGE, _SMALL = 100.0, 1e-3
 # what holds no tensor of the thing's own
 _PLAIN = (str, bytes, int, float, complex, type, ModuleType, CodeType, type(None))
 
@@ -44,8 +45,9 @@ def probe_inputs(
 ) -> tuple[Tensor, Tensor, Cond]:
     """Inputs x [8, *shape] (float32), t [8] (float64) and cond on which every denoiser of a kind is looked at.
 
-    Sample k has the condition of the run's sample k. Times are both ends of the range and two between them, evenly in
-    the logarithm of the noise level, and follow each other, so that a batch holds different ones. x is
+    Sample k has the condition of the run's sample k. Times are both ends of the range (at the clean end a time shortly
+    before it) and two between them, evenly in the logarithm of the noise level, and follow each other, so that a batch
+    holds different ones. x is
     alpha(t) x_0 + sigma(t) eps with Gaussian x_0 of standard deviation 0.5. Tensors are on the CPU, cond where
     `cond_of` leaves it.
 
@@ -58,6 +60,9 @@ def probe_inputs(
     ends = torch.tensor(time_range, dtype=torch.float64)
     high, low = process.noise_level(ends).tolist()
     high = high if math.isfinite(high) else max(_LARGE, 2 * low)
+    if low == 0:
+        low = min(_SMALL, high / 2)
+        ends[1] = process.time_of_noise_level(low)
     levels = torch.logspace(math.log10(high), math.log10(low), _TIMES, dtype=torch.float64)
     t = torch.cat([ends[:1], process.time_of_noise_level(levels[1:-1]), ends[1:]]).repeat(PROBES // _TIMES)
     clean, noise = (unit_noise(seed, range(PROBES), shape) for seed in (_CLEAN, _NOISE))

@@ -37,6 +37,12 @@ def test_inputs_span_the_range(process: Process, ends: tuple[float, float]) -> N
     assert bool((x.flatten(1).std(1) / spread).sub(1).abs().max() < 0.8)
 
 
+def test_no_denoiser_is_asked_at_the_clean_end() -> None:
+    _, t, _ = probe_inputs(Flow(), (2,), (1.0, 0.0), lambda _: None)
+    assert bool((t > 0).all())
+    assert float(t[3]) < 0.002
+
+
 def test_a_digest_is_of_every_bit() -> None:
     x, t, _ = probe_inputs(EDM(), (2,), (80.0, 0.002), lambda _: None)
     mixture = GaussianMixture([[-2.0, 0.0], [2.0, 0.5]], [0.3, 0.2])
