@@ -33,8 +33,8 @@ PROBES = 8
 _TIMES = 4
 # seeds of their clean part and of their noise
 _CLEAN, _NOISE = 0, 1
-# noise levels in the place of a range's ends that are infinite, where inner times are chosen, or 0, where no denoiser is
-# evaluated
+# noise levels in the place of a range's ends: of an infinite one, where inner times are chosen, and of 0, where no
+# denoiser is evaluated
 _LARGE, _SMALL = 100.0, 1e-3
 # what holds no tensor of the thing's own
 _PLAIN = (str, bytes, int, float, complex, type, ModuleType, CodeType, type(None))
