@@ -332,10 +332,19 @@ def _clean_samples(config: DictConfig, model: Model, device: torch.device) -> tu
 
 
 def code_version() -> str:
-    """The commit the code was run from, where it lies in a git checkout and there is git to be asked."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    """The commit the code was run from, where it lies in a git checkout and there is git to be asked; whether files
+    were changed or added since."""
     try:
-        asked = subprocess.run(command, cwd=Path(optsteps.__file__).parent, capture_output=True, text=True, check=False)
+        commit = _git("describe", "--always", "--dirty", "--abbrev=12")
+        added = _git("ls-files", "--others", "--exclude-standard")
     except OSError as error:
         return f"unknown: git cannot be run ({error.strerror})"
-    return asked.stdout.strip() or "not a checkout"
+    if not commit:
+        return "not a checkout"
+    return f"{commit}-untracked" if added else commit
+
+
+def _git(*arguments: str) -> str:
+    """What git says of this package's folder; nothing where it is no checkout."""
+    folder = Path(optsteps.__file__).parent
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False).stdout.strip()

@@ -20,6 +20,7 @@ from optsteps.cli.rival_names import check_rival_names
 from optsteps.cli.sweep import Sweep, run_job
 from optsteps.experiment import code_version
 from optsteps.ranks import place
+from optsteps.runner import results_key
 from optsteps.terminal import say
 
 
@@ -37,7 +38,9 @@ def job(config: DictConfig) -> float | None:
     if place(config.runner).rank > 0:  # it helps rank 0, whose folder it is
         return one()
     one = partial(run_in_own_folder, one, folder, config, method, composed)
-    return run_job(config, folder, code_version(), one) if chosen.mode == RunMode.MULTIRUN else one()
+    if chosen.mode == RunMode.RUN:
+        return one()
+    return run_job(config, folder, code_version(), one, partial(results_key, config, method))
 
 
 def _composed(config: DictConfig) -> dict[Path, str]:
