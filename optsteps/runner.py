@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from rich.console import Console
 
 import optsteps
 from optsteps.comparison import Row, Trial, verdicts
-from optsteps.denoisers import Denoiser
+from optsteps.denoisers import Denoiser, call_nfe
 from optsteps.experiment import Experiment, launched
 from optsteps.export import run_snippets
 from optsteps.files import write_atomically
 from optsteps.methods import OSS, SearchProblem, SearchResult
 from optsteps.models.checkpoint import resolve_weights
+from optsteps.probe import Probe
 from optsteps.progress import Progress
 from optsteps.ranks import Place, further_ranks, lost, place
 from optsteps.reporting.loggers import log_results
@@ -55,8 +57,10 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     try:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
         experiment = Experiment.composed(config, device, method_name)
+        probe = experiment.probe() if config.check_model else None
         store = _store(experiment, device, here)
         with further_ranks(config, method_name, folder, here) as ranks, _progress(config, device, here) as progress:
+            checked = _checked(experiment, probe, store, progress)
             denoiser = progress.watch(experiment.model.denoiser)
             results = _searched(experiment, denoiser, store, progress)
             rows = _compared(experiment, denoiser, store, progress, results)
@@ -64,10 +68,20 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
         said = [v for figure in config.metric.verdicts for v in verdicts(rows, method_name, figure)]
         title = f"{experiment.model.name}: {method_name} with {experiment.solver.name}"
         paths = write_report(
-            folder, title, rows, said, experiment.described(command), method_name, results, experiment.model.decode
+            folder,
+            title,
+            rows,
+            said,
+            {**experiment.described(command), **checked},
+            method_name,
+            results,
+            experiment.model.decode,
         )
         if experiment.model.in_diffusers:
             paths.append(_usage(folder, results[method_name]))
+    except SystemExit as error:  # of a model, a data set or a judge: with status 0 it would pass for a result
+        logger.finalize("failed")
+        raise ValueError(f"something in this run called sys.exit({error.code!r}) before there was a result") from error
     except BaseException:
         logger.finalize("failed")
         raise
@@ -94,8 +108,10 @@ def compute(config: DictConfig, method_name: str, here: Place) -> None:
     """A rank's share of the shards of a run; no figure, no report."""
     device = launched(config.runner, here.local_rank)
     experiment = Experiment.composed(config, device, method_name)
+    probe = experiment.probe() if config.check_model else None
     store = _store(experiment, device, here)
     with _progress(config, device, here) as progress:
+        _checked(experiment, probe, store, progress)
         denoiser = progress.watch(experiment.model.denoiser)
         results = _searched(experiment, denoiser, store, progress)
         with progress.stage("compare"):
@@ -105,6 +121,22 @@ def compute(config: DictConfig, method_name: str, here: Place) -> None:
                 for found in results.values():
                     trial.samples(found.schedules[n])
                     trial.path_error(found.schedules[n])
+
+
+def _checked(experiment: Experiment, probe: Probe | None, store: Workers, progress: Progress) -> dict[str, str]:
+    """What the checks of the model say, by name, for the report; they refuse one that is none."""
+    if probe is None:
+        return {"checks of the model": "left out (check_model=false)"}
+    with progress.stage("check the model"):
+        interpretation = experiment.interpretation(store)
+    facts = {
+        "checks of the model": f"{probe.evaluations} evaluations to see that it answers the same twice and for every "
+        f"sample by itself, {interpretation.evaluations} to see that it removes noise"
+    }
+    if interpretation.remark is not None:
+        warnings.warn(interpretation.remark, stacklevel=2)
+        facts["remark"] = interpretation.remark
+    return facts
 
 
 def _searched(
@@ -132,7 +164,7 @@ def _compared(
 ) -> list[Row]:
     """All of it judged on unseen samples: the teacher, every schedule, and the oracle of the main method."""
     trial = experiment.trial(denoiser, store)
-    evaluations = len(trial.noise) * experiment.walker.nfe(experiment.judged_by) * getattr(denoiser, "nfe", 1)
+    evaluations = len(trial.noise) * experiment.walker.nfe(experiment.judged_by) * call_nfe(denoiser)
     with progress.stage("teacher", evaluations):
         rows = [trial.judge_teacher()]
     with progress.stage("compare"):
