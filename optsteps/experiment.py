@@ -131,7 +131,9 @@ class Experiment:
     def probe(self) -> Probe:
         """The model's answers to a few fixed inputs, checked before anything is spent on it."""
         model = self.model
-        x, t, cond = probe_inputs(model.process, model.shape, model.time_range, lambda some: model.cond(some, self.device))
+        x, t, cond = probe_inputs(
+            model.process, model.shape, model.time_range, lambda some: model.cond(some, self.device)
+        )
         return probe(model.denoiser, x.to(self.device), t, cond, self.config.max_batch)
 
     def interpretation(self, workers: Workers = ALONE) -> Interpretation:

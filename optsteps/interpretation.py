@@ -37,27 +37,61 @@ _NUMBERS, _FEWEST, _MOST = 2048, 4, 256
 _STEPS, _LEVELS, _INNER = 12, 8, (0.2, 0.85)
 # the largest noise level to begin at where the model's own is infinite
 _LARGE = 100.0
-# exact denoisers, and the shipped ones, have at most 1.03 times the error of the best linear one, and well below 1
-# where noise and data are of one size
-_GOOD, _BAD, _USELESS = 1.1, 1.12, 1.02
-_SKILLED = 0.9
+# exact denoisers and the shipped ones have at most 1.06 times the error of the best linear one, well below 1 where noise
+# and data are of one size (unless the data is Gaussian), and slopes of 0.81 to 1.02, as a walk of few steps loses spread
+_BAD, _AWFUL, _USELESS, _SKILLED, _SLOPES = 1.12, 1.5, 0.95, 0.9, (0.75, 1.2)
 # by which another reading must be better, of the mean logarithm
 _MARGIN = 0.05
 
 
 @dataclass(frozen=True)
-class Interpretation:
+class Skill:
     """How well a denoiser removes noise.
 
     Attributes:
         noise_levels: that it was tried at [L].
-        errors: its rms error there, in parts of that of the best linear denoiser [L].
-        evaluations: network evaluations in all.
-        remark: a sentence where something seems wrong, None otherwise.
+        errors: its rms error there, in parts of that of the best linear denoiser [L]; an exact one has at most 1.
+        slopes: of the regression of x_0 on D [L], which for an exact denoiser is 1; NaN where D tells samples too
+            little apart.
+        evaluations: network evaluations of it.
     """
 
     noise_levels: Tensor
     errors: Tensor
+    slopes: Tensor
+    evaluations: int
+
+    @property
+    def score(self) -> float:
+        """The mean logarithm of the errors."""
+        return float(self.errors.log().mean())
+
+    @property
+    def biased(self) -> bool:
+        """Is it of another size than the samples?"""
+        return bool(((self.slopes < _SLOPES[0]) | (self.slopes > _SLOPES[1])).any())
+
+    @property
+    def suspicious(self) -> bool:
+        """Worse than a linear denoiser somewhere, nowhere better, or of another size than the samples."""
+        return bool(self.errors.max() > _BAD or self.errors.min() > _USELESS) or self.biased
+
+    @property
+    def convincing(self) -> bool:
+        return bool(self.errors.max() < _BAD and self.errors.min() < _SKILLED) and not self.biased
+
+
+@dataclass(frozen=True)
+class Interpretation:
+    """What a network was found to be.
+
+    Attributes:
+        skill: of the denoiser as it is stated.
+        evaluations: network evaluations in all.
+        remark: a sentence where something seems wrong, None otherwise.
+    """
+
+    skill: Skill
     evaluations: int
     remark: str | None = None
 
@@ -65,8 +99,8 @@ class Interpretation:
 def check_interpretation(problem: SearchProblem, max_batch: int = 512) -> Interpretation:
     """Noise a few samples, the problem's data or else the denoiser's own, and look how well it removes the noise.
 
-    Guidance is left out, which is no denoiser of anything. Where the errors are large, the network is read as one of
-    every other prediction type, and at 1000 and 1/1000 times its times, which costs that many evaluations again.
+    Guidance is left out: what it makes is no denoiser of anything. Where the errors are large, the network is read as
+    one of every other prediction type, and at 1000 and 1/1000 times its times, each of which costs as much again.
 
     Raises:
         ModelError: it is no denoiser as it is stated, and is one under another prediction type or clock; also as
@@ -74,47 +108,37 @@ def check_interpretation(problem: SearchProblem, max_batch: int = 512) -> Interp
     """
     trial = _Trial.of(problem, max_batch)
     denoiser = _conditional(problem.denoiser)
-    keeping = replace(problem.keeping, workers=problem.keeping.workers.on("interpretation"), precision=None)
-    errors, evaluations = trial.errors(denoiser, keeping)
-    if not _suspicious(errors):
-        return Interpretation(trial.levels, errors, evaluations)
-    given = _stated(denoiser, problem)
-    best, reading = errors, given
+    workers = problem.keeping.workers.on("interpretation")
+    skill = trial.skill(denoiser, replace(problem.keeping, workers=workers, precision=None))
+    if not skill.suspicious:
+        return Interpretation(skill, skill.evaluations)
+    given, evaluations = _stated(denoiser, problem), skill.evaluations
+    best, reading = skill, given
     for changes in (1, 2):  # the fewest that make a denoiser of it
         for other in _readings(given, changes):
             try:
-                found, spent = trial.errors(_conditional(problem.denoiser, lambda _, other=other: other), NOWHERE)
+                found = trial.skill(_conditional(problem.denoiser, lambda _, other=other: other), NOWHERE)
             except ModelError:  # a wrong reading may overflow
                 continue
-            evaluations += spent
-            if _mean_log(found) < _mean_log(best):
+            evaluations += found.evaluations
+            if found.score < best.score:
                 best, reading = found, other
-        if _convincing(best):
+        if best.convincing:
             break
-    worst = int(errors.argmax())
+    worst = int(skill.errors.log().sub(best.errors.log()).argmax())
     said = (
-        f"at noise level {trial.levels[worst]:.3g} the denoiser's error is {errors[worst]:.2f} times that of the best "
-        "linear denoiser"
+        f"at noise level {skill.noise_levels[worst]:.3g} the denoiser's error is {skill.errors[worst]:.2f} times that "
+        "of the best linear denoiser"
     )
-    if _convincing(best) and _mean_log(best) < _mean_log(errors) - _MARGIN:
-        raise ModelError(f"{said}, but {best[worst]:.2f} times {_difference(given, reading)}")
+    if best.convincing and best.score < skill.score - _MARGIN:
+        raise ModelError(f"{said}, but {best.errors[worst]:.2f} times {_difference(given, reading)}")
+    bad = skill.errors.max() > _AWFUL
     remark = (
-        f"{said}, which an exact one never exceeds, and no other prediction type or clock is better: is the model "
-        "trained, and on this noising process?"
+        f"the denoiser's error is up to {skill.errors.max():.2f} times that of the best linear denoiser (at noise level "
+        f"{skill.noise_levels[int(skill.errors.argmax())]:.3g}), which an exact one never exceeds, and no other "
+        "prediction type or clock is better: is the model trained, and on this noising process?"
     )
-    return Interpretation(trial.levels, errors, evaluations, remark if errors.max() > 1.5 else None)
-
-
-def _suspicious(errors: Tensor) -> bool:
-    return bool(errors.max() > _BAD or errors.min() > _USELESS)
-
-
-def _convincing(errors: Tensor) -> bool:
-    return bool(errors.max() < _GOOD and errors.min() < _SKILLED)
-
-
-def _mean_log(errors: Tensor) -> float:
-    return float(errors.log().mean())
+    return Interpretation(skill, evaluations, remark if bad else None)
 
 
 def _conditional(denoiser: Denoiser, change: Callable[[Denoiser], Denoiser] = lambda denoiser: denoiser) -> Denoiser:
@@ -191,9 +215,8 @@ class _Trial:
         schedule = build_schedule("logsnr", process, _STEPS, t_max=t_max, t_min=t_min)
         return cls(problem, max_batch, noise, take(cond, torch.arange(count) % size), levels, schedule)  # type: ignore[arg-type]
 
-    def errors(self, denoiser: Denoiser, keeping: Keeping) -> tuple[Tensor, int]:
-        """Root mean square errors at every level, in parts of those of the best linear denoiser [L], and
-        network evaluations in all."""
+    def skill(self, denoiser: Denoiser, keeping: Keeping) -> Skill:
+        """How well a denoiser removes noise."""
         trajectories = Trajectories(denoiser, self.max_batch, keeping)
         noise, eps = self.noise
         if self.problem.data is not None:
@@ -202,15 +225,23 @@ class _Trial:
             clean = trajectories.ends(self.schedule, build_solver("euler"), noise, self.cond)
         process = self.problem.process
         deviation = (clean - clean.mean()).square().mean().sqrt()
-        errors = []
+        errors, slopes = [], []
         for level in self.levels:
             t = process.time_of_noise_level(level).expand(len(clean))
             x = expand(process.alpha(t), clean) * clean + expand(process.sigma(t), clean) * eps
             gain = deviation**2 / (deviation**2 + float(level) ** 2)
             linear = clean.mean() + gain * (clean + float(level) * eps - clean.mean())
             out = trajectories.predictions(x, t, self.cond)
-            errors.append(_rms(out - clean) / _rms(linear - clean))
-        return torch.stack(errors).double().cpu(), trajectories.evaluations
+            errors.append(float(_rms(out - clean) / _rms(linear - clean)))
+            slopes.append(_slope(out - clean.mean(), clean - clean.mean()))
+        return Skill(self.levels, torch.tensor(errors), torch.tensor(slopes), trajectories.evaluations)
+
+
+def _slope(out: Tensor, clean: Tensor) -> float:
+    """Of the regression of x_0 on D; NaN where D says too little of the sample to tell."""
+    out, clean = out.double(), clean.double()
+    size = out.square().sum()
+    return float((out * clean).sum() / size) if size > 0.25 * clean.square().sum() else math.nan
 
 
 def _rms(difference: Tensor) -> Tensor:

@@ -52,7 +52,9 @@ def problem(
 ) -> SearchProblem:
     high, low = time_range(process)
     teacher = build_schedule("time_uniform", process, 10, t_max=high, t_min=low)
-    return SearchProblem(denoiser, process, build_solver("euler"), unit_noise(0, range(4), shape), teacher, cond, **more)
+    return SearchProblem(
+        denoiser, process, build_solver("euler"), unit_noise(0, range(4), shape), teacher, cond, **more
+    )
 
 
 def checked(denoiser: Denoiser, process: Process, **more: Any) -> Interpretation:
@@ -67,8 +69,8 @@ def test_an_exact_network_is_not_suspected(where: str, prediction: str) -> None:
         denoiser = NetworkDenoiser(network(process, prediction, scale), process, prediction, scale)
         found = checked(denoiser, process)
         assert found.remark is None
-        assert found.errors.max() < 1.06
-        assert found.errors.min() < 0.7
+        assert found.skill.errors.max() < 1.06
+        assert found.skill.errors.min() < 0.7
         assert found.evaluations == 32 * (12 + 8), "nothing else was tried"
 
 
@@ -107,7 +109,9 @@ def test_a_wrong_prediction_type_is_refused(where: str, true: str, stated: str) 
 )
 def test_a_wrong_clock_is_refused(where: str, prediction: str, trained: float, stated: float) -> None:
     process = PROCESSES[where]
-    with pytest.raises(ModelError, match=rf"called with {trained:g} t instead of {stated:g} t: .* time_scale={trained:g}"):
+    with pytest.raises(
+        ModelError, match=rf"called with {trained:g} t instead of {stated:g} t: .* time_scale={trained:g}"
+    ):
         checked(NetworkDenoiser(network(process, prediction, trained), process, prediction, stated), process)
 
 
@@ -139,7 +143,7 @@ def test_data_that_only_a_linear_denoiser_suits(where: str, std: float) -> None:
     process = PROCESSES[where]
     for mean in (0.0, 3.0 * std):
         exact = Gaussian([mean] * 64, std).denoiser(process)
-        assert checked(exact, process).remark is None
+        assert checked(exact, process).remark is None, "all readings are tried, and none is better"
 
 
 def test_guidance_is_left_out() -> None:
@@ -179,8 +183,8 @@ def test_a_shipped_model_is_not_suspected(where: str) -> None:
     model = pretrained(*given)
     found = checked(model.denoiser, process, shape=model.shape, cond=model.cond(range(4), CPU))
     assert found.remark is None
-    assert found.errors.max() < 1.1
-    assert found.errors.min() < 0.6
+    assert found.skill.errors.max() < 1.1
+    assert found.skill.errors.min() < 0.6
 
 
 def test_the_errors_are_kept(tmp_path: Any) -> None:
@@ -196,4 +200,4 @@ def test_the_errors_are_kept(tmp_path: Any) -> None:
     spent = sum(calls)
     again = checked(denoiser, Flow(), keeping=keeping)
     assert sum(calls) == spent == first.evaluations
-    assert torch.equal(first.errors, again.errors)
+    assert torch.equal(first.skill.errors, again.skill.errors)

@@ -175,14 +175,23 @@ MISBEHAVING: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: NetworkDenoiser(lambda x, t, cond: SimpleNamespace(sample=x), EDM(), "eps"),
         r"the network returned a SimpleNamespace; return its tensor: .sample",
     ),
-    "another device": (lambda: returning(lambda out: out.to("meta")), r"on meta for an input on cpu.*out.to\(x.device\)"),
+    "another device": (
+        lambda: returning(lambda out: out.to("meta")),
+        r"on meta for an input on cpu.*out.to\(x.device\)",
+    ),
     "NaN": (lambda: returning(lambda out: out / 0 * 0), "returned NaN or inf at time 80"),
     "nfe 0": (lambda: costing(0), "nfe is 0; .* an integer of at least 1"),
     "nfe -1": (lambda: costing(-1), "nfe is -1"),
     "nfe 1.5": (lambda: costing(1.5), "nfe is 1.5"),
     "nfe True": (lambda: costing(True), "nfe is True"),
-    "KeyError": (lambda: Failing(KeyError("text")), r"raised KeyError, called with 8 samples of shape \(1, 4, 4\) .*'text'"),
-    "IndexError": (lambda: Failing(IndexError("index 12 is\nout of bounds")), "raised IndexError.*: index 12 is out of"),
+    "KeyError": (
+        lambda: Failing(KeyError("text")),
+        r"raised KeyError, called with 8 samples of shape \(1, 4, 4\) .*'text'",
+    ),
+    "IndexError": (
+        lambda: Failing(IndexError("index 12 is\nout of bounds")),
+        "raised IndexError.*: index 12 is out of",
+    ),
     "RuntimeError": (lambda: Failing(RuntimeError()), "raised RuntimeError.*OPTSTEPS_DEBUG=1 shows where"),
     "ValueError": (lambda: Failing(ValueError("no")), "raised ValueError.*: no;"),
     "out of memory": (
@@ -295,9 +304,16 @@ def model(process, device, kind, after=0, **settings):
         return BEHAVIOURS[kind](x, out) if samples > after else out
 
     denoiser.nfe = 0 if kind == "nfe" else 1
-    if kind == "conditions":
-        return Model("own", denoiser, process, right.shape, right.noise_levels, conditions=lambda index: {}["prompts"])
-    return Model("own", denoiser, process, right.shape, right.noise_levels, distribution=right.distribution)
+    conditions = (lambda index: {}["prompts"]) if kind == "conditions" else None
+    return Model(
+        "own",
+        denoiser,
+        process,
+        right.shape,
+        right.noise_levels,
+        distribution=right.distribution,
+        conditions=conditions,
+    )
 
 
 def key_error(x, out):
