@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from optsteps.conditions import Cond, take
-from optsteps.denoisers import Denoiser
+from optsteps.denoisers import Denoiser, call_nfe
 from optsteps.metrics.judges import Figure, Judge
 from optsteps.metrics.statistics import Interval, Verdict, verdict
 from optsteps.processes import Process
@@ -160,7 +160,7 @@ class Trial:
         """The teacher itself, on the figures that do not compare with it."""
         x = self.teacher_samples()
         figures = self._figures(x, x, self.cond)
-        nfe = self._walker.nfe(self.teacher) * getattr(self.denoiser, "nfe", 1)
+        nfe = self._walker.nfe(self.teacher) * call_nfe(self.denoiser)
         compared = ("mse", "psnr", "lpips", "geneval_retention")
         kept = {name: figure for name, figure in figures.items() if name.removeprefix("pixel_") not in compared}
         return Row("teacher", self.teacher.steps, nfe, self.teacher, x, kept)

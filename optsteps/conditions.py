@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,17 +12,22 @@ from torch import Tensor
 Cond = Any
 
 
-def take(cond: Cond, index: Tensor | slice) -> Cond:
-    """The entries `index` (integers [n] or a slice) of every tensor's batch dimension."""
+def mapped(cond: Cond, change: Callable[[Tensor], Tensor]) -> Cond:
+    """The same structure with every tensor changed."""
     if cond is None:
         return None
     if isinstance(cond, Tensor):
-        return cond[index.to(cond.device) if isinstance(index, Tensor) else index]
+        return change(cond)
     if isinstance(cond, dict):
-        return {key: take(value, index) for key, value in cond.items()}
+        return {key: mapped(value, change) for key, value in cond.items()}
     if isinstance(cond, list | tuple):
-        return type(cond)(take(value, index) for value in cond)
+        return type(cond)(mapped(value, change) for value in cond)
     raise _unsupported(cond)
+
+
+def take(cond: Cond, index: Tensor | slice) -> Cond:
+    """The entries `index` (integers [n] or a slice) of every tensor's batch dimension."""
+    return mapped(cond, lambda part: part[index.to(part.device) if isinstance(index, Tensor) else index])
 
 
 def concatenate(conds: Sequence[Cond]) -> Cond:
@@ -59,15 +64,12 @@ def batch_size(cond: Cond) -> int | None:
 
 def moved(cond: Cond, device: torch.device) -> Cond:
     """The same on a device."""
-    if cond is None:
-        return None
-    if isinstance(cond, Tensor):
-        return cond.to(device)
-    if isinstance(cond, dict):
-        return {key: moved(value, device) for key, value in cond.items()}
-    if isinstance(cond, list | tuple):
-        return type(cond)(moved(value, device) for value in cond)
-    raise _unsupported(cond)
+    return mapped(cond, lambda part: part.to(device))
+
+
+def copied(cond: Cond) -> Cond:
+    """The same in memory of its own."""
+    return mapped(cond, Tensor.clone)
 
 
 def fingerprint(cond: Cond) -> str:

@@ -7,7 +7,9 @@ batch-leading tensors. Times arrive in float64; a network is handed at least flo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +26,10 @@ class Denoiser(Protocol):
     def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor: ...
 
 
+class ModelError(ValueError):
+    """A model that fails, or answers with what is no estimate of x_0; one paragraph says when and what to do."""
+
+
 def expand(coefficient: Tensor, x: Tensor) -> Tensor:
     """A coefficient (scalar or [B]) in the dtype and on the device of x, shaped to multiply x [B, ...]."""
     coefficient = coefficient.to(device=x.device, dtype=x.dtype)
@@ -35,7 +41,7 @@ def _network_time(t: Tensor, x: Tensor) -> Tensor:
 
 
 # What a network predicts, as D = c_skip x + c_out output with coefficients of (alpha, sigma).
-_PREDICTIONS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+PREDICTIONS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
     "x0": lambda alpha, sigma: (torch.zeros_like(alpha), torch.ones_like(alpha)),
     # eps = (x - alpha x_0) / sigma (Ho et al., arXiv:2006.11239)
     "eps": lambda alpha, sigma: (1 / alpha, -sigma / alpha),
@@ -54,18 +60,27 @@ class NetworkDenoiser:
         network: (x [B, ...], t [B], cond) -> [B, ...].
         process: the noising process the network was trained on.
         prediction: what the network's output estimates.
+        time_scale: the network's clock: at time t of the process it is called with time_scale * t. Many flows were
+            trained with 1000 t.
 
     Raises:
-        ValueError: unknown prediction; at a call, eps-prediction at a time where alpha = 0 (a flow's t = 1).
+        ValueError: unknown prediction, or a time scale that is not positive and finite; at a call, eps-prediction at a
+            time where alpha = 0 (a flow's t = 1), or an output that is no tensor of the input's shape.
     """
 
     network: Callable[..., Tensor]
     process: Process
     prediction: str = "eps"
+    time_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.prediction not in _PREDICTIONS:
-            raise ValueError(f"unknown prediction {self.prediction!r}; known: {', '.join(_PREDICTIONS)}")
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(f"unknown prediction {self.prediction!r}; known: {', '.join(PREDICTIONS)}")
+        if not (math.isfinite(self.time_scale) and self.time_scale > 0):
+            raise ValueError(
+                f"time_scale must be a positive number, got {self.time_scale!r}: 1 for a network that is called at the "
+                "process's own times, 1000 for a flow that was trained with 1000 t"
+            )
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         alpha, sigma = self.process.alpha(t), self.process.sigma(t)
@@ -74,8 +89,10 @@ class NetworkDenoiser:
                 f"an eps-prediction says nothing about x_0 at t = {t[alpha == 0].flatten()[0].item():g}, where alpha "
                 "is 0: start below it"
             )
-        c_skip, c_out = _PREDICTIONS[self.prediction](alpha, sigma)
-        return expand(c_skip, x) * x + expand(c_out, x) * self.network(x, _network_time(t, x), cond)
+        c_skip, c_out = PREDICTIONS[self.prediction](alpha, sigma)
+        output = self.network(x, _network_time(self.time_scale * t, x), cond)
+        check_output(output, x, t, "network")
+        return expand(c_skip, x) * x + expand(c_out, x) * output
 
 
 @dataclass(frozen=True)
@@ -104,6 +121,7 @@ class EDMDenoiser:
         y = x / expand(self.process.alpha(t), x)
         # 1 / sqrt(total) overflows nothing, but alpha = 0 does: EDM networks are defined at finite noise levels
         output = self.network(y * expand(total.rsqrt(), x), _network_time(c_noise, x), cond)
+        check_output(output, x, t, "network")
         return expand(c_skip, x) * y + expand(c_out, x) * output
 
 
@@ -132,6 +150,7 @@ class GuidedDenoiser:
             raise ValueError("guidance weighs a condition against none, so it needs a cond; got None")
         null = concatenate([self.null_cond] * len(x))
         both = self.denoiser(torch.cat([x, x]), torch.cat([t, t]), concatenate([cond, null]))
+        check_output(both, torch.cat([x, x]), t, "denoiser")
         conditional, unconditional = both.chunk(2)
         return unconditional + self.scale * (conditional - unconditional)
 
@@ -146,7 +165,7 @@ class ElsewhereDenoiser:
 
     def __init__(self, denoiser: Denoiser, device: torch.device) -> None:
         self.denoiser, self.device = denoiser, device
-        self.nfe: int = getattr(denoiser, "nfe", 1)
+        self.nfe = call_nfe(denoiser)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         return self.denoiser(x.to(self.device), t.to(self.device), moved(cond, self.device)).to(x.device)
@@ -160,30 +179,123 @@ class CountedDenoiser:
         nfe: network evaluations of one call on one sample.
 
     Raises:
-        ValueError: at a call, if the denoiser returns another shape, or NaN or inf; the message names the time.
+        ModelError: a denoiser whose `nfe` is no positive integer; at a call, as `evaluate`.
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
         self.denoiser = denoiser
-        self.nfe: int = getattr(denoiser, "nfe", 1)
+        self.nfe = call_nfe(denoiser)
         self.evaluations = 0
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
-        out = self.denoiser(x, t, cond)
+        out = evaluate(self.denoiser, x, t, cond)
         self.evaluations += self.nfe * len(x)
-        if out.shape != x.shape:
-            raise ValueError(
-                f"the denoiser returned shape {tuple(out.shape)} for an input of shape {tuple(x.shape)} at time "
-                f"{t.flatten()[0].item():g}; it must return an estimate of x_0 of the input's shape"
-            )
-        # a sum is finite only if all its terms are, and needs no memory; where it overflowed, look closer
-        if not math.isfinite(out.detach().sum()) and not bool(torch.isfinite(out).all()):
-            first = int((~torch.isfinite(out)).reshape(len(out), -1).any(1).nonzero()[0])
-            raise ValueError(
-                f"the denoiser returned NaN or inf at time {t[first].item():g} (sample {first} of the batch); check "
-                "the model's precision and that this time lies in the range it was trained on"
-            )
         return out
+
+
+def call_nfe(denoiser: Denoiser) -> int:
+    """Network evaluations that one call of the denoiser costs for a sample: its attribute `nfe`, 1 without one.
+
+    Raises:
+        ModelError: it is no integer of at least 1.
+    """
+    nfe = getattr(denoiser, "nfe", 1)
+    try:
+        count = operator.index(nfe)
+    except TypeError:
+        count = 0
+    if count < 1 or isinstance(nfe, bool):
+        raise ModelError(
+            f"the denoiser's nfe is {nfe!r}; it is how many network evaluations a call costs for each sample, an "
+            "integer of at least 1: set it right, or leave it out for 1"
+        )
+    return count
+
+
+def evaluate(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+    """D(x [B, ...], t [B], cond), checked to be an estimate of x_0.
+
+    Raises:
+        ModelError: the denoiser raised something, its own error being the cause; it returned something else than a
+            floating tensor of the shape and on the device of x, or NaN or inf.
+    """
+    first = f"{t[0].item():g}" if len(t) else "(none)"
+    with model_errors(f"called with {len(x)} samples of shape {tuple(x.shape[1:])} at time {first}"):
+        out = denoiser(x, t, cond)
+    check_output(out, x, t, "denoiser")
+    # a sum is finite only if all its terms are, and needs no memory; where it overflowed, look closer
+    if not math.isfinite(out.detach().sum()) and not bool(torch.isfinite(out).all()):
+        first = int((~torch.isfinite(out)).reshape(len(out), -1).any(1).nonzero()[0])
+        raise ModelError(
+            f"the denoiser returned NaN or inf at time {t[first].item():g} (sample {first} of the batch); check "
+            "the model's precision and that this time lies in the range it was trained on"
+        )
+    return out
+
+
+def check_output(out: object, x: Tensor, t: Tensor, what: str) -> None:
+    """Raises ModelError unless what a network or a denoiser returned is a floating tensor like x [B, ...]."""
+    if not isinstance(out, Tensor):
+        raise ModelError(f"the {what} returned {_kind(out)}")
+    if out.shape != x.shape:
+        raise ModelError(
+            f"the {what} returned shape {tuple(out.shape)} for an input of shape {tuple(x.shape)} at time "
+            f"{t.flatten()[0].item():g}; it must return {'an estimate of x_0' if what == 'denoiser' else 'a tensor'} "
+            "of the input's shape"
+        )
+    if not out.is_floating_point():
+        raise ModelError(
+            f"the {what} returned numbers of {out.dtype} for an input of {x.dtype}; return floating point numbers, "
+            "such as the output before it is rounded, compared or taken for complex"
+        )
+    if out.device != x.device:
+        raise ModelError(
+            f"the {what} returned a tensor on {out.device} for an input on {x.device}; return it where the input is: "
+            "out.to(x.device)"
+        )
+
+
+def _kind(out: object) -> str:
+    """What was returned instead of a tensor, and what to return."""
+    name = type(out).__name__
+    kind = name if name.startswith("None") else f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+    if isinstance(getattr(out, "sample", None), Tensor):  # as diffusers' networks do
+        return f"{kind}; return its tensor: .sample, or call the network with return_dict=False and take [0]"
+    if isinstance(out, dict):
+        return f"{kind} with the keys {', '.join(map(repr, list(out)[:8]))}; return the one tensor that is meant"
+    if isinstance(out, list | tuple):
+        return f"{kind} of {len(out)}; return the one tensor that is meant, mostly its first entry [0]"
+    if name == "ndarray":
+        return f"{kind}; return a tensor: torch.from_numpy(out).to(x)"
+    return f"{kind}; return a tensor of the input's shape" + ("" if out is not None else ": is there no return?")
+
+
+@contextmanager
+def model_errors(doing: str) -> Iterator[None]:
+    """What a model's own code raises inside, `sys.exit` too, becomes a `ModelError` of one paragraph, caused by it.
+
+    Args:
+        doing: what the model was asked.
+    """
+    try:
+        yield
+    except ModelError:
+        raise
+    except SystemExit as error:
+        raise ModelError(f"the model called sys.exit({error.code!r}), {doing}; it must answer, or raise") from error
+    except Exception as error:
+        said = " ".join(str(error).split()) or "it says no more"
+        if _out_of_memory(error):
+            remedy = f"give a smaller max_batch, or max_batch=auto ({said})"
+            raise ModelError(f"the model ran out of memory, {doing}: {remedy}") from error
+        kind = type(error).__name__
+        raise ModelError(f"the model raised {kind}, {doing}: {said}; OPTSTEPS_DEBUG=1 shows where") from error
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    said = str(error).lower()
+    named = ("out of memory" in said, "not enough memory" in said, "can't allocate" in said)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (isinstance(error, RuntimeError) and any(named))
 
 
 def fitting_batch(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond = None) -> int:
@@ -191,17 +303,16 @@ def fitting_batch(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond = None) -
     or half of them, a quarter, ...
 
     Raises:
-        RuntimeError: not even one fits.
+        ModelError: not even one fits, or as `evaluate`.
     """
     size = len(x)
     while True:
         try:
             with torch.no_grad():
-                denoiser(x[:size], t[:size], take(cond, slice(0, size)))
+                evaluate(denoiser, x[:size], t[:size], take(cond, slice(0, size)))
             return size
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            said = str(error).lower()
-            if size == 1 or not ("out of memory" in said or "not enough memory" in said or "can't allocate" in said):
+        except ModelError as error:
+            if size == 1 or not _out_of_memory(error.__cause__):
                 raise
         torch.cuda.empty_cache()
         size = (size + 1) // 2

@@ -23,12 +23,15 @@ import optsteps
 from optsteps.comparison import Trial
 from optsteps.conditions import Cond
 from optsteps.datasets import ImageSet, to_unit_range
-from optsteps.denoisers import Denoiser, ElsewhereDenoiser, fitting_batch
+from optsteps.denoisers import Denoiser, ElsewhereDenoiser, call_nfe, fitting_batch
+from optsteps.fingerprint import probe_inputs, probed
+from optsteps.interpretation import Interpretation, check_interpretation
 from optsteps.methods import Given, HandMade, Method, SearchProblem, SearchResult
 from optsteps.metrics import entropy
 from optsteps.metrics.judges import Judge, TeacherJudge
 from optsteps.models import Model
 from optsteps.noise import FIRST_TEST_SAMPLE, sample_generator, unit_noise
+from optsteps.probe import Probe, probe
 from optsteps.schedules import PUBLISHED_LEVELS, Schedule, build_schedule
 from optsteps.solvers import Solver, build_solver
 from optsteps.trajectories import Keeping
@@ -102,7 +105,7 @@ class Experiment:
             methods.setdefault("published", HandMade("published", model=model.published))
         steps = list(config.steps)
         if config.nfe is not None:
-            per_call = getattr(model.denoiser, "nfe", 1)
+            per_call = call_nfe(model.denoiser)
             steps = sorted({solver.steps(nfe // per_call, process, *teacher.times[[0, -1]]) for nfe in config.nfe})
         data = _clean_samples(config, model, device)
         judges = _judges(config, model, _unseen(config))
@@ -129,6 +132,23 @@ class Experiment:
         keeping = Keeping(workers, _kept_in(self.config.store.precision), scratch)
         process, data = self.model.process, (self.data, self.data_cond)
         return SearchProblem(denoiser, process, self.solver, noise, self.teacher, cond, *data, self.walker, keeping)
+
+    def probe(self) -> Probe:
+        """The model's answers to a few fixed inputs, checked before anything is spent on it unless `check_model` says
+        otherwise."""
+        model = self.model
+        x, t, cond = probe_inputs(
+            model.process, model.shape, model.time_range, lambda some: model.cond(some, self.device)
+        )
+        x, size = x.to(self.device), min(len(x), self.config.max_batch)
+        if self.config.check_model:
+            return probe(model.denoiser, x, t, cond, size)
+        return Probe(probed(model.denoiser, x, t, cond, size), call_nfe(model.denoiser) * len(x))
+
+    def interpretation(self, workers: Workers = ALONE) -> Interpretation:
+        """How well the model removes noise, which is kept where `workers` say."""
+        problem = self.problem(self.model.denoiser, self.searched, workers)
+        return check_interpretation(problem, self.config.max_batch)
 
     @property
     def searched(self) -> range:

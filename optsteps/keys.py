@@ -22,20 +22,18 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from optsteps.conditions import fingerprint
-from optsteps.denoisers import Denoiser
 from optsteps.experiment import Experiment
 from optsteps.fingerprint import (
     PROBES,
     fingerprint_held,
     fingerprint_outputs,
     plain_settings,
-    probe_inputs,
-    probed,
     solver_facts,
 )
 from optsteps.methods import Method, SearchProblem
 from optsteps.metrics.judges import FigureCriterion, Judge
 from optsteps.noise import unit_noise
+from optsteps.probe import Probe
 from optsteps.solvers import Solver
 from optsteps.sources import code_facts, remember_sources
 from optsteps.store import digest
@@ -66,7 +64,6 @@ class Keys:
         methods: what each does with it, by name.
         results: digest of these and of all else that its results depend on, beside its config.
         fingerprint: of the denoiser's outputs.
-        evaluations: of the network that the fingerprint took.
     """
 
     model: Facts
@@ -74,38 +71,33 @@ class Keys:
     methods: dict[str, Facts]
     results: str
     fingerprint: str
-    evaluations: int
 
     @property
     def described(self) -> dict[str, str]:
         """For the run's report; a sweep knows a finished job by the key of its results."""
         return {
-            "fingerprint of the model": f"{self.fingerprint}, of {self.evaluations} evaluations",
+            "fingerprint of the model": self.fingerprint,
             RESULTS_KEY: self.results,
         }
 
 
-def keys_of(experiment: Experiment, denoiser: Denoiser, device: str) -> Keys:
+def keys_of(experiment: Experiment, probe: Probe, device: str) -> Keys:
     """Look at all that an experiment consists of.
 
     Args:
-        denoiser: the experiment's, maybe watched; it is evaluated on the inputs of the probe.
+        probe: of the experiment's model.
         device: the name of what it runs on.
     """
-    model, held = experiment.model, partial(fingerprint_held, read={})
-    x, t, cond = probe_inputs(
-        model.process, model.shape, model.time_range, lambda index: model.cond(index, experiment.device)
-    )
-    size = min(len(x), experiment.config.max_batch)
-    outputs = fingerprint_outputs(probed(denoiser, x.to(experiment.device), t, cond, size))
-    problem = experiment.problem(denoiser, experiment.searched)
+    held = partial(fingerprint_held, read={})
+    outputs = fingerprint_outputs(probe.outputs)
+    problem = experiment.problem(experiment.model.denoiser, experiment.searched)
     facts, asked = model_facts(experiment, outputs, device, held), problem_facts(problem)
     methods = {
         name: method_facts(method, experiment.method_config(name), problem, held)
         for name, method in experiment.methods.items()
     }
     results = digest([facts, asked, methods, _comparison_facts(experiment, problem, held)])
-    return Keys(facts, asked, methods, results, outputs, getattr(denoiser, "nfe", 1) * len(x))
+    return Keys(facts, asked, methods, results, outputs)
 
 
 def model_facts(experiment: Experiment, outputs: str, device: str, held: Held) -> Facts:

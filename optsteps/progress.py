@@ -21,7 +21,7 @@ from rich.table import Column
 from torch import Tensor
 
 from optsteps.conditions import Cond
-from optsteps.denoisers import Denoiser
+from optsteps.denoisers import Denoiser, call_nfe
 from optsteps.files import write_atomically
 from optsteps.terminal import say
 
@@ -95,7 +95,7 @@ class Progress:
 
     def watch(self, denoiser: Denoiser) -> Denoiser:
         """`denoiser`, its evaluations counted here."""
-        nfe = getattr(denoiser, "nfe", 1)
+        nfe = call_nfe(denoiser)
 
         def watched(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
             self._announce()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,13 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from optsteps.comparison import Row, Trial, verdicts
-from optsteps.denoisers import Denoiser
+from optsteps.denoisers import Denoiser, call_nfe
 from optsteps.experiment import Experiment, launched
 from optsteps.export import run_snippets
 from optsteps.files import write_atomically
 from optsteps.keys import Facts, Keys, import_targets, keys_of, problem_facts
 from optsteps.methods import OSS, Given, SearchProblem, SearchResult
+from optsteps.probe import Probe
 from optsteps.progress import Progress
 from optsteps.ranks import Place, further_ranks, lost, place
 from optsteps.reporting.loggers import log_results
@@ -53,18 +55,23 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
         experiment = _composed(config, device, method_name)
         facts = experiment.described(command)  # before anything is spent: it may fail
+        probe = experiment.probe()
+        keys = keys_of(experiment, probe, _called(device))
+        store = _store(config, keys, here)
         with further_ranks(config, method_name, folder, here) as ranks, _progress(config, device, here) as progress:
+            checked = _checked(experiment, probe, store, progress)
             denoiser = progress.watch(experiment.model.denoiser)
-            keys = _keys(experiment, denoiser, device, progress)
-            store = _store(config, keys, here)
             results = _searched(experiment, denoiser, store, keys, progress)
             rows = _compared(experiment, denoiser, store, keys, progress, results)
             failed = lost(ranks, folder, here)
         said = [v for figure in config.metric.verdicts for v in verdicts(rows, method_name, figure)]
         title = f"{experiment.model.name}: {method_name} with {experiment.solver.name}"
         usage = [_usage(folder, results[method_name])] if experiment.model.in_diffusers else []
-        facts = {**facts, **keys.described}
+        facts = {**facts, **keys.described, **checked}
         paths = write_report(folder, title, rows, said, facts, method_name, results, experiment.model.decode)
+    except SystemExit as error:  # of a model, a data set or a judge: with status 0 it would pass for a result
+        logger.finalize("failed")
+        raise ValueError(f"something in this run called sys.exit({error.code!r}) before there was a result") from error
     except BaseException:
         logger.finalize("failed")
         raise
@@ -84,10 +91,12 @@ def compute(config: DictConfig, method_name: str, here: Place) -> None:
     """A rank's share of the shards of a run; no figure, no report."""
     device = launched(config.runner, here.local_rank)
     experiment = _composed(config, device, method_name)
+    probe = experiment.probe()
+    keys = keys_of(experiment, probe, _called(device))
+    store = _store(config, keys, here)
     with _progress(config, device, here) as progress:
+        _checked(experiment, probe, store, progress)
         denoiser = progress.watch(experiment.model.denoiser)
-        keys = _keys(experiment, denoiser, device, progress)
-        store = _store(config, keys, here)
         results = _searched(experiment, denoiser, store, keys, progress)
         with progress.stage("compare"):
             trial = experiment.trial(denoiser, store)
@@ -98,6 +107,22 @@ def compute(config: DictConfig, method_name: str, here: Place) -> None:
                     there.teacher_samples()
                     there.samples(schedule)
                     there.path_error(schedule)
+
+
+def _checked(experiment: Experiment, probe: Probe, store: Workers, progress: Progress) -> dict[str, str]:
+    """What the checks of the model say, by name, for the report; they refuse one that is none."""
+    if not experiment.config.check_model:
+        return {"checks of the model": "left out (check_model=false)"}
+    with progress.stage("check the model"):
+        interpretation = experiment.interpretation(store)
+    facts = {
+        "checks of the model": f"{probe.evaluations} evaluations to see that it answers the same twice and for every "
+        f"sample by itself, {interpretation.evaluations} to see that it removes noise"
+    }
+    if interpretation.remark is not None:
+        warnings.warn(interpretation.remark, stacklevel=2)
+        facts["remark"] = interpretation.remark
+    return facts
 
 
 def _searched(
@@ -130,7 +155,7 @@ def _compared(
 ) -> list[Row]:
     """All of it judged on unseen samples: the teacher, every schedule, and the oracle of the main method."""
     trial = experiment.trial(denoiser, store)
-    evaluations = len(trial.noise) * experiment.walker.nfe(experiment.judged_by) * getattr(denoiser, "nfe", 1)
+    evaluations = len(trial.noise) * experiment.walker.nfe(experiment.judged_by) * call_nfe(denoiser)
     with progress.stage("teacher", evaluations):
         rows = [trial.judge_teacher()]
     with progress.stage("compare"):
@@ -155,12 +180,6 @@ def _composed(config: DictConfig, device: torch.device, method_name: str) -> Exp
     return Experiment.composed(config, device, method_name)
 
 
-def _keys(experiment: Experiment, denoiser: Denoiser, device: torch.device, progress: Progress) -> Keys:
-    """What determines the results, which takes a few evaluations."""
-    with progress.stage("fingerprint"):
-        return keys_of(experiment, denoiser, _called(device))
-
-
 def _store(config: DictConfig, keys: Keys, here: Place) -> Workers:
     """Those of `config.store`, for what the model determines, or this process alone."""
     if config.store.folder is None:
@@ -177,7 +196,7 @@ def results_key(config: DictConfig, method_name: str) -> str:
     """What determines the results of a run of `config`, as its metrics.json has it."""
     device = launched(config.runner)
     experiment = _composed(config, device, method_name)
-    return keys_of(experiment, experiment.model.denoiser, _called(device)).results
+    return keys_of(experiment, experiment.probe(), _called(device)).results
 
 
 def _progress(config: DictConfig, device: torch.device, here: Place) -> Progress:

@@ -45,8 +45,8 @@ class Batch(NamedTuple):
 class Averages(nn.Module):
     """Exponential moving averages of a network's weights, one for each decay.
 
-    After step n the decay is (n - 1) / (n + 9) at most, so an average is over about the last tenth of the steps until it
-    has its own length: it forgets the weights that the training began with, and decays above 1 - 10 / steps of the
+    After step n the decay is (n - 1) / (n + 9) at most, so an average is over about the last tenth of the steps until
+    it has its own length: it forgets the weights that the training began with, and decays above 1 - 10 / steps of the
     training cannot be told apart.
 
     Args:

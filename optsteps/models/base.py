@@ -10,7 +10,7 @@ from torch import Tensor
 
 from optsteps.conditions import Cond
 from optsteps.datasets.geneval import Metadata
-from optsteps.denoisers import Denoiser, EDMDenoiser, GuidedDenoiser
+from optsteps.denoisers import Denoiser, EDMDenoiser, GuidedDenoiser, model_errors
 from optsteps.models.analytic import GaussianMixture
 from optsteps.models.checkpoint import load_network
 from optsteps.models.precision import in_precision
@@ -77,7 +77,8 @@ class Model:
         """The cond of the samples `index`. Class labels lie on `device`, sample k having class k modulo their number;
         encoded prompts may lie elsewhere, and the denoiser fetches what it needs."""
         if self.conditions is not None:
-            return self.conditions(index)
+            with model_errors(f"asked for the conditions of samples {index[0]} to {index[-1]}"):
+                return self.conditions(index)
         return torch.tensor([k % self.num_classes for k in index], device=device) if self.num_classes else None
 
 

@@ -387,7 +387,41 @@ def test_a_u_net_alone_and_class_labels() -> None:
         eps = network(x, 400, class_labels=labels).sample
     alpha, sigma = VP.linear().alpha(400.0), VP.linear().sigma(400.0)
     assert torch.allclose(out, ((x - sigma * eps) / alpha).float(), atol=1e-5)
-    assert from_pipeline(unet2d(), process=Flow()).noise_levels == (999.0, 1 / 999)
+    assert from_pipeline(unet2d(), process=Flow(), time_scale=1000).noise_levels == (999.0, 1 / 999)
+
+
+@pytest.mark.parametrize("timesteps", [1000, 500])
+def test_a_flow_u_net_is_called_at_its_schedulers_timesteps(timesteps: int) -> None:
+    """As a pipeline that runs it with that scheduler calls it; alone, it must be said."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=timesteps)
+    network = unet2d()
+    scheduler.set_timesteps(4)
+    for given, options in (
+        (diffusers.DDPMPipeline(network, scheduler), {}),
+        (network, {"process": Flow(), "time_scale": float(timesteps)}),
+    ):
+        model = from_pipeline(given, **options)
+        t = scheduler.sigmas[:-1].double()
+        with watched(network) as calls, torch.no_grad():
+            model.denoiser(torch.zeros(len(t), *model.shape), t)
+        torch.testing.assert_close(calls[0]["timestep"], scheduler.timesteps, rtol=1e-6, atol=0)
+        assert model.facts["network"] == f"called with {timesteps} t, predicts velocity"
+
+
+def test_an_sd_flow_is_called_at_its_schedulers_timesteps() -> None:
+    pipeline = sd()
+    pipeline.scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    model = from_pipeline(pipeline, guidance=1.0)
+    with watched(pipeline.unet) as calls, torch.no_grad():
+        model.denoiser(noise_for(model), torch.tensor([0.25, 0.5, 0.75]).double(), cond_of(model))
+    assert calls[0]["timestep"].tolist() == pytest.approx([250, 500, 750])
+
+
+def test_a_u_net_that_embeds_numbered_timesteps() -> None:
+    """With an embedding for each of them, its config says how many there are."""
+    network = unet2d()
+    network.register_to_config(num_train_timesteps=200)
+    assert from_pipeline(network, process=Flow()).facts["network"] == "called with 200 t, predicts velocity"
 
 
 def test_limits_are_the_schedulers_unless_given() -> None:
@@ -406,6 +440,8 @@ class Unknown:
         (Unknown, {}, "no Unknown is supported; known: UNet2DModel"),
         (unet2d, {}, r"does not say what noising process.*process=ddpm"),
         (unet2d, {"process": EDM()}, "does not say what noising process"),
+        (unet2d, {"process": Flow()}, r"at which times .* time_scale=1000 .* time_scale=1 if"),
+        (unet2d, {"process": Flow(), "time_scale": 0.0}, "time_scale must be a positive number, got 0.0"),
         (unet2d, {"process": VP.linear(), "guidance": 2.0}, "guidance 2 .* no condition; use 1"),
         (lambda: unet2d(3), {"process": VP.linear(), "guidance": 2.0}, "no label of no class"),
         (PIPELINES["ddpm"], {"guidance": 4.0}, "guidance 4"),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from optsteps.conditions import Cond, moved
+from optsteps.processes import Flow, Process
 
 Size = tuple[int | None, int | None, int | None]
 
@@ -30,7 +31,7 @@ class Family(ABC):
     Attributes:
         network: what is called, on whatever device the pipeline runs it.
         shape: of one sample's latents.
-        time_scale: the network's times are the process's multiplied by this.
+        timestep_unit: the pipeline calls its network with its scheduler's timesteps divided by this.
         published: the name of AYS's published schedule for such models, where there is one.
         default_guidance: the pipeline's own scale of guidance; 1 where it has none.
         embeds_guidance: the scale is an input of the network, so that guidance costs no second evaluation.
@@ -43,7 +44,7 @@ class Family(ABC):
 
     component: ClassVar[str] = "transformer"
     sample_name: ClassVar[str] = "hidden_states"
-    time_scale: ClassVar[float] = 1.0
+    timestep_unit: ClassVar[float] = 1.0
     published: ClassVar[str | None] = None
     embeds_guidance: bool = False
     num_classes: int = 0
@@ -71,6 +72,26 @@ class Family(ABC):
         """Set the scale that is an input of the network."""
         raise NotImplementedError
 
+    def time_scale(self, process: Process) -> float:
+        """What times of `process` are multiplied by for the network.
+
+        A VP process's times are timesteps; a flow's lie in [0, 1], and its scheduler's timesteps are T times as large.
+
+        Raises:
+            ValueError: a flow network without a scheduler, whose config does not name T.
+        """
+        if not isinstance(process, Flow):
+            return 1 / self.timestep_unit
+        scheduler = getattr(self.pipeline, "scheduler", self.network)
+        timesteps = scheduler.config.get("num_train_timesteps")
+        if timesteps is None:
+            raise ValueError(
+                f"a {type(self.pipeline).__name__} without a scheduler does not say at which times it is called as a "
+                "flow: give time_scale=1000 if it was trained with 1000 t, time_scale=1 if it was trained with t in "
+                "[0, 1]"
+            )
+        return float(timesteps / self.timestep_unit)
+
     @property
     def device(self) -> torch.device:
         """Where the pipeline runs its models; with CPU offload not where they lie."""
@@ -87,7 +108,7 @@ class Family(ABC):
         # the network embeds times in float32 and casts only the embedding: its dtype is never the times'
         inputs = {
             self.sample_name: x.to(self.device, self.dtype),
-            "timestep": (t * self.time_scale).to(self.device),
+            "timestep": t.to(self.device),
             **self.arguments(moved(cond, self.device), len(x)),
         }
         out: Tensor = self.network(**inputs, return_dict=False)[0]
@@ -266,8 +287,6 @@ class StableDiffusionXL(StableDiffusion):
 class StableDiffusion3(TextFamily):
     """`StableDiffusion3Pipeline`."""
 
-    time_scale = 1000.0
-
     def shape_of(self, size: Size) -> tuple[int, ...]:
         factor = self.pipeline.vae_scale_factor
         own = self.pipeline.default_sample_size * factor
@@ -295,6 +314,7 @@ class Flux(TextFamily):
     sampler. It is handed float32 all the same.
     """
 
+    timestep_unit = 1000.0
     guidance: float | None = None
 
     def __init__(self, pipeline: Any, size: Size) -> None:
@@ -345,8 +365,6 @@ class Flux(TextFamily):
 
 class Wan(TextFamily):
     """`WanPipeline` with one transformer: latents of video, [C, F, H, W]."""
-
-    time_scale = 1000.0
 
     def __init__(self, pipeline: Any, size: Size) -> None:
         for unknown in ("boundary_ratio", "expand_timesteps"):

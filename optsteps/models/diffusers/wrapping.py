@@ -32,6 +32,7 @@ def from_pipeline(
     name: str | None = None,
     process: Process | None = None,
     prediction: str | None = None,
+    time_scale: float | None = None,
     guidance: float | None = None,
     negative_prompt: str | None = None,
     prompts: Sequence[Prompt] = (),
@@ -54,6 +55,9 @@ def from_pipeline(
         process: None for that of the pipeline's scheduler; a U-Net alone has none and needs one.
         prediction: "eps", "v", "x0" or "velocity"; None for what the scheduler says, or a U-Net's "eps", or
             "velocity" under a flow.
+        time_scale: what times of the process are multiplied by for the network; None for what the pipeline does, which
+            calls it with its scheduler's timesteps: 1 for DDPMs, for flows mostly 1000. A flow without a scheduler
+            needs one.
         guidance: scale as the pipeline takes it; None for the pipeline's own default, 1 for no guidance. It is
             classifier-free, at two evaluations in one batch, or an input of the network, at one.
         negative_prompt: what classifier-free guidance leads away from; None for what the pipeline takes for none.
@@ -78,7 +82,8 @@ def from_pipeline(
         bare = "eps" if isinstance(process, VP) else "velocity"
         prediction = bare if scheduler is None else prediction_of(scheduler)
     scale = family.default_guidance if guidance is None else float(guidance)
-    denoiser: Denoiser = NetworkDenoiser(family, process, prediction)
+    clock = family.time_scale(process) if time_scale is None else time_scale
+    denoiser: Denoiser = NetworkDenoiser(family, process, prediction, clock)
     if not family.embeds_guidance and negative_prompt is not None and scale == 1.0:
         raise ValueError(f"negative_prompt={negative_prompt!r} does nothing without guidance; give a scale above 1")
     if family.embeds_guidance:
@@ -103,6 +108,7 @@ def from_pipeline(
     facts = {
         "pipeline": type(pipeline).__name__ + (f" with {type(scheduler).__name__}" if scheduler is not None else ""),
         "guidance": f"{scale:g}" + (", an input of the network" if family.embeds_guidance else ""),
+        "network": f"called with {clock:g} t, predicts {prediction}",
         "latents": f"{list(family.shape)}, network in {str(family.dtype).removeprefix('torch.')}",
     }
     if prompts:

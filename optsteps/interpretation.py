@@ -1,0 +1,249 @@
+"""Is a network taken for what it is? A wrong clock or a wrong prediction type, noticed before anything is searched.
+
+What tells is how well noise is removed. An exact denoiser is, at every noise level, at least as good as the best
+linear one, which multiplies deviations from the mean by one number; a network that is called at the wrong times, or
+whose output is taken for another quantity, is worse at some level. Where another clock or prediction type would make
+a denoiser of it, there is no doubt left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from optsteps.conditions import Cond, take
+from optsteps.denoisers import (
+    PREDICTIONS,
+    Denoiser,
+    ElsewhereDenoiser,
+    GuidedDenoiser,
+    ModelError,
+    NetworkDenoiser,
+    expand,
+)
+from optsteps.methods.base import SearchProblem
+from optsteps.noise import unit_noise
+from optsteps.schedules import Schedule, build_schedule
+from optsteps.solvers import build_solver
+from optsteps.trajectories import NOWHERE, Keeping, Trajectories
+
+# numbers that errors are averaged over, and samples that they lie in
+_NUMBERS, _FEWEST, _MOST = 2048, 4, 256
+# steps of a walk to samples; noise levels, evenly in their logarithm over this part of the model's range
+_STEPS, _LEVELS, _INNER = 12, 8, (0.2, 0.85)
+# the largest noise level to begin at where the model's own is infinite
+_LARGE = 100.0
+# exact denoisers and the shipped ones have at most 1.06 times the error of the best linear one, well below 1 where
+# noise and data are of one size (unless the data is Gaussian), and slopes of 0.81 to 1.02, as a walk of few steps loses
+# spread
+_BAD, _AWFUL, _USELESS, _SKILLED, _SLOPES = 1.12, 1.5, 0.95, 0.9, (0.75, 1.2)
+# by which another reading must be better, of the mean logarithm
+_MARGIN = 0.05
+
+
+@dataclass(frozen=True)
+class Skill:
+    """How well a denoiser removes noise.
+
+    Attributes:
+        noise_levels: that it was tried at [L].
+        errors: its rms error there, in parts of that of the best linear denoiser [L]; an exact one has at most 1.
+        slopes: of the regression of x_0 on D [L], which for an exact denoiser is 1; NaN where D tells samples too
+            little apart.
+        evaluations: network evaluations of it.
+    """
+
+    noise_levels: Tensor
+    errors: Tensor
+    slopes: Tensor
+    evaluations: int
+
+    @property
+    def score(self) -> float:
+        """The mean logarithm of the errors."""
+        return float(self.errors.log().mean())
+
+    @property
+    def biased(self) -> bool:
+        """Is it of another size than the samples?"""
+        return bool(((self.slopes < _SLOPES[0]) | (self.slopes > _SLOPES[1])).any())
+
+    @property
+    def suspicious(self) -> bool:
+        """Worse than a linear denoiser somewhere, nowhere better, or of another size than the samples."""
+        return bool(self.errors.max() > _BAD or self.errors.min() > _USELESS) or self.biased
+
+    @property
+    def convincing(self) -> bool:
+        return bool(self.errors.max() < _BAD and self.errors.min() < _SKILLED) and not self.biased
+
+
+@dataclass(frozen=True)
+class Interpretation:
+    """What a network was found to be.
+
+    Attributes:
+        skill: of the denoiser as it is stated.
+        evaluations: network evaluations in all.
+        remark: a sentence where something seems wrong, None otherwise.
+    """
+
+    skill: Skill
+    evaluations: int
+    remark: str | None = None
+
+
+def check_interpretation(problem: SearchProblem, max_batch: int = 512) -> Interpretation:
+    """Noise a few samples, the problem's data or else the denoiser's own, and look how well it removes the noise.
+
+    Guidance is left out: what it makes is no denoiser of anything. Where the errors are large, the network is read as
+    one of every other prediction type, and at 1000 and 1/1000 times its times, each of which costs as much again.
+
+    Raises:
+        ModelError: it is no denoiser as it is stated, and is one under another prediction type or clock; also as
+            `evaluate`.
+    """
+    trial = _Trial.of(problem, max_batch)
+    denoiser = _conditional(problem.denoiser)
+    workers = problem.keeping.workers.on("interpretation")
+    skill = trial.skill(denoiser, replace(problem.keeping, workers=workers, precision=None))
+    if not skill.suspicious:
+        return Interpretation(skill, skill.evaluations)
+    given, evaluations = _stated(denoiser, problem), skill.evaluations
+    best, reading = skill, given
+    for changes in (1, 2):  # the fewest that make a denoiser of it
+        for other in _readings(given, changes):
+            try:
+                found = trial.skill(_conditional(problem.denoiser, lambda _, other=other: other), NOWHERE)
+            except ModelError:  # a wrong reading may overflow
+                continue
+            evaluations += found.evaluations
+            if found.score < best.score:
+                best, reading = found, other
+        if best.convincing:
+            break
+    worst = int(skill.errors.log().sub(best.errors.log()).argmax())
+    said = (
+        f"at noise level {skill.noise_levels[worst]:.3g} the denoiser's error is {skill.errors[worst]:.2f} times that "
+        "of the best linear denoiser"
+    )
+    if best.convincing and best.score < skill.score - _MARGIN:
+        raise ModelError(f"{said}, but {best.errors[worst]:.2f} times {_difference(given, reading)}")
+    bad = skill.errors.max() > _AWFUL
+    remark = (
+        f"the denoiser's error is up to {skill.errors.max():.2f} times that of the best linear denoiser (at noise "
+        f"level {skill.noise_levels[int(skill.errors.argmax())]:.3g}), which an exact one never exceeds, and no other "
+        "prediction type or clock is better: is the model trained, and on this noising process?"
+    )
+    return Interpretation(skill, evaluations, remark if bad else None)
+
+
+def _conditional(denoiser: Denoiser, change: Callable[[Denoiser], Denoiser] = lambda denoiser: denoiser) -> Denoiser:
+    """The denoiser without its guidance, on the device of its own, its innermost part changed."""
+    if isinstance(denoiser, GuidedDenoiser):
+        return _conditional(denoiser.denoiser, change)
+    if isinstance(denoiser, ElsewhereDenoiser):
+        return ElsewhereDenoiser(_conditional(denoiser.denoiser, change), denoiser.device)
+    return change(denoiser)
+
+
+def _stated(denoiser: Denoiser, problem: SearchProblem) -> NetworkDenoiser:
+    """What the denoiser's innermost network is said to be; a denoiser is a network that predicts x_0."""
+    while isinstance(denoiser, ElsewhereDenoiser):
+        denoiser = denoiser.denoiser
+    return denoiser if isinstance(denoiser, NetworkDenoiser) else NetworkDenoiser(denoiser, problem.process, "x0")
+
+
+def _readings(given: NetworkDenoiser, changes: int) -> Iterator[NetworkDenoiser]:
+    """The same network under another prediction type or another clock, or under both."""
+    for prediction in PREDICTIONS:
+        for scale in (given.time_scale, given.time_scale * 1000, given.time_scale / 1000):
+            if (prediction != given.prediction) + (scale != given.time_scale) == changes:
+                yield replace(given, prediction=prediction, time_scale=scale)
+
+
+def _difference(given: NetworkDenoiser, reading: NetworkDenoiser) -> str:
+    """What is to be changed."""
+    advice, taken = [], []
+    if reading.prediction != given.prediction:
+        taken.append(f"where its output is taken for {reading.prediction} instead of {given.prediction}")
+        advice.append(f"prediction={reading.prediction}")
+    if reading.time_scale != given.time_scale:
+        taken.append(f"where the network is called with {reading.time_scale:g} t instead of {given.time_scale:g} t")
+        advice.append(f"time_scale={reading.time_scale:g}")
+    return f"{' and '.join(taken)}: state the network with {' and '.join(advice)} (NetworkDenoiser, model=diffusers)"
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Samples to be, and what they are noised with.
+
+    Attributes:
+        problem: with process, range and data.
+        max_batch: most samples in one call.
+        noise: unit Gaussian, of the samples and of their noising [n, ...].
+        cond: goes with it.
+        levels: noise levels [L].
+        schedule: of the walk to the samples.
+    """
+
+    problem: SearchProblem
+    max_batch: int
+    noise: tuple[Tensor, Tensor]
+    cond: Cond
+    levels: Tensor
+    schedule: Schedule
+
+    @classmethod
+    def of(cls, problem: SearchProblem, max_batch: int) -> _Trial:
+        shape, process = problem.noise.shape[1:], problem.process
+        count = min(_MOST, max(_FEWEST, -(-_NUMBERS // shape.numel())))
+        if problem.data is not None:
+            count = min(count, len(problem.data))
+        cond = problem.cond if problem.data is None else problem.data_cond
+        size = len(problem.noise) if problem.data is None else count
+        noise = tuple(unit_noise(seed, range(count), shape).to(problem.noise) for seed in (0, 1))
+        times = problem.teacher.times
+        low, high = process.noise_level(times[times > process.t_clean][[-1, 0]]).tolist()
+        high = high if math.isfinite(high) else max(_LARGE, 2 * low)
+        ends = torch.tensor([low, high], dtype=torch.float64).log()
+        levels = torch.lerp(*ends, torch.linspace(*_INNER, _LEVELS, dtype=torch.float64)).exp()
+        t_min, t_max = process.time_of_noise_level([low, high]).tolist()
+        schedule = build_schedule("logsnr", process, _STEPS, t_max=t_max, t_min=t_min)
+        return cls(problem, max_batch, noise, take(cond, torch.arange(count) % size), levels, schedule)  # type: ignore[arg-type]
+
+    def skill(self, denoiser: Denoiser, keeping: Keeping) -> Skill:
+        """How well a denoiser removes noise."""
+        trajectories = Trajectories(denoiser, self.max_batch, keeping)
+        noise, eps = self.noise
+        if self.problem.data is not None:
+            clean = self.problem.data[: len(noise)].to(noise)
+        else:
+            clean = trajectories.ends(self.schedule, build_solver("euler"), noise, self.cond)
+        process = self.problem.process
+        deviation = (clean - clean.mean()).square().mean().sqrt()
+        errors, slopes = [], []
+        for level in self.levels:
+            t = process.time_of_noise_level(level).expand(len(clean))
+            x = expand(process.alpha(t), clean) * clean + expand(process.sigma(t), clean) * eps
+            gain = deviation**2 / (deviation**2 + float(level) ** 2)
+            linear = clean.mean() + gain * (clean + float(level) * eps - clean.mean())
+            out = trajectories.predictions(x, t, self.cond)
+            errors.append(float(_rms(out - clean) / _rms(linear - clean)))
+            slopes.append(_slope(out - clean.mean(), clean - clean.mean()))
+        return Skill(self.levels, torch.tensor(errors), torch.tensor(slopes), trajectories.evaluations)
+
+
+def _slope(out: Tensor, clean: Tensor) -> float:
+    """Of the regression of x_0 on D; NaN where D says too little of the sample to tell."""
+    out, clean = out.double(), clean.double()
+    size = out.square().sum()
+    return float((out * clean).sum() / size) if size > 0.25 * clean.square().sum() else math.nan
+
+
+def _rms(difference: Tensor) -> Tensor:
+    return difference.float().square().mean().sqrt()
