@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from optsteps.conditions import Cond
 from optsteps.denoisers import Denoiser
+from optsteps.documents import read_json
 from optsteps.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -63,10 +64,10 @@ class Progress:
         whole, rest = Column(no_wrap=True, min_width=20), Column(no_wrap=True, ratio=1)
         self._bars = Bars(
             SpinnerColumn(),
-            TextColumn("{task.description}", table_column=whole),
+            TextColumn("{task.description}", markup=False, table_column=whole),
             BarColumn(10, table_column=Column(min_width=10)),
             TimeElapsedColumn(table_column=Column(min_width=7)),
-            TextColumn("{task.fields[note]}", table_column=rest),
+            TextColumn("{task.fields[note]}", markup=False, table_column=rest),
             console=console,
             disable=not self._terminal,
             expand=True,
@@ -150,8 +151,9 @@ class Progress:
         found = {self.rank: (self.device, self.evaluations)}
         if self.folder is not None and self.rank == 0:
             for file in self.folder.glob("*.json"):
-                count = json.loads(file.read_text())
-                found[int(file.stem)] = (count["device"], count["evaluations"])
+                with suppress(ValueError, OSError, TypeError, KeyError):  # a file that no rank wrote counts for nothing
+                    count = read_json(file, self.folder)
+                    found[int(file.stem)] = (str(count["device"]), int(count["evaluations"]))
         return dict(sorted(found.items()))
 
     def _spent(self, stage: _Stage) -> str:

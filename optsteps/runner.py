@@ -25,7 +25,7 @@ from optsteps.models.checkpoint import resolve_weights
 from optsteps.progress import Progress
 from optsteps.ranks import Place, further_ranks, lost, place
 from optsteps.reporting.loggers import log_results
-from optsteps.reporting.run_folder import write_report
+from optsteps.reporting.run_folder import write_config, write_report
 from optsteps.reporting.tables import terminal_table, verdict_sentences
 from optsteps.store import ShardStore, digest, file_digest
 from optsteps.workers import ALONE, StoredWorkers, Workers
@@ -66,6 +66,7 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
         paths = write_report(
             folder, title, rows, said, experiment.described(command), method_name, results, experiment.model.decode
         )
+        paths.append(write_config(folder, config))
         if experiment.model.in_diffusers:
             paths.append(_usage(folder, results[method_name]))
     except BaseException:

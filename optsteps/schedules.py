@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from optsteps.documents import read_json
 from optsteps.files import write_atomically
 from optsteps.processes import VP, Process, Times, as_times, process_from_dict
 
@@ -196,12 +197,12 @@ class Schedule:
             ValueError: the file is not a schedule, or its content is not valid.
         """
         try:
-            data = json.loads(Path(path).read_text())
+            data = read_json(path)
             if data["format"] != FORMAT or data["version"] != 1:
                 raise ValueError(f"format {data['format']!r}, version {data['version']!r}")
             optional = [data[key] for key in ("orders", "initial_scale", "amplitude", "metadata")]
             return cls(data["times"], process_from_dict(data["process"]), *optional)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
             raise ValueError(f"{path} is not a schedule of this version ({error})") from error
 
     def __eq__(self, other: object) -> bool:

@@ -80,15 +80,15 @@ def unpack(content: bytes) -> Tree:
         tensors = load(content)
         length = int.from_bytes(content[:8], "little")
         return _built(json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["tree"]), tensors)
-    except (SafetensorError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"this is no shard ({type(error).__name__}: {str(error)[:200]})") from error
+    except (SafetensorError, KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
+        raise ValueError(f"this is no shard that can be read ({str(error)[:300]})") from error
 
 
 def _built(node: Any, tensors: Mapping[str, Tensor]) -> Tree:
     ((kind, value),) = node.items()
     if kind == "value":
         if not (value is None or isinstance(value, (bool, int, float, str))):
-            raise ValueError(f"a value of a shard is a {type(value).__name__}")
+            raise ValueError(f"a value is a {type(value).__name__}")
         return value
     if kind == "tensor":
         return tensors[value]
@@ -98,7 +98,7 @@ def _built(node: Any, tensors: Mapping[str, Tensor]) -> Tree:
         name, named = value
         return _instance(name, {key: _built(part, tensors) for key, part in named})
     if kind not in ("list", "tuple"):
-        raise ValueError(f"a shard has no node of the kind {kind!r}")
+        raise ValueError(f"no node is of the kind {kind!r}")
     parts = [_built(part, tensors) for part in value]
     return tuple(parts) if kind == "tuple" else parts
 
@@ -107,15 +107,15 @@ def _instance(name: str, values: Mapping[str, Tree]) -> Any:
     kind = _STORABLE.get(name)
     if kind is None:
         raise ValueError(
-            f"a shard holds a {name!r}, which is not registered here: decorate the class with optsteps.shards.storable, "
+            f"it holds a {name!r}, which is not registered here: decorate the class with optsteps.shards.storable, "
             "and import its module"
         )
     wanted = _stored(kind)
     if set(values) != set(wanted):
-        raise ValueError(f"a {name} of a shard has the fields {', '.join(values)}, not {', '.join(wanted)}")
+        raise ValueError(f"a {name} has the fields {', '.join(values)}, not {', '.join(wanted)}")
     for field, value in values.items():
         if not _is_a(value, wanted[field]):
-            raise ValueError(f"{field} of a {name} of a shard is a {type(value).__name__}, not a {wanted[field]}")
+            raise ValueError(f"{field} of a {name} is a {type(value).__name__}, not a {wanted[field]}")
     return kind(**values)
 
 
@@ -124,7 +124,7 @@ def _name(kind: type) -> str:
 
 
 @cache
-def _stored(kind: type) -> dict[str, Any]:
+def _stored(kind: type[Any]) -> dict[str, Any]:
     """The types of a dataclass's stored fields by name."""
     try:
         hints = get_type_hints(kind)

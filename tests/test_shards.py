@@ -42,8 +42,8 @@ def file_of(tree: Any, **tensors: Tensor) -> bytes:
     return save(tensors or {"0": torch.ones(1)}, {"tree": json.dumps(tree)})
 
 
-def instance(kind: str, **values: Any) -> dict[str, Any]:
-    return {"dataclass": [kind, [[key, {"value": value}] for key, value in values.items()]]}
+def instance(of: str, /, **values: Any) -> dict[str, Any]:
+    return {"dataclass": [of, [[key, {"value": value}] for key, value in values.items()]]}
 
 
 def test_a_registered_dataclass_comes_back() -> None:
@@ -55,9 +55,7 @@ def test_a_registered_dataclass_comes_back() -> None:
 
 
 def test_what_is_not_registered_is_refused_when_written() -> None:
-    with pytest.raises(
-        TypeError, match=r"cannot hold a Unregistered: decorate the class with optsteps\.shards"
-    ):
+    with pytest.raises(TypeError, match=r"cannot hold a Unregistered: decorate the class with optsteps\.shards"):
         pack(Unregistered("ls"))
     with pytest.raises(TypeError, match="is no dataclass"):
         storable(Path)
@@ -67,14 +65,14 @@ def test_what_is_not_registered_is_refused_when_written() -> None:
     ("tree", "said"),
     [
         # the form of this file's first version: a module, a name and arguments
-        ({"dataclass": ["optsteps.experiment", "instantiate", []]}, "no shard|not registered"),
+        ({"dataclass": ["optsteps.experiment", "instantiate", []]}, "no shard"),
         (instance("optsteps.experiment.instantiate", config="x"), "which is not registered"),
         (instance("os.system", command="ls"), "which is not registered"),
         (instance(f"{__name__}.Unregistered", command="ls"), "which is not registered"),
         (instance(NAME, name="x"), "has the fields name, not paths, name, cost, walk, kind"),
-        (instance(NAME, paths={}, name="x", cost=0.0, walk=[], kind=None, scratch=1), "has the fields"),
+        (instance(NAME, paths=0, name="x", cost=0.0, walk=0, kind=None, scratch=1), "has the fields"),
         (instance(NAME, paths=1, name="x", cost=0.0, walk=1, kind=None), "paths of a .* is a int"),
-        ({"value": {"a": 1}}, "a value of a shard is a dict"),
+        ({"value": {"a": 1}}, "a value is a dict"),
         ({"tensor": "9"}, "no shard"),
         ({"call": "x"}, "no node of the kind 'call'"),
         ({"dict": [[["a"], {"value": 1}]]}, "no shard"),
@@ -97,7 +95,7 @@ def test_values_are_of_their_field_s_type(value: Any) -> None:
         "cost": {"list": [{"value": 1.0}]} if isinstance(value, list) else {"value": value},
     }
     tree["dataclass"][1] = list(named.items())
-    with pytest.raises(ValueError, match=r"cost of a .*Found of a shard is a \w+, not a <class 'float'>"):
+    with pytest.raises(ValueError, match=r"cost of a .*Found is a \w+, not a <class 'float'>"):
         unpack(file_of(tree))
 
 
@@ -115,6 +113,6 @@ def test_such_a_shard_is_computed_again(tmp_path: Path) -> None:
     path = tmp_path / "ke" / "content"
     path.write_bytes(file_of(instance("optsteps.experiment.instantiate", config="x")))
     path.rename(path.with_name(f"key.{file_digest(path)}.safetensors"))
-    with pytest.warns(DamagedShardWarning, match=r"safetensors: a shard holds .* is deleted and computed again"):
+    with pytest.warns(DamagedShardWarning, match=r"safetensors: this is no shard .* is deleted and computed again"):
         assert store.compute(["key"], lambda _: 7) == [7]
     assert store.get("key") == 7

@@ -14,6 +14,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from optsteps.escaping import printable
+from optsteps.files import file_name
+
 _PACKAGE = Path(__file__).parent.parent
 # a wheel carries the configs inside the package; a checkout has them beside it
 CONFIG_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
@@ -36,6 +39,8 @@ def _sweep_name() -> str | None:
 
 OmegaConf.register_new_resolver("chosen", _chosen, replace=True)
 OmegaConf.register_new_resolver("sweep_name", _sweep_name, replace=True)
+# of a model or training, in the path of a run's folder
+OmegaConf.register_new_resolver("file_name", file_name, replace=True)
 
 
 def readable_errors(command: Callable[[], None]) -> Callable[[], None]:
@@ -50,7 +55,7 @@ def readable_errors(command: Callable[[], None]) -> Callable[[], None]:
         except _MENDABLE as error:
             if os.environ.get("OPTSTEPS_DEBUG"):
                 raise
-            print(f"{Path(sys.argv[0]).stem}: error: {root_error(error)}", file=sys.stderr)
+            print(f"{Path(sys.argv[0]).stem}: error: {printable(str(root_error(error)))}", file=sys.stderr)
             raise SystemExit(1) from None
 
     return run

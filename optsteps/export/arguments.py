@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from optsteps.documents import read_json
 from optsteps.export.schedulers import (
     KINDS,
     Kind,
@@ -200,7 +200,9 @@ def scheduler_in(folder: Path) -> Any | None:
     """
     for file in (folder / "scheduler_config.json", folder / "scheduler" / "scheduler_config.json"):
         if file.is_file():
-            config = json.loads(file.read_text())
+            config = read_json(file)
+            if not isinstance(config, dict) or not isinstance(config.get("_class_name"), str):
+                raise ValueError(f"{file} does not name the scheduler's class; save_pretrained writes it")
             return scheduler_class(config["_class_name"]).from_config(config)
     return None
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 
+from optsteps.documents import read_text
 from optsteps.export.text import CSV_COLUMNS
 from optsteps.processes import Process, as_times
 from optsteps.schedules import Schedule, snap_levels
@@ -36,7 +37,7 @@ def read_schedule(source: str | Path | Sequence[float], process: Process, form: 
             decreasing.
         OSError: the file cannot be read.
     """
-    text = Path(source).read_text() if isinstance(source, Path) else source
+    text = read_text(source) if isinstance(source, Path) else source
     if not isinstance(text, str):
         return _from_sigmas([float(x) for x in text], process)
     if not text.strip():
@@ -49,9 +50,11 @@ def read_schedule(source: str | Path | Sequence[float], process: Process, form: 
     if found == "comfyui":
         return _from_sigmas(_numbers(text), process)
     try:
-        listed = json.loads(re.sub(r",\s*]", "]", text))
+        listed = json.loads(re.sub(r",\s*]", "]", text), parse_int=float)  # of any length
     except json.JSONDecodeError as error:
         raise ValueError(f"line {error.lineno}: this list cannot be read ({error.msg})") from error
+    except RecursionError:
+        raise ValueError("this list cannot be read: it is nested too deeply") from None
     if not isinstance(listed, list) or not all(isinstance(x, (int, float)) for x in listed):
         wrong = next((x for x in listed if not isinstance(x, (int, float))), listed)
         raise ValueError(f"{wrong!r} is not a number; a schedule is a list of numbers")

@@ -31,7 +31,8 @@ class ColorClassifier:
         from transformers import AutoProcessor, CLIPModel  # an extra, which other metrics do without
 
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = CLIPModel.from_pretrained(path).eval().to(self.device)
+        with tensors_alone():
+            self.model = CLIPModel.from_pretrained(path).eval().to(self.device)
         self.processor = AutoProcessor.from_pretrained(path)
         self.colors = tuple(colors)
         self._of_names: dict[str, Tensor] = {}

@@ -50,7 +50,8 @@ class Mask2FormerDetector:
 
         self.colors, self.rules = ColorClassifier(clip, device), rules
         self.device = self.colors.device
-        self.model = Mask2FormerForUniversalSegmentation.from_pretrained(path).eval().to(self.device)
+        with tensors_alone():
+            self.model = Mask2FormerForUniversalSegmentation.from_pretrained(path).eval().to(self.device)
         self.processor = AutoImageProcessor.from_pretrained(path)
         self.labels: dict[str, int] = {name: int(label) for label, name in self.model.config.id2label.items()}
 
@@ -118,7 +119,8 @@ class OwlDetector:
 
         self.colors, self.rules = ColorClassifier(clip, device), rules
         self.device = self.colors.device
-        self.model = AutoModelForZeroShotObjectDetection.from_pretrained(path).eval().to(self.device)
+        with tensors_alone():
+            self.model = AutoModelForZeroShotObjectDetection.from_pretrained(path).eval().to(self.device)
         self.processor = AutoProcessor.from_pretrained(path)
 
     def __call__(self, images: Tensor, asked: Sequence[Metadata]) -> list[list[Detection]]:

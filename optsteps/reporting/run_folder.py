@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from optsteps.comparison import Row, VerdictRow, as_data
-from optsteps.files import write_atomically
+from optsteps.files import file_name, write_atomically
 from optsteps.methods.base import SearchResult
 from optsteps.reporting.canvas import steps_of
 from optsteps.reporting.early_stopping import stopping_curves, stopping_png
 from optsteps.reporting.figures import path_error_png, samples_figure, schedules_png
 from optsteps.reporting.report import report_markdown
+from optsteps.reporting.run_data import CONFIG, METRICS
 from optsteps.reporting.tables import TEACHER
 
 
@@ -67,7 +69,7 @@ def write_report(
         numbers["early_stopping"] = curves
     images = {caption: name for name, (caption, _) in pictures.items()}
     files = {name: png for name, (_, png) in pictures.items()}
-    files["metrics.json"] = as_json(numbers)
+    files[METRICS] = as_json(numbers)
     files["report.md"] = report_markdown(title, rows, verdicts, facts, images).encode()
     for name, content in files.items():
         write_atomically(folder / name, content)
@@ -75,11 +77,21 @@ def write_report(
     for row in rows:
         if row.schedule is not None:
             own = row.method == method
-            name = f"schedule_{row.steps}.json" if own else f"schedules/{row.method}_{row.steps}.json"
+            name = f"schedule_{row.steps}.json" if own else f"schedules/{file_name(row.method)}_{row.steps}.json"
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             row.schedule.save(folder / name)
             paths.append(folder / name)
     return paths
+
+
+def write_config(folder: Path, config: DictConfig) -> Path:
+    """Write config.yaml, the run's resolved config, which a report reads without asking anything else.
+
+    The logger's part is left out: it changes no result, and may have been given a key to somebody's account.
+    """
+    told = OmegaConf.to_yaml(OmegaConf.masked_copy(config, [key for key in config if key != "logger"]), resolve=True)
+    write_atomically(folder / CONFIG, told.encode())
+    return folder / CONFIG
 
 
 def as_json(data: Any) -> bytes:
