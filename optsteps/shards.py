@@ -124,7 +124,7 @@ def _name(kind: type) -> str:
 
 
 @cache
-def _stored(kind: type[Any]) -> dict[str, Any]:
+def _stored(kind: Any) -> dict[str, Any]:
     """The types of a dataclass's stored fields by name."""
     try:
         hints = get_type_hints(kind)

@@ -13,7 +13,6 @@ from optsteps.reporting.layout import choose_layout
 from optsteps.reporting.records import LeftOutWarning, read_all
 from optsteps.reporting.sweep_report import FORMATS, write_sweep_report
 
-
 # the report is written, and something was left out of it
 INCOMPLETE = 3
 
@@ -24,8 +23,8 @@ def parser() -> argparse.ArgumentParser:
         prog="optsteps-report",
         description="Tables (Markdown, LaTeX, CSV) and one HTML page on all runs below some folders.",
         epilog="A FIELD is a key of the runs' configs, such as solver.name, teacher.steps or test.samples, or one of "
-        "method, steps, nfe and budget (the evaluations that a run was given with nfe=[...]). The exit status is 0, 1 where "
-        f"there is no report, and {INCOMPLETE} where runs or pictures that cannot be read were left out of it.",
+        "method, steps, nfe and budget (the evaluations that a run was given with nfe=[...]). The exit status is 0, "
+        f"1 where there is no report, and {INCOMPLETE} where runs or pictures that cannot be read were left out of it.",
     )
     options.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folders, or what they lie in")
     options.add_argument(

@@ -17,7 +17,6 @@ from torch import Tensor
 from optsteps.datasets.geneval import TASKS
 from optsteps.datasets.scenes import scene_set
 
-
 # bytes of an unpacked file: twenty times those of MNIST
 _LARGEST = 2**30
 

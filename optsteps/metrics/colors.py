@@ -11,6 +11,7 @@ from torch import Tensor
 from optsteps.datasets.geneval import Metadata
 from optsteps.metrics.detections import Detection
 from optsteps.metrics.geneval import Rules, counted
+from optsteps.unpickling import tensors_alone
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 _SENTENCES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")

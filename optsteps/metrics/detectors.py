@@ -13,6 +13,7 @@ from optsteps.metrics.colors import ColorClassifier
 from optsteps.metrics.detections import Detection
 from optsteps.metrics.extractors import to_uint8
 from optsteps.metrics.geneval import PUBLISHED, Box, Rules
+from optsteps.unpickling import tensors_alone
 
 # what checkpoints trained on COCO call the classes that GenEval calls otherwise
 _ALSO_CALLED = {

@@ -146,7 +146,7 @@ def _first(errors: ValidationError) -> str:
     error = errors.errors(include_url=False)[0]
     if error["type"] == "json_invalid":
         return f"is not JSON that can be read ({error['ctx']['error']})"
-    if error["type"] == "missing" and error["loc"] in (("rows",), ("facts",)) or not error["loc"]:
+    if not error["loc"] or (error["type"] == "missing" and error["loc"] in (("rows",), ("facts",))):
         return "has no rows and facts, so no run of optsteps wrote it"
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).removeprefix(".")
     value = repr(error["input"])

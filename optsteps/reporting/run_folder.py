@@ -89,7 +89,9 @@ def write_config(folder: Path, config: DictConfig) -> Path:
 
     The logger's part is left out: it changes no result, and may have been given a key to somebody's account.
     """
-    told = OmegaConf.to_yaml(OmegaConf.masked_copy(config, [key for key in config if key != "logger"]), resolve=True)
+    told = OmegaConf.to_yaml(
+        OmegaConf.masked_copy(config, [str(key) for key in config if key != "logger"]), resolve=True
+    )
     write_atomically(folder / CONFIG, told.encode())
     return folder / CONFIG
 

@@ -135,8 +135,9 @@ def _refuse_code(folder: Path, index: dict[str, Any]) -> None:
     """Of a component [library, class], the library must be one that is installed: some versions of diffusers import a
     module of that name from the component's own folder, trusted or not."""
     for component, parts in index.items():
-        if isinstance(parts, list) and parts and (folder / component / f"{parts[0]}.py").exists():
+        code = folder / component / f"{parts[0]}.py" if isinstance(parts, list) and parts else None
+        if code is not None and code.exists():
             raise ValueError(
-                f"{folder / component / f'{parts[0]}.py'} is code that comes with the weights, and is not run: load the "
-                "pipeline yourself and wrap it by optsteps.models.diffusers.from_pipeline"
+                f"{code} is code that comes with the weights, and is not run: load the pipeline yourself and wrap it "
+                "by optsteps.models.diffusers.from_pipeline"
             )
