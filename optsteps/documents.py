@@ -87,7 +87,7 @@ def read_yaml(path: str | os.PathLike[str], folder: Path | None = None) -> Any:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > _DEEPEST_YAML:
                 raise ValueError(f"{path}, line {event.start_mark.line + 1}: nested too deeply to be read")
-        return yaml.load(text, _Loader)  # nosec B506: a safe loader, with fewer types
+        return yaml.load(text, _Loader)  # a safe loader, with fewer types  # nosec B506
     except yaml.MarkedYAMLError as error:  # its text would quote the file
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(f"{path}{line} is not YAML that can be read ({error.problem})") from None

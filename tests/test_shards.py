@@ -74,7 +74,7 @@ def test_what_is_not_registered_is_refused_when_written() -> None:
         (instance(NAME, paths=1, name="x", cost=0.0, walk=1, kind=None), "paths of a .* is a int"),
         ({"value": {"a": 1}}, "a value is a dict"),
         ({"tensor": "9"}, "no shard"),
-        ({"call": "x"}, "no node of the kind 'call'"),
+        ({"call": "x"}, "no node is of the kind 'call'"),
         ({"dict": [[["a"], {"value": 1}]]}, "no shard"),
         ([], "no shard"),
         ({"value": 1, "tensor": "0"}, "too many values"),

@@ -150,8 +150,8 @@ def build_extractor(name: str, weights_path: str | PathLike[str] | None = None) 
     except (UnpicklingError, RuntimeError, EOFError) as error:
         if name in _networks:  # a fault of the caller's own
             raise
-        where = f"weights file {path} is" if path else f"the weights of {name!r} in the torch hub folder are"
-        raise ValueError(f"{where} damaged or more than tensors ({error})") from error
+        file = f"weights file {path}" if path else f"the weights file of {name!r} in the torch hub folder"
+        raise ValueError(f"{file} is damaged or holds more than tensors ({error})") from error
     return Extractor(network)
 
 

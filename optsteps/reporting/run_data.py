@@ -14,8 +14,8 @@ from optsteps.documents import read_bytes, read_text, read_yaml
 
 METRICS, CONFIG = "metrics.json", "config.yaml"
 
-# no figure is larger, and what is drawn of larger ones overflows
-_LARGEST = 1e30
+# no figure is larger, not even of a student that diverged, and the squares of larger ones overflow
+_LARGEST = 1e100
 # how one begins, before its width and height
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _MOST_PIXELS = 2**26
@@ -113,7 +113,9 @@ def read_config(run: Path) -> dict[str, Any]:
         ValueError: it is no config; the message names the file and the field.
         OSError: it cannot be read, or there is none.
     """
-    path = run / CONFIG if (run / CONFIG).exists() else run / ".hydra" / CONFIG
+    path = next((path for path in (run / CONFIG, run / ".hydra" / CONFIG) if path.exists()), None)
+    if path is None:
+        raise FileNotFoundError(f"{run} holds no {CONFIG}: copy the whole folder of the run, or leave it out")
     config = read_yaml(path, run)
     if not isinstance(config, dict):
         raise ValueError(f"{path} is no config: it holds a {type(config).__name__}")
