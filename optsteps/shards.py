@@ -60,11 +60,11 @@ def pack(tree: Tree) -> bytes:
             return {"dict": [[key, described(value)] for key, value in node.items()]}
         if isinstance(node, (list, tuple)):
             return {type(node).__name__: [described(value) for value in node]}
-        if _STORABLE.get(_name(type(node))) is type(node):
-            named = [[name, described(getattr(node, name))] for name in _stored(type(node))]
-            return {"dataclass": [_name(type(node)), named]}
+        kind: Any = type(node)
+        if _STORABLE.get(_name(kind)) is kind:
+            return {"dataclass": [_name(kind), [[name, described(getattr(node, name))] for name in _stored(kind)]]}
         remedy = ": decorate the class with optsteps.shards.storable" if is_dataclass(node) else ""
-        raise TypeError(f"a shard cannot hold a {type(node).__name__}{remedy}")
+        raise TypeError(f"a shard cannot hold a {kind.__name__}{remedy}")
 
     return save(tensors, {"tree": json.dumps(described(tree))})
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
+from optsteps.cli.common import CONFIG_DIR
 from optsteps.files import file_name, write_atomically
 
 
@@ -34,3 +37,15 @@ def test_any_name_is_a_file_of_its_folder(name: str, tmp_path: Path) -> None:
 def test_different_names_are_different_files(one: str, other: str) -> None:
     assert (file_name(one) == file_name(other)) == (one == other)
     assert len(file_name(one)) <= 100
+
+
+@pytest.mark.parametrize("file", ["config", "train"])
+def test_a_model_of_any_name_has_its_runs_where_all_have_them(file: str) -> None:
+    config = OmegaConf.load(CONFIG_DIR / f"{file}.yaml")
+    config.model = config.training = {"name": "../../x, y: ${z}"}
+    folder = re.sub(
+        r"\$\{(hydra|now|paths)[:.][^}]*\}", "outputs", OmegaConf.to_container(config)["hydra"]["run"]["dir"]
+    )
+    config.folder = folder
+    assert ".." not in config.folder
+    assert "@" in config.folder

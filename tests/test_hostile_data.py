@@ -98,6 +98,9 @@ def as_tree(value: Any) -> dict[str, Any]:
 
 SHARDS: dict[str, Callable[[Trap], Any]] = {
     "instantiate": lambda t: as_before("optsteps.experiment", "instantiate", config={**PAYLOAD, "command": t.command}),
+    "instantiate a function that writes": lambda t: as_before(
+        "optsteps.experiment", "instantiate", config={"_target_": "torch.save", "obj": 1, "f": str(t.marker)}
+    ),
     "instantiate by one name": lambda t: named("optsteps.experiment.instantiate", config=t.command),
     "a function of the system": lambda t: named("os.system", command=t.command),
     "a built-in": lambda t: named("builtins.eval", source=f"__import__('os').system({t.command!r})"),

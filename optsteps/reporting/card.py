@@ -17,6 +17,6 @@ def model_card(facts: Mapping[str, str], history: Sequence[Mapping[str, float]],
     """
     latest = {name: row[name] for row in history for name in row if name != "step"}
     lines = [f"# {markdown(facts['name'])}", ""]
-    lines += [f"- {name}: {markdown(value)}" for name, value in facts.items() if name != "name"]
+    lines += [f"- {name}: {markdown(str(value))}" for name, value in facts.items() if name != "name"]
     lines += [f"- last {name}: {value:.4g}" for name, value in latest.items()]
     return "\n".join([*lines, "", f"![loss curve]({curve})", ""])

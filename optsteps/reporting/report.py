@@ -43,7 +43,10 @@ def report_markdown(
     if images:
         parts += ["## Pictures", *(f"![{markdown(caption)}]({link})" for caption, link in images.items())]
     if facts:
-        parts += ["## The run", _bullets(f"**{markdown(name)}**: {markdown(value)}" for name, value in facts.items())]
+        parts += [
+            "## The run",
+            _bullets(f"**{markdown(name)}**: {markdown(str(value))}" for name, value in facts.items()),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
