@@ -42,9 +42,9 @@ def read_bytes(path: str | os.PathLike[str], folder: Path | None = None, largest
 
 
 def read_text(path: str | os.PathLike[str], folder: Path | None = None, largest: int = LARGEST) -> str:
-    """A file's text, in UTF-8. Arguments and errors as of `read_bytes`."""
+    """A file's text, in UTF-8 with or without a byte order mark. Arguments and errors as of `read_bytes`."""
     try:
-        return read_bytes(path, folder, largest).decode()
+        return read_bytes(path, folder, largest).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8 ({error})") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import math
@@ -72,20 +73,23 @@ class Schedule:
         finite = torch.isfinite(t)
         if not bool(finite.all()):
             position = int((~finite).nonzero()[0])
-            raise ValueError(f"time {position} of the schedule is {t[position].item()}; times must be finite")
+            raise ValueError(
+                f"value {position + 1} of the schedule's times is {t[position].item()}; times must be finite"
+            )
         inside = self.process.contains(t)
         if not bool(inside.all()):
             position = int((~inside).nonzero()[0])
             raise ValueError(
-                f"time {position} of the schedule is {t[position].item():.17g}, outside the process {self.process!r}, "
+                f"value {position + 1} of the schedule's times is {t[position].item()!r}, "
+                f"outside the process {self.process!r}, "
                 f"whose times run from {self.process.t_clean:g} to {self.process.t_limit:g}"
             )
         falling = t.diff() < 0
         if not bool(falling.all()):
             position = int((~falling).nonzero()[0]) + 1
             raise ValueError(
-                f"times must be strictly decreasing, but time {position} is {t[position].item():.17g} after "
-                f"{t[position - 1].item():.17g}"
+                f"times must be strictly decreasing, but value {position + 1} is {t[position].item()!r} after "
+                f"{t[position - 1].item()!r}"
             )
         if self.orders is not None and (len(self.orders) != self.steps or min(self.orders) < 1):
             raise ValueError(f"orders must be {self.steps} integers of at least 1, one a step; got {self.orders}")
@@ -185,21 +189,26 @@ class Schedule:
         return read_schedule(source, process)
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON; every number reads back exactly. The file appears whole or not at all."""
-        data = {"format": FORMAT, "version": 1, "steps": self.steps, **self.facts, "metadata": self.metadata}
-        write_atomically(Path(path), json.dumps(data, indent=1).encode())
+        """Write as JSON, with a checksum; every number reads back exactly. The file appears whole or not at all."""
+        data = {"format": FORMAT, "version": 2, "steps": self.steps, **self.facts, "metadata": dict(self.metadata)}
+        write_atomically(Path(path), json.dumps({**data, "checksum": _checksum(data)}, indent=1).encode())
 
     @classmethod
     def load(cls, path: str | Path) -> Schedule:
-        """Read what `save` wrote.
+        """Read what `save` wrote, also as it wrote before there were checksums (version 1).
 
         Raises:
-            ValueError: the file is not a schedule, or its content is not valid.
+            ValueError: the file is not a schedule, its content is not valid, or it is not what was written.
         """
         try:
             data = read_json(path)
-            if data["format"] != FORMAT or data["version"] != 1:
+            if data["format"] != FORMAT or data["version"] not in (1, 2):
                 raise ValueError(f"format {data['format']!r}, version {data['version']!r}")
+            if data["version"] == 2 and data.pop("checksum") != _checksum(data):
+                raise ValueError(
+                    "its checksum is not that of its content: the file is damaged, or was changed by hand; where that "
+                    'was meant, say "version": 1'
+                )
             optional = [data[key] for key in ("orders", "initial_scale", "amplitude", "metadata")]
             return cls(data["times"], process_from_dict(data["process"]), *optional)
         except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
@@ -222,6 +231,12 @@ class Schedule:
 
     def __hash__(self) -> int:
         return hash((tuple(self.times.tolist()), self.orders, self.initial_scale))
+
+
+def _checksum(data: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON data, whatever its layout in a file."""
+    as_read = json.loads(json.dumps(data))  # keys that are numbers become text in a file
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
 
 
 def _integer(number: float) -> int:

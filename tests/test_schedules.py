@@ -4,6 +4,7 @@ import math
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,14 +123,14 @@ def test_equality_sees_every_field() -> None:
     [
         ({"times": [1.0]}, r"at least two times, got shape \(1,\)"),
         ({"times": [[2.0, 1.0]]}, r"got shape \(1, 2\)"),
-        ({"times": [2.0, math.nan, 1.0]}, "time 1 of the schedule is nan"),
-        ({"times": [math.inf, 1.0]}, "time 0 of the schedule is inf"),
-        ({"times": [3.0, 2.0, 2.0]}, "time 2 is 2 after 2"),
-        ({"times": [3.0, 1.0, 2.0]}, "strictly decreasing, but time 2 is 2 after 1"),
-        ({"times": [1.0, -0.1]}, r"time 1 of the schedule is -0\.1\d*, outside the process EDM"),
-        ({"times": [1.5, 0.5], "process": Flow()}, r"time 0 of the schedule is 1\.5, outside .*from 0 to 1"),
-        ({"times": [1000.0, 1.0], "process": SD}, r"1000, outside .*from -1 to 999"),
-        ({"times": [9.0, -0.5], "process": SD}, r"time 1 of the schedule is -0\.5"),
+        ({"times": [2.0, math.nan, 1.0]}, "value 2 of the schedule's times is nan"),
+        ({"times": [math.inf, 1.0]}, "value 1 of the schedule's times is inf"),
+        ({"times": [3.0, 2.0, 2.0]}, r"value 3 is 2\.0 after 2\.0"),
+        ({"times": [3.0, 1.0, 2.0]}, r"strictly decreasing, but value 3 is 2\.0 after 1\.0"),
+        ({"times": [1.0, -0.1]}, r"value 2 of the schedule's times is -0\.1, outside the process EDM"),
+        ({"times": [1.5, 0.5], "process": Flow()}, r"value 1 of the schedule's times is 1\.5, outside .*from 0 to 1"),
+        ({"times": [1000.0, 1.0], "process": SD}, r"1000\.0, outside .*from -1 to 999"),
+        ({"times": [9.0, -0.5], "process": SD}, r"value 2 of the schedule's times is -0\.5"),
         ({"orders": [1]}, r"2 integers of at least 1.*got \(1,\)"),
         ({"orders": [1, 0]}, r"got \(1, 0\)"),
         ({"orders": [1, 1.5]}, r"orders must be integers, got 1\.5"),
@@ -427,7 +428,7 @@ def test_truncated_file(tmp_path_factory: pytest.TempPathFactory, data: st.DataO
     "change",
     [
         {"format": "another"},
-        {"version": 2},
+        {"version": 3},
         {"process": {"name": "ve"}},
         {"process": {"name": "vp"}},
         {"process": 3},
@@ -447,9 +448,45 @@ def test_truncated_file(tmp_path_factory: pytest.TempPathFactory, data: st.DataO
 def test_content_that_is_no_schedule_names_the_file(tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "schedule.json"
     _build("edm", "edm", 3).save(path)
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    # of version 1, which has no checksum to fail first
+    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 1, **change}))
     with pytest.raises(ValueError, match=r"schedule\.json"):
         Schedule.load(path)
+
+
+def test_a_flipped_bit_is_never_another_schedule(tmp_path: Path) -> None:
+    path = tmp_path / "schedule.json"
+    schedule = Schedule([80.0, 3.25, 0.5, 0.002], EDM(), orders=[1, 2, 1], metadata={"solver": "dpmpp_2m"})
+    schedule.save(path)
+    content = path.read_bytes()
+    for place in range(len(content)):
+        for bit in range(8):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(bytes(damaged))
+            with suppress(ValueError):
+                assert Schedule.load(path) == schedule
+
+
+def test_a_file_changed_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "schedule.json"
+    Schedule([80.0, 3.25, 0.5], EDM(), metadata={1: "a", 10: "b", 9: "c"}).save(path)
+    assert Schedule.load(path).metadata == {"1": "a", "10": "b", "9": "c"}
+    path.write_text(path.read_text().replace("3.25", "3.5"))
+    with pytest.raises(ValueError, match=r'checksum is not that of its content.*say "version": 1'):
+        Schedule.load(path)
+    path.write_text(path.read_text().replace('"version": 2', '"version": 1'))
+    assert Schedule.load(path).times.tolist() == [80, 3.5, 0.5]
+
+
+def test_files_of_version_1(tmp_path: Path) -> None:
+    path = tmp_path / "schedule.json"
+    path.write_text(
+        '{"format": "optsteps.schedule", "version": 1, "steps": 2, "times": [2.0, 1.0, 0.0], '
+        '"process": {"name": "edm"}, "orders": [1, 1], "initial_scale": null, "amplitude": null, '
+        '"metadata": {"method": "oss"}}'
+    )
+    assert Schedule.load(path) == Schedule([2.0, 1.0, 0.0], EDM(), orders=[1, 1], metadata={"method": "oss"})
 
 
 def test_other_json_and_missing_file(tmp_path: Path) -> None:

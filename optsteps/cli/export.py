@@ -9,7 +9,8 @@ from pathlib import Path
 
 from optsteps.cli.common import readable_errors
 from optsteps.export import diffusers_snippet, read_schedule, to_comfyui, to_csv, to_kdiffusion
-from optsteps.export.reading import FORMS
+from optsteps.export.reading import ENDS, READABLE_FORMS, End
+from optsteps.export.text import FORMS
 from optsteps.files import write_atomically
 from optsteps.processes import EDM, VP, Flow, Process
 from optsteps.schedules import Schedule
@@ -34,7 +35,18 @@ def parser() -> argparse.ArgumentParser:
         metavar="FOLDER_OR_CLASS",
         help="for diffusers: a saved pipeline or scheduler, or a class (default: what the search's solver is there)",
     )
-    options.add_argument("--from", dest="form", choices=FORMS, help="read sigmas or a table instead of a schedule file")
+    options.add_argument(
+        "--from",
+        dest="form",
+        choices=READABLE_FORMS,
+        help="read sigmas, timesteps or a table instead of a schedule file",
+    )
+    options.add_argument(
+        "--end",
+        choices=ENDS,
+        help="with --from: is the last number the last level, or does noise level 0 come after it or in its place? "
+        "(default: after it for the arguments of diffusers, otherwise as listed)",
+    )
     options.add_argument(
         "--process",
         metavar="NAME_OR_FILE",
@@ -53,7 +65,7 @@ def main() -> None:
     to = chosen.to or "schedule"
     if chosen.scheduler is not None and to != "diffusers":
         raise ValueError("--scheduler is for --to diffusers")
-    schedule = _read(chosen.file, chosen.form, chosen.process)
+    schedule = _read(chosen.file, chosen.form, chosen.process, chosen.end)
     if to == "schedule":
         if chosen.output is None:
             raise ValueError("--to schedule writes a file: name it with --output")
@@ -66,15 +78,15 @@ def main() -> None:
         write_atomically(chosen.output, text.encode())
 
 
-def _read(path: Path, form: str | None, process: str | None) -> Schedule:
+def _read(path: Path, form: str | None, process: str | None, end: End | None) -> Schedule:
     if form is None:
-        if process is not None:
-            raise ValueError("--process is for --from; a schedule file holds its own")
+        if process is not None or end is not None:
+            raise ValueError("--process and --end are for --from; a schedule file holds its own")
         return Schedule.load(path)
     if process is None:
         raise ValueError(f"--from needs --process, the model's: {', '.join(PROCESSES)}, or a schedule file with it")
     try:
-        return read_schedule(path, _process(process), form)
+        return read_schedule(path, _process(process), form, end)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -16,7 +16,7 @@ def read_lines(path: str | Path, form: str) -> list[tuple[str, str]]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file of prompts {path}; give one with {form} a line")
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8 ({error}); give {form} a line") from error
     found = [(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]

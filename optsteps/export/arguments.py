@@ -29,6 +29,7 @@ from optsteps.export.schedulers import (
     unapplied,
     wanted_tables,
 )
+from optsteps.export.variants import warn_of_variant
 from optsteps.processes import VP, Process
 from optsteps.schedules import Schedule
 
@@ -75,6 +76,7 @@ def to_diffusers(schedule: Schedule, scheduler: Any) -> DiffusersArguments:
     name = class_name(base)
     kind = kind_of(name, schedule.process)
     check_amplitude(schedule)
+    warn_of_variant(schedule, name)
     check_trained_on(schedule, base)
     known = set(inspect.signature(type(base).__init__).parameters)
     settings = straightened(schedule, kind, known)

@@ -24,6 +24,7 @@ from optsteps.export.schedulers import (
     unapplied,
     wanted_tables,
 )
+from optsteps.export.variants import warn_of_variant
 from optsteps.schedules import Schedule
 
 Pipe = TypeVar("Pipe")
@@ -58,6 +59,7 @@ def apply(pipe: Pipe, schedule: Schedule) -> Pipe:
     name = class_name(original)
     kind = kind_of(name, schedule.process)
     check_amplitude(schedule)
+    warn_of_variant(schedule, name)
     check_trained_on(schedule, original)
     applied = _applied(original, schedule, kind)
     applied.set_timesteps(schedule.steps)

@@ -10,8 +10,12 @@ from typing import Literal
 
 from torch import Tensor
 
+from optsteps.export.schedulers import effective_orders
+from optsteps.export.variants import warn_of_variant
 from optsteps.schedules import Schedule
+from optsteps.solvers import SOLVERS, build_solver
 
+FORMS = ("comfyui", "comfyui-json", "kdiffusion", "csv")
 CSV_COLUMNS = ("step", "time", "noise_level", "log_snr")
 
 
@@ -31,11 +35,17 @@ def to_comfyui(schedule: Schedule, form: Literal["text", "json"] = "text") -> st
     the networks of Stable Diffusion's kind at the nearest integer timestep: search on those with `snap`.
 
     Raises:
-        ValueError: unknown form; orders, an amplitude or a scale of the noise, which sigmas cannot say.
+        ValueError: unknown form; orders of the steps that the samplers do not run by themselves, an amplitude or a
+            scale of the noise, which sigmas cannot say.
+
+    Warns:
+        UserWarning: a flow's schedule whose solver ComfyUI runs by another formula, see `warn_of_variant`.
     """
     if form not in ("text", "json"):
         raise ValueError(f"form must be 'text' or 'json', got {form!r}")
-    _check_plain(schedule)
+    _check_plain(schedule, "a list of sigmas")
+    _check_orders(schedule, "ComfyUI")
+    warn_of_variant(schedule, "ComfyUI")
     numbers = ", ".join(_decimal(x) for x in sampler_sigmas(schedule).tolist())
     return numbers if form == "text" else f"[{numbers}]"
 
@@ -45,19 +55,33 @@ def to_kdiffusion(schedule: Schedule) -> str:
 
     Raises:
         ValueError: as `to_comfyui`.
+
+    Warns:
+        UserWarning: as `to_comfyui`.
     """
-    _check_plain(schedule)
+    _check_plain(schedule, "a list of sigmas")
+    _check_orders(schedule, "k-diffusion")
+    warn_of_variant(schedule, "k-diffusion")
     return json.dumps(sampler_sigmas(schedule).tolist())
 
 
 def to_csv(schedule: Schedule) -> str:
-    """A line for every time: step, time, noise level, log-SNR, to the last digit."""
+    """A line for every time: step, time, noise level, log-SNR, to the last digit; and where the schedule has orders,
+    that of the step that leaves the time.
+
+    Raises:
+        ValueError: an amplitude or a scale of the noise, which a table of times cannot say.
+    """
+    _check_plain(schedule, "a table of times")
     times = schedule.times.detach()
-    columns = (times, schedule.process.noise_level(times), schedule.process.log_snr(times))
+    columns = [part.tolist() for part in (times, schedule.process.noise_level(times), schedule.process.log_snr(times))]
+    names: tuple[str, ...] = CSV_COLUMNS
+    if schedule.orders is not None:
+        names, columns = (*CSV_COLUMNS, "order"), [*columns, [*schedule.orders, ""]]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for step, row in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+    writer.writerow(names)
+    for step, row in enumerate(zip(*columns, strict=True)):
         writer.writerow([step, *row])
     return text.getvalue()
 
@@ -67,12 +91,26 @@ def _decimal(number: float) -> str:
     return f"{Decimal(repr(number)):f}"
 
 
-def _check_plain(schedule: Schedule) -> None:
+def _check_orders(schedule: Schedule, tool: str) -> None:
+    """Raises ValueError unless the tool's sampler, which is told no orders, gives the steps those of the schedule."""
+    if schedule.orders is None or max(asked := effective_orders(schedule)) == 1:
+        return
+    solver = schedule.metadata.get("solver")
+    full = build_solver(solver).order if solver in SOLVERS else max(schedule.orders)
+    run = effective_orders(Schedule(schedule.times, schedule.process, [full] * schedule.steps))
+    if asked != run:
+        raise ValueError(
+            f"the schedule gives its steps the orders {asked}, which a list of sigmas cannot say, and the samplers of "
+            f"{tool} would run {run}: search with method.orders=fixed for them, or sample with optsteps"
+        )
+
+
+def _check_plain(schedule: Schedule, form: str) -> None:
     if schedule.amplitude is not None:
-        raise ValueError("the schedule has an amplitude after every step, which a list of sigmas cannot say")
+        raise ValueError(f"the schedule has an amplitude after every step, which {form} cannot say")
     usual = float(schedule.process.prior_std(schedule.times[0]))
     if schedule.initial_scale is not None and abs(schedule.initial_scale / usual - 1) > 1e-4:
         raise ValueError(
             f"the schedule starts from noise times {schedule.initial_scale:g} where samplers start from noise times "
-            f"{usual:g}, which a list of sigmas cannot say; search with start=teacher"
+            f"{usual:g}, which {form} cannot say; search with start=teacher"
         )

@@ -36,7 +36,7 @@ def calibrate_amplitude(problem: SearchProblem, schedule: Schedule, max_batch: i
     visited = problem.teacher.times[:, None] == schedule.times[None, :]
     if not bool(visited.any(0).all()):
         missing = schedule.times[~visited.any(0)][0].item()
-        raise ValueError(f"amplitude is calibrated at the teacher's times, and {missing:.17g} is not one of them")
+        raise ValueError(f"amplitude is calibrated at the teacher's times, and {missing!r} is not one of them")
     nodes = visited.long().argmax(0)
     denoiser = CountedDenoiser(problem.denoiser)
     trajectories = Trajectories(problem.denoiser, max_batch, problem.keeping)

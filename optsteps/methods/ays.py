@@ -145,7 +145,7 @@ class AYS(ShardedMethod):
             described = {
                 "method": "ays",
                 "order": self.order,
-                "solver": problem.solver.name,
+                **problem.solver.described,
                 "choose": self.choose,
                 "start": start,
                 "sweeps": sweeps,

@@ -28,6 +28,7 @@ class Grid(ABC):
         teacher: the teacher's states [B, N+1, ...].
         state: the student's states [B, N+1, ...]; a node's entry means nothing until it is put.
         trajectories: what the problem's denoiser makes of them; counts its evaluations.
+        formulas: the process whose coefficients the solver's steps have.
         choices: the orders that a step may have, ascending.
     """
 
@@ -37,7 +38,8 @@ class Grid(ABC):
         self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int, entries: Entries = ALL
     ) -> None:
         noise, self.cond = problem.samples(index)
-        self.process, self.max_batch, self.entries = problem.process, max_batch, entries
+        self.process, self.formulas = problem.process, problem.solver.formulas(problem.process)
+        self.max_batch, self.entries = max_batch, entries
         self.trajectories = Trajectories(problem.denoiser, max_batch, problem.keeping)
         self.times = problem.teacher.times[nodes]
         self.last = len(self.times) - 1
@@ -123,7 +125,7 @@ class MultistepGrid(Grid):
             for pairs in fresh.nonzero().split(self.max_batch):
                 sample, node = pairs.unbind(1)
                 x, denoised, t = self.state[sample, node], self._denoised[sample, node], self.times[node]
-                self.state[sample, node] = self.solver.arrive(self.process, self._at(sample, node), x, t, denoised)
+                self.state[sample, node] = self.solver.arrive(self.formulas, self._at(sample, node), x, t, denoised)
 
     def costs(self, sample: int, sources: Tensor, targets: Tensor) -> Tensor:
         """As `Grid.costs`, by inner products, over a part of the entries at a time: video's are too many for one.
@@ -171,8 +173,8 @@ class MultistepGrid(Grid):
         kept = where.nonzero()
         sample, source = kept[:, 0], origin.expand(len(self), -1)[kept[:, 0], kept[:, 1]]
         z, denoised, t = self.state[sample, source], self._denoised[sample, source], self.times[source]
-        newest = self.solver.quantity(self.process, z, t, denoised)
-        left = self.solver.remember(self.process, self._at(sample, source), t, newest, orders[kept[:, 0], kept[:, 1]])
+        newest = self.solver.quantity(self.formulas, z, t, denoised)
+        left = self.solver.remember(self.formulas, self._at(sample, source), t, newest, orders[kept[:, 0], kept[:, 1]])
         there = sample * (self.last + 1) + targets[kept[:, 1]]
         for part, new in zip(self._memory, left, strict=True):
             part[there] = new
@@ -189,7 +191,7 @@ class MultistepGrid(Grid):
             return [z, denoised]
         shape = z.shape[: z.ndim - (self.state.ndim - 2)]
         flat, t = z.reshape(-1, *self.state.shape[2:]), self.times[nodes].expand(shape).reshape(-1)
-        newest = self.solver.quantity(self.process, flat, t, denoised.reshape(flat.shape)).reshape(z.shape)
+        newest = self.solver.quantity(self.formulas, flat, t, denoised.reshape(flat.shape)).reshape(z.shape)
         times, past = self._at(numbers, nodes)[:2]
         differences = []
         for k in range(self.solver.order - 1):
@@ -205,7 +207,7 @@ class MultistepGrid(Grid):
             return (origin < targets).long()
         times = self._at(numbers, origin)[0]
         flat = self.solver.usable(
-            self.process,
+            self.formulas,
             times.flatten(0, -2),
             self.times[origin].flatten(),
             self.times[targets].flatten(),
@@ -224,7 +226,7 @@ class MultistepGrid(Grid):
             if bool(here.any()):
                 memory = self._at(numbers[here], origin[here])[0]
                 ends = torch.stack([self.times[targets[here]], self.times[origin[here]]], 1)
-                weights = self.solver.weights(self.process, torch.cat([ends, memory[:, : m - 1]], 1))
+                weights = self.solver.weights(self.formulas, torch.cat([ends, memory[:, : m - 1]], 1))
                 found[here, 2 : m + 1] = weights
         return found
 

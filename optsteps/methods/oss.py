@@ -23,6 +23,7 @@ from optsteps.solvers.singlestep import TwoStage
 
 Start = Literal["teacher", "free"]
 Average = Literal["mean", "median", "pooled"]
+Orders = Literal["chosen", "fixed"]
 
 
 class OSS(ShardedMethod):
@@ -57,6 +58,8 @@ class OSS(ShardedMethod):
         grid_steps: choose among the ends of so many of the teacher's steps, as evenly spread as may be, instead of all.
             None: all, but 25 for solvers of two evaluations per step.
         amplitude: calibrate the schedules' amplitude (eq. 13) on the problem's samples.
+        orders: "chosen": a step of a multistep solver has the order of least cost; "fixed": its full order, or the
+            highest that is there, as samplers run it that cannot be told orders (k-diffusion's, ComfyUI's).
         channels, frames: numbers of the channels, and of a video's frames, that costs are taken over; None for all. A
             table of costs for a whole video is products of many large states, and the paper takes some of it.
         max_batch: most samples in one call of the denoiser.
@@ -68,8 +71,8 @@ class OSS(ShardedMethod):
     no such step).
 
     Raises:
-        ValueError: unknown `start` or `average`; in `search`, more steps than the grid has or more grid steps than the
-            teacher has, a stochastic solver, or `published` with another solver than Euler's.
+        ValueError: unknown `start`, `average` or `orders`; in `search`, more steps than the grid has or more grid steps
+            than the teacher has, a stochastic solver, or `published` with another solver than Euler's.
     """
 
     def __init__(
@@ -83,18 +86,21 @@ class OSS(ShardedMethod):
         shard_size: int = 64,
         channels: Sequence[int] | None = None,
         frames: Sequence[int] | None = None,
+        orders: Orders = "chosen",
     ) -> None:
         if start not in ("teacher", "free"):
             raise ValueError(f"start must be 'teacher' or 'free', got {start!r}")
         if average not in ("mean", "median", "pooled"):
             raise ValueError(f"average must be 'mean', 'median' or 'pooled', got {average!r}")
+        if orders not in ("chosen", "fixed"):
+            raise ValueError(f"orders must be 'chosen' or 'fixed', got {orders!r}")
         if published and average == "pooled":
             raise ValueError("the released code has no pooled average; use average='mean' or 'median'")
         if max_batch < 1 or shard_size < 1:
             raise ValueError(f"max_batch and shard_size must be at least 1, got {max_batch} and {shard_size}")
         self.start, self.average, self.published, self.amplitude = start, average, published, amplitude
         self.max_batch, self.shard_size, self.grid_steps = max_batch, shard_size, grid_steps
-        self.entries = Entries(channels, frames)
+        self.entries, self.orders = Entries(channels, frames), orders
 
     def partial(
         self, problem: SearchProblem, steps: Sequence[int], index: Tensor, previous: Any = None, decision: Any = None
@@ -112,7 +118,10 @@ class OSS(ShardedMethod):
             if not self.published:
                 least.fill_(torch.inf)  # exactly k steps: nothing is kept from the level before
             grid.evaluate(sources, targets)
-            costs, chosen, source = _best(grid, sources, targets)
+            # sample by sample: the table of one sample is all that lies in memory
+            best = [_least(self._costs(grid, b, sources, targets)) for b in range(len(grid))]
+            costs, chosen, source = (torch.stack(part) for part in zip(*best, strict=True))
+            source = sources[source]
             better = costs < least[:, targets]
             grid.advance(chosen, source, targets, better)
             for table, new in ((least, costs), (origin, source), (choice, chosen)):
@@ -163,8 +172,9 @@ class OSS(ShardedMethod):
             "method": "oss",
             "start": self.start,
             "average": self.average,
+            "orders": self.orders,
             "published": self.published,
-            "solver": problem.solver.name,
+            **problem.solver.described,
             "samples": len(problem.noise),
             "teacher_steps": problem.teacher.steps,
             "indices": path.tolist(),
@@ -177,6 +187,14 @@ class OSS(ShardedMethod):
         for node in self._starts(grid.last, steps):
             grid.put_start(node)
         return grid
+
+    def _costs(self, grid: Grid, sample: int, sources: Tensor, targets: Tensor) -> Tensor:
+        """`Grid.costs` of the orders that a step may have."""
+        costs = grid.costs(sample, sources, targets)
+        if self.orders == "chosen":
+            return costs
+        highest = torch.isfinite(costs).sum(0) - 1
+        return costs.masked_fill(torch.arange(len(costs))[:, None, None] != highest, torch.inf)
 
     def _starts(self, last: int, steps: Sequence[int]) -> list[int]:
         """The nodes that may be first: those from which the fewest steps asked still fit."""
@@ -252,7 +270,7 @@ class OSS(ShardedMethod):
             grid.evaluate(sources, targets)
             total = torch.zeros(len(grid.choices), len(sources), len(targets), dtype=torch.float64)
             for sample in range(len(grid)):
-                total += grid.costs(sample, sources, targets)
+                total += self._costs(grid, sample, sources, targets)
         return _PooledLevel(finals, total, grid.choices, grid.trajectories.evaluations, grid)
 
     def _pooled_decision(
@@ -357,16 +375,6 @@ def _least(costs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     the noisiest source."""
     least = costs.flatten(0, 1).min(0)
     return least.values, least.indices // costs.shape[1], least.indices % costs.shape[1]
-
-
-def _best(grid: Grid, sources: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Least cost, its choice of order and its origin, each [B, J]."""
-    # sample by sample: the table of one sample is all that lies in memory
-    costs, choice, source = (
-        torch.stack(part)
-        for part in zip(*(_least(grid.costs(b, sources, targets)) for b in range(len(grid))), strict=True)
-    )
-    return costs, choice, sources[source]
 
 
 def _read_back(levels: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

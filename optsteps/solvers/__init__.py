@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from optsteps.solvers.adams import DEIS, IPNDM
-from optsteps.solvers.base import Denoise, Solver, State
+from optsteps.solvers.base import Denoise, FlowAs, Solver, State
 from optsteps.solvers.dpmpp import DPMpp2M, DPMpp3M
 from optsteps.solvers.multistep import Euler, Multistep
 from optsteps.solvers.singlestep import DPM2, DPMpp2S, Heun, TwoStage
@@ -22,18 +22,30 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
 }
 
 
-def build_solver(name: str, **parameters: Any) -> Solver:
+def build_solver(name: str, flow_as: FlowAs = "flow", **parameters: Any) -> Solver:
     """A solver by its name, e.g. `build_solver("ipndm", order=3)`.
 
+    Args:
+        flow_as: "flow", or "edm" for the variant that ComfyUI and k-diffusion run on flows, see `Solver.formulas`.
+        parameters: the solver's own.
+
     Raises:
-        ValueError: unknown name, or a parameter the solver does not have.
+        ValueError: unknown name, or a parameter the solver does not have; unknown `flow_as`, or "edm" for a stochastic
+            solver, whose noise those tools add by other rules.
     """
     if name not in SOLVERS:
         raise ValueError(f"unknown solver {name!r}; known: {', '.join(SOLVERS)}")
     try:
-        return SOLVERS[name](**parameters)
+        solver = SOLVERS[name](**parameters)
     except TypeError as error:
         raise ValueError(f"solver {name!r} does not take the parameters {sorted(parameters)} ({error})") from error
+    if flow_as not in ("flow", "edm"):
+        raise ValueError(f"flow_as must be 'flow' or 'edm', got {flow_as!r}")
+    if flow_as == "edm":
+        if solver.stochastic:
+            raise ValueError(f"flow_as='edm' is known for deterministic solvers, and {name!r} is stochastic")
+        solver.flow_as = flow_as
+    return solver
 
 
 __all__ = [

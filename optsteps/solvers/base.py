@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -20,10 +20,11 @@ from torch import Tensor
 from optsteps.brownian import BrownianPaths
 from optsteps.conditions import Cond, take
 from optsteps.denoisers import Denoiser
-from optsteps.processes import Process
+from optsteps.processes import EDM, Process
 from optsteps.schedules import Schedule
 
 State = tuple[Tensor, ...]
+FlowAs = Literal["flow", "edm"]
 
 
 @dataclass(frozen=True)
@@ -63,16 +64,34 @@ class Solver(ABC):
         name: the field's name of it.
         order: of convergence, as published.
         stochastic: does it draw noise?
+        flow_as: the process whose formulas a flow is sampled with, see `formulas`.
     """
 
     name: ClassVar[str]
     order: int
     stochastic: ClassVar[bool] = False
+    flow_as: FlowAs = "flow"
 
     @property
     def facts(self) -> dict[str, Any]:
         """Its name and settings: JSON data that determine its steps."""
         return {"name": self.name, **vars(self)}
+
+    @property
+    def described(self) -> dict[str, str]:
+        """What a schedule's metadata say of the solver it was searched with: "solver", its name, and "flow_as" where a
+        flow is not sampled with its own formulas."""
+        return {"solver": self.name, **({} if self.flow_as == "flow" else {"flow_as": self.flow_as})}
+
+    def formulas(self, process: Process) -> Process:
+        """The process whose alpha, sigma and log-SNR the steps are computed with: `process`, but EDM's for a flow with
+        `flow_as` "edm".
+
+        k-diffusion's samplers, ComfyUI's that descend from them and diffusers' FlowMatchHeun are written for EDM, and
+        take a flow's time t for Karras' sigma. A first-order step is the same map either way. A higher order is not: it
+        extrapolates in log t where the flow's own formula extrapolates in log-SNR, or the velocity instead of eps.
+        """
+        return EDM() if self.flow_as == "edm" and process.name == "flow" else process
 
     def init(self, x: Tensor) -> State:
         """The state before the first step from x [B, ...]."""

@@ -71,7 +71,7 @@ class Multistep(Solver):
     def step(
         self, state: State, x: Tensor, t: Tensor, t_next: Tensor, denoise: Denoise, order: int | None = None
     ) -> tuple[Tensor, State]:
-        process, (times, outputs, left) = denoise.process, state
+        process, (times, outputs, left) = self.formulas(denoise.process), state
         denoised = denoise(x, t)
         t, t_next = t.expand(len(x)), t_next.expand(len(x))
         orders = self.usable(process, times, t, t_next, self.order if order is None else order)
@@ -81,7 +81,7 @@ class Multistep(Solver):
         return x_next, self.remember(process, state, t, newest, orders)
 
     def moves(self, schedule: Schedule, x: Tensor) -> list[Move]:
-        process, t, t_next = schedule.process, schedule.times[:-1], schedule.times[1:]
+        process, t, t_next = self.formulas(schedule.process), schedule.times[:-1], schedule.times[1:]
         asked = torch.tensor(schedule.orders or self.orders(schedule.steps))
         # the K times that each step remembers, newest first
         kept = _unless_pure_noise(process, t)

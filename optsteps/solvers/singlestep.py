@@ -46,7 +46,7 @@ class TwoStage(Solver):
         self, x: Tensor, first: Tensor, t: Tensor, t_next: Tensor, denoise: Denoise, order: int | None = None
     ) -> Tensor:
         """The step from x [B, ...] at t [B] to t_next [B] once its first evaluation is known."""
-        process = denoise.process
+        process = self.formulas(denoise.process)
         a, b = self.base(process, t, t_next)
         x_next = expand(a, x) * x + expand(b, x) * first
         if order == 1:
@@ -60,7 +60,7 @@ class TwoStage(Solver):
         return x_next.index_add(0, rows, self._change(x, first, t, s, [expand(k, x) for k in numbers], denoise))
 
     def moves(self, schedule: Schedule, x: Tensor) -> list[Move]:
-        process, t, t_next = schedule.process, schedule.times[:-1], schedule.times[1:]
+        process, t, t_next = self.formulas(schedule.process), schedule.times[:-1], schedule.times[1:]
         asked = torch.tensor(schedule.orders or self.orders(schedule.steps))
         twice = (~self.single(process, t, t_next) & (asked > 1)).nonzero()[:, 0]
         dtype = torch.promote_types(x.dtype, torch.float32)
@@ -101,12 +101,13 @@ class TwoStage(Solver):
 
     def nfe(self, schedule: Schedule) -> int:
         t = schedule.times.detach()
-        single = self.single(schedule.process, t[:-1], t[1:])
+        single = self.single(self.formulas(schedule.process), t[:-1], t[1:])
         for i, order in enumerate(schedule.orders or ()):
             single[i] |= order == 1
         return 2 * schedule.steps - int(single.sum())
 
     def steps(self, nfe: int, process: Process, t_first: Tensor, t_last: Tensor) -> int:
+        process = self.formulas(process)
         clean, infinite = bool(is_clean(process, t_last)), bool(process.alpha(t_first) == 0)
         if nfe == 1 and (clean or infinite):
             return 1

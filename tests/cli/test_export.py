@@ -49,6 +49,13 @@ def test_from_one_form_to_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [line.split(",")[1] for line in capsys.readouterr().out.splitlines()[1::10]] == ["999.0", "0.0"]
 
 
+def test_a_list_that_0_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    (tmp_path / "list.txt").write_text("[1.0, 0.75, 0.5]")
+    for options in (["--from", "diffusers-sigmas"], ["--from", "kdiffusion", "--end", "append-zero"]):
+        start(monkeypatch, tmp_path / "list.txt", *options, "--process", "flow", "--to", "comfyui")
+        assert capsys.readouterr().out == "1.0, 0.75, 0.5, 0.0\n"
+
+
 def test_diffusers(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     diffusers = pytest.importorskip("diffusers")
     start(monkeypatch, saved, "--to", "diffusers")
@@ -70,6 +77,7 @@ def test_diffusers(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         (["--to", "schedule"], ["--output"]),
         (["--to", "csv", "--scheduler", "DDIMScheduler"], ["--to diffusers"]),
         (["--to", "csv", "--process", "sd"], ["--from"]),
+        (["--to", "csv", "--end", "append-zero"], ["--from"]),
         (["--from", "comfyui"], ["--process", "sd, ddpm, flow, edm"]),
         (["--from", "comfyui", "--process", "nonsense"], ["nonsense", "sd, ddpm, flow, edm"]),
         (["--from", "csv", "--process", "sd"], ["schedule_6.json", "not of the form csv"]),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from optsteps.datasets.geneval import TASKS, Metadata, read_metadata
+from optsteps.datasets.prompts import read_prompts
 from optsteps.datasets.scene_prompts import COLORS, LESSONS, TONES, all_prompts, prompts, vocabulary
 from optsteps.datasets.shapes import SHAPES
 
@@ -54,6 +55,11 @@ def test_a_file_of_prompts_reads_back(tmp_path: Path) -> None:
     written = prompts("position", 20, "test", seed=3)
     (tmp_path / "x.jsonl").write_text("\n".join(json.dumps(metadata.as_json()) for metadata in written))
     assert read_metadata(tmp_path / "x.jsonl") == written
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_prompt(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a red circle\na star\n", encoding="utf-8-sig")
+    assert read_prompts(tmp_path / "prompts.txt") == ["a red circle", "a star"]
 
 
 def test_train_and_test_are_disjoint_in_combination() -> None:

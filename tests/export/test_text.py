@@ -6,16 +6,27 @@ import csv
 import io
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optsteps import Schedule, build_schedule
-from optsteps.export import diffusers_snippet, read_schedule, run_snippets, to_comfyui, to_csv, to_kdiffusion
+from optsteps.export import (
+    apply,
+    diffusers_snippet,
+    read_schedule,
+    run_snippets,
+    to_comfyui,
+    to_csv,
+    to_diffusers,
+    to_kdiffusion,
+)
+from optsteps.export.arguments import load_scheduler
 from optsteps.processes import EDM, VP, Flow, Process
 
 SD = VP.scaled_linear()
@@ -40,6 +51,8 @@ def schedules(draw: st.DrawFn) -> Schedule:
     return Schedule([*sorted(times, reverse=True), *final], process)
 
 
+@pytest.mark.filterwarnings("ignore:the schedule ends at noise level")
+@settings(deadline=None)
 @given(schedules(), st.sampled_from(sorted(WRITERS)))
 def test_round_trips(schedule: Schedule, form: str) -> None:
     text = WRITERS[form](schedule)
@@ -101,21 +114,126 @@ def test_published_constants(text: str, tmp_path: Path) -> None:
         ("14.6\n3\n\nthree", SD, "line 4: 'three' is not a number"),
         ("[14.6, 3", SD, "line 1: this list cannot be read"),
         ('[14.6, "3"]', SD, "'3' is not a number"),
-        ('{"a": 1}', SD, "is not a number; a schedule is a list"),
+        ('{"a": 1}', SD, "the workflow holds 0 lists of sigmas"),
+        ("[14.6, True]", SD, "True is not a number; a schedule is a list"),
         ("14.6", SD, "at least two sigmas, got 1"),
-        ("80, 14, 0", SD, "value 1, 80, is outside the noise levels of VP.* for another model"),
-        ("14, -1", SD, "value 2, -1, is outside"),
+        ("80, 14, 0", SD, "value 1, 80.0, is outside the noise levels of VP.* for another model"),
+        ("14, -1", SD, "value 2, -1.0, is outside"),
         ("14, nan", EDM(), "value 2, nan, is outside"),
-        ("14, 3, 5", EDM(), "value 3 is 5 after 3"),
-        ("14.615, 1, 0", Flow(), "value 1, 14.615, is no time of a flow"),
+        ("14, 3, 5", EDM(), r"value 3 is 5\.0 after 3\.0"),
+        ("14.615, 1, 0", Flow(), r"value 1, 14\.615, is no time of a flow"),
         ("step,log_snr\n0,1\n", SD, "needs a column time or noise_level, got step, log_snr"),
         ("time,noise_level\n999,14\nhm,3\n", SD, "line 3: 'hm' is not a number"),
-        ("time\n999\n1000\n", SD, "time 1 of the schedule is 1000, outside"),
+        ("time\n999\n1000\n", SD, r"value 2 of the schedule's times is 1000\.0, outside"),
+        ("time,noise_level,time\n999,14,3\n", SD, "2 columns called time"),
+        ("14,6 5,1", SD, "a comma may be a decimal point"),
+        ("999,850\n736,645", SD, "a comma may be a decimal point"),
+        ("14,6, 5,1, 0", SD, "a comma may be a decimal point"),
+        ("1.0, 1.2", Flow(), r"value 2, 1\.2, is no time of a flow"),
+        ("0.975, 0.98", Flow(), r"value 2 is 0\.98 after 0\.975"),  # as typed
+        ("[" * 100_000, SD, "cannot be read"),
+        ('{"a":' * 100_000, SD, "nested too deeply"),
+        ('{"1": {"inputs": {"sigmas": "3, 0"}}, "2": {"inputs": {"sigmas": "2, 0"}}}', SD, "holds 2 lists of sigmas"),
     ],
 )
 def test_what_cannot_be_read(source: str, process: Process, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_schedule(source, process)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[14.615, 2.5, .5, 0.]",
+        "[14.615,  # the noisy end\n 2.5, .5,\n 0.]  # clean",
+        "# by hand\n14.615, 2.5  # two\n.5, 0.",
+        "(14.615, 2.5, 0.5, 0)",
+        "\ufeff14.615\n2.5\n0.5\n0\n",
+        '{"5": {"inputs": {"sigmas": "14.615, 2.5, .5, 0."}}, "6": {"inputs": {"sigmas": ["5", 0]}}}',
+        '{"5": {"inputs": {"sigmas": [14.615, 2.5, 0.5, 0.0]}}}',
+    ],
+)
+def test_lists_as_people_write_them(text: str, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(text, encoding="utf-8")
+    times = read_schedule(tmp_path / "list.txt", SD).times
+    assert SD.noise_level(times).tolist() == pytest.approx([SD.noise_level(999.0).item(), 2.5, 0.5, 0])
+
+
+@pytest.mark.parametrize("text", ["14,6 5,1 0", "14,6; 5,1; 0", "14,6;5,1;0,0"])
+def test_decimal_commas(text: str) -> None:
+    with pytest.warns(UserWarning, match="commas between digits were read as decimal points"):
+        assert read_schedule(text, EDM()).times.tolist() == [14.6, 5.1, 0]
+
+
+def test_arguments_of_diffusers_end_at_noise_level_0() -> None:
+    listed = [1.0, 0.975, 0.725, 0.421875]
+    read = read_schedule(listed, Flow(), "diffusers-sigmas")
+    assert read.times.tolist() == [*listed, 0]
+    assert read_schedule([*listed, 0.0], Flow(), "diffusers-sigmas") == read  # written out already
+    with pytest.warns(UserWarning, match=r"ends at noise level 0\.73.*end=append-zero"):
+        assert read_schedule(str(listed), Flow()).steps == 3
+    assert read_schedule(str(listed), Flow(), end="append-zero") == read
+    assert read_schedule(listed, Flow(), end="replace-by-zero").times.tolist() == [1, 0.975, 0.725, 0]
+    assert read_schedule("2.5", EDM(), end="append-zero").times.tolist() == [2.5, 0]
+    with pytest.raises(ValueError, match="end must be one of as-listed, append-zero, replace-by-zero, got 'zero'"):
+        read_schedule(listed, Flow(), end="zero")  # type: ignore[arg-type]
+
+
+def test_own_arguments_read_back() -> None:
+    pytest.importorskip("diffusers")
+    for schedule, scheduler in (
+        (build_schedule("flow_shift", Flow(), 8, t_max=1.0, t_min=0.0), "FlowMatchEulerDiscreteScheduler"),
+        (build_schedule("edm", SD, 8, t_max=999.0, t_min=30.0, final="zero", snap=True), "EulerDiscreteScheduler"),
+    ):
+        ((name, values),) = to_diffusers(schedule, scheduler).arguments.items()
+        back = read_schedule(list(values), schedule.process, f"diffusers-{name}")
+        torch.testing.assert_close(back.times, schedule.times, rtol=0, atol=1e-8)
+
+
+def test_timesteps_are_no_other_models_levels() -> None:
+    steps = [999, 850, 736, 645, 545, 455, 343, 233, 124, 24]
+    assert read_schedule(str(steps), SD).times.tolist() == [*steps, -1]
+    flow = "[1000.0000, 937.5001, 833.3333, 625.0000, 0.0000]"
+    assert read_schedule(flow, Flow()).times.tolist() == pytest.approx([1, 0.9375001, 0.8333333, 0.625, 0])
+    assert read_schedule([640, 320], SD, "diffusers-timesteps").times.tolist() == [640, 320, -1]
+    with pytest.raises(ValueError, match="EDM process has no timesteps"):
+        read_schedule([999, 1], EDM(), "diffusers-timesteps")
+    with pytest.raises(ValueError, match=r"value 1, 700\.0, is outside the noise levels"):  # SVD's are no timesteps
+        read_schedule("700.0, 54.5, 15.886, 0", SD)
+
+
+PUBLISHED = Path(__file__).parents[3] / "shared" / "data" / "published_lists"
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published lists are not beside the checkout")
+@pytest.mark.filterwarnings("ignore:the schedule ends at noise level")
+@pytest.mark.parametrize(
+    ("name", "process", "options", "steps"),
+    [
+        ("ays_sd15_comfy", SD, {"end": "replace-by-zero"}, 10),
+        ("ays_sd15_diffusers_sigmas", SD, {}, 10),
+        ("ays_sd15_diffusers_timesteps", SD, {}, 10),
+        ("ays_svd", EDM(), {"end": "replace-by-zero"}, 10),
+        ("gits_1.00_6", SD, {"end": "replace-by-zero"}, 6),
+        ("oss_flux", Flow(), {"end": "replace-by-zero"}, 10),
+        ("oss_wan", Flow(), {"end": "replace-by-zero"}, 20),
+        ("flux2_turbo_diffusers", Flow(), {"form": "diffusers-sigmas"}, 8),
+        ("ltx2_distilled_diffusers", Flow(), {"form": "diffusers-sigmas"}, 8),
+        ("ltx2_distilled_comfy", Flow(), {}, 8),
+        ("wan22_lightning_timesteps", Flow(), {}, 4),
+        ("sida_one_step", SD, {"end": "append-zero"}, 1),
+    ],
+)
+def test_lists_in_circulation(name: str, process: Process, options: dict[str, Any], steps: int) -> None:
+    schedule = read_schedule(PUBLISHED / f"{name}.txt", process, **options)
+    assert (schedule.steps, schedule.ends_clean) == (steps, True)
+
+
+def test_a_saved_workflow() -> None:
+    workflow = PUBLISHED / "workflow_api.json"
+    if not workflow.is_file():
+        pytest.skip("the published lists are not beside the checkout")
+    assert read_schedule(workflow, Flow()).times.tolist() == [0.909375, 0.725, 0.421875, 0]
 
 
 def test_another_form() -> None:
@@ -128,11 +246,46 @@ def test_another_form() -> None:
 )
 def test_sigmas_cannot_say_everything(more: dict[str, Any]) -> None:
     schedule = Schedule([999, 0], SD, **more)
-    for write in (to_comfyui, to_kdiffusion):
-        with pytest.raises(ValueError, match="a list of sigmas cannot say"):
+    for write in (to_comfyui, to_kdiffusion, to_csv):
+        with pytest.raises(ValueError, match=r"a (list of sigmas|table of times) cannot say"):
             write(schedule)
     with pytest.raises(ValueError, match="form must be 'text' or 'json', got 'xml'"):
         to_comfyui(Schedule([999, 0], SD), "xml")  # type: ignore[arg-type]
+
+
+def test_orders_are_not_lost() -> None:
+    clean = [80.0, 20.0, 5.0, 1.0, 0.0]
+    searched = {"solver": "dpmpp_2m"}
+    for orders, runs in (((1, 2, 1, 1), False), ((1, 2, 2, 2), True), ((2, 2, 2, 1), True), ((1, 1, 1, 1), True)):
+        schedule = Schedule(clean, EDM(), orders, metadata=searched)
+        for write, tool in ((to_comfyui, "ComfyUI"), (to_kdiffusion, "k-diffusion")):
+            if runs:
+                assert read_schedule(write(schedule), EDM()).times.tolist() == clean
+            else:
+                with pytest.raises(ValueError, match=rf"orders \[1, 2, 1, 1\].*{tool} would run \[1, 2, 2, 1\].*fixed"):
+                    write(schedule)
+        assert read_schedule(to_csv(schedule), EDM()).orders == orders
+    with pytest.raises(ValueError, match="orders must be integers"):
+        read_schedule("time,order\n3,1.5\n1,\n", EDM())
+
+
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "heun"])
+def test_a_tool_that_runs_another_variant_is_named(solver: str) -> None:
+    times, own, theirs = [1.0, 0.5, 0.0], {"solver": solver}, {"solver": solver, "flow_as": "edm"}
+    for write in (to_comfyui, to_kdiffusion):
+        with pytest.warns(UserWarning, match=rf"searched with {solver} in the form solver.flow_as=flow, and .* edm"):
+            write(Schedule(times, Flow(), metadata=own))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            write(Schedule(times, Flow(), metadata=theirs))
+            write(Schedule(times, Flow(), metadata={"solver": "euler"}))
+            write(Schedule([80.0, 1.0, 0.0], EDM(), metadata=own))
+    pytest.importorskip("diffusers")
+    with pytest.warns(UserWarning, match=r"solver.flow_as=edm, and DPMSolverMultistepScheduler samples .* flow"):
+        apply(
+            Pipe(load_scheduler("DPMSolverMultistepScheduler", Flow())),
+            Schedule([0.9, 0.5, 0.0], Flow(), metadata={"solver": "dpmpp_2m", "flow_as": "edm"}),
+        )
 
 
 # snippets: run on a stand-in for a pipeline

@@ -22,12 +22,14 @@ MULTISTEP = {
     "deis": {"order": 3, "kind": "logrho"},
     "unipc": {"order": 3},
     "unipc_predictor": {"order": 2, "corrector": False},
+    "dpmpp_2m_edm": {"flow_as": "edm"},
+    "ipndm_edm": {"flow_as": "edm"},
 }
 TWO_STAGE = ["heun", "dpm2", "dpmpp_2s"]
 
 
 def problem_with(process: str, solver: str, samples: int = 3, teacher_steps: int = 12) -> SearchProblem:
-    built = build_solver(solver.removesuffix("_predictor"), **MULTISTEP.get(solver, {}))
+    built = build_solver(solver.removesuffix("_predictor").removesuffix("_edm"), **MULTISTEP.get(solver, {}))
     return dataclasses.replace(mixture_problem(process, samples, teacher_steps), solver=built)
 
 
@@ -177,3 +179,35 @@ def test_every_deterministic_solver_can_be_searched_with() -> None:
         if problem.solver.stochastic:
             continue
         assert OSS().search(problem, [2]).schedules[2].steps == 2
+
+
+@pytest.mark.parametrize("average", ["mean", "pooled"])
+def test_fixed_orders_are_those_that_a_sampler_without_orders_runs(average: str) -> None:
+    problem = problem_with("edm", "dpmpp_2m", samples=4, teacher_steps=20)
+    schedules = OSS(average=average, orders="fixed").search(problem, [4, 6]).schedules
+    for n, schedule in schedules.items():
+        assert schedule.orders == (1, *[2] * (n - 1))
+        plain = dataclasses.replace(schedule, orders=None)
+        x = problem.noise
+        assert torch.equal(
+            sample(problem.denoiser, schedule, problem.solver, x), sample(problem.denoiser, plain, problem.solver, x)
+        )
+    chosen = OSS(average=average).search(problem, [4, 6]).schedules
+    assert any(schedule.orders != schedules[n].orders for n, schedule in chosen.items())
+    with pytest.raises(ValueError, match="orders must be 'chosen' or 'fixed', got 'none'"):
+        OSS(orders="none")  # type: ignore[arg-type]
+
+
+def test_a_schedule_searched_in_another_form_of_the_solver_is_worse() -> None:
+    """What ComfyUI's dpmpp_2m makes of a flow's schedule that was searched with the flow's own form, and with its."""
+    errors = {}
+    for flow_as in ("flow", "edm"):
+        problem = problem_with("flow", "dpmpp_2m" if flow_as == "flow" else "dpmpp_2m_edm", 16, 40)
+        schedule = OSS(average="pooled", orders="fixed").search(problem, [8]).schedules[8]
+        assert schedule.metadata["solver"] == "dpmpp_2m"
+        assert schedule.metadata.get("flow_as", "flow") == flow_as
+        noise_ = noise(64, 2, seed=9)
+        comfyui = build_solver("dpmpp_2m", flow_as="edm")
+        ends = [sample(problem.denoiser, s, comfyui, noise_) for s in (schedule, teacher(Flow(), 400))]
+        errors[flow_as] = (ends[0] - ends[1]).square().mean().item()
+    assert errors["edm"] < errors["flow"]

@@ -132,6 +132,44 @@ def test_k_diffusion(k_diffusion: Any, name: str, kind: str, final: str, dtype: 
         assert _deviation(ours, theirs) < _tolerance(name, dtype)
 
 
+@dtypes
+@pytest.mark.parametrize("first", [1.0, 0.9375])
+@pytest.mark.parametrize("final", [0.0, 0.03125])
+@pytest.mark.parametrize("name", K_DIFFUSION)
+def test_k_diffusion_on_a_flow(k_diffusion: Any, name: str, final: float, first: float, dtype: torch.dtype) -> None:
+    """As ComfyUI calls these samplers: a flow's times are their sigmas."""
+    function, parameters = K_DIFFUSION[name]
+    denoiser = MIXTURE.denoiser(Flow())
+    for steps in STEPS:
+        # times that float32 holds exactly: k-diffusion computes in the dtype of its sigmas
+        times = torch.linspace(first, 0.0625, steps, dtype=torch.float64).float().tolist()
+        schedule = Schedule([*times, final], Flow())
+        noise = _normal(6, 3, seed=steps).to(dtype)
+        path: list[Tensor] = []
+        last = getattr(k_diffusion, function)(
+            lambda x, sigma: denoiser(x, sigma.double()),
+            noise * first,
+            schedule.times.to(dtype),
+            callback=lambda info: path.append(info["x"]),  # noqa: B023
+            disable=True,
+            **parameters,
+        )
+        theirs = torch.stack([*path, last])
+        ours = _our_walk(build_solver(name, flow_as="edm"), schedule, noise)
+        assert _deviation(ours, theirs) < _tolerance(name, dtype)
+        if name != "euler" and dtype == torch.float64:  # and the flow's own form is another
+            assert _deviation(_our_walk(build_solver(name), schedule, noise), theirs) > 1e-4
+
+
+def test_the_form_of_a_flow_is_checked() -> None:
+    with pytest.raises(ValueError, match="flow_as must be 'flow' or 'edm', got 'vp'"):
+        build_solver("heun", flow_as="vp")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'er_sde_2' is stochastic"):
+        build_solver("er_sde_2", flow_as="edm")
+    assert build_solver("heun").facts == {"name": "heun"}  # the keys of results that were kept before
+    assert build_solver("heun", flow_as="edm").facts == {"name": "heun", "flow_as": "edm"}
+
+
 def _noise(process: Process, table: Tensor, i: int, two: bool, paths: BrownianPaths) -> Tensor:
     """The unit Gaussian of the i-th of another implementation's draws, read off our paths: from table[i] to
     table[i + 1], where a second evaluation's goes from the step's start to its end."""
