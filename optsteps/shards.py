@@ -119,7 +119,7 @@ def _instance(name: str, values: Mapping[str, Tree]) -> Any:
     return kind(**values)
 
 
-def _name(kind: type) -> str:
+def _name(kind: Any) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
