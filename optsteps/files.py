@@ -29,8 +29,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
-# what a file may be called on every system, and what it may not
-_PLAIN = re.compile(r"[A-Za-z0-9_+=,-][A-Za-z0-9_+=,.-]{0,99}", re.ASCII)
+# what a file may be called on every system, without looking like an option of a command; and what it may not
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+=,.-]{0,99}", re.ASCII)
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.ASCII | re.IGNORECASE)
 
 

@@ -22,7 +22,7 @@ def test_plain_names_stay(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["../../../escape", "/abs/path", "..", ".", "", ".hidden", "a/b", "a\\b", "C:x", "nul", "COM1.txt", "a\0b", "a\nb",
-     "x" * 5000, "end.", "~", "$HOME", "-\ud800", "\u4e2d\u6587", "a@b"],
+     "x" * 5000, "end.", "-rf", "~", "$HOME", "-\ud800", "\u4e2d\u6587", "a@b"],
 )  # fmt: skip
 def test_any_name_is_a_file_of_its_folder(name: str, tmp_path: Path) -> None:
     write_atomically(tmp_path / f"{file_name(name)}.tex", b"x")
@@ -42,7 +42,7 @@ def test_different_names_are_different_files(one: str, other: str) -> None:
 @pytest.mark.parametrize("file", ["config", "train"])
 def test_a_model_of_any_name_has_its_runs_where_all_have_them(file: str) -> None:
     config = OmegaConf.load(CONFIG_DIR / f"{file}.yaml")
-    config.model = config.training = {"name": "../../x, y: ${z}"}
+    config.model = config.training = {"name": "../../x, y"}
     folder = re.sub(
         r"\$\{(hydra|now|paths)[:.][^}]*\}", "outputs", OmegaConf.to_container(config)["hydra"]["run"]["dir"]
     )
