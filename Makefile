@@ -18,6 +18,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml optsteps
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

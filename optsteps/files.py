@@ -1,10 +1,12 @@
-"""Files that appear whole or not at all, and files in the place of memory."""
+"""Files that appear whole or not at all, names for files, and files in the place of memory."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -33,6 +35,23 @@ def write_atomically(path: Path, content: bytes) -> None:
         if isinstance(error, OSError) and error.errno is not None:  # a full disk is told of without a name
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+# what a file may be called on every system, without looking like an option of a command; and what it may not
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+=,.-]{0,99}", re.ASCII)
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.ASCII | re.IGNORECASE)
+
+
+def file_name(name: str) -> str:
+    """`name` as the name of a file, without a suffix: itself where it is plain, and otherwise its letters and a digest.
+
+    The result has no separators and no dot at its start or end, and different names have different results.
+    """
+    if _PLAIN.fullmatch(name) and not _DEVICES.fullmatch(name) and not name.endswith("."):
+        return name
+    letters = re.sub(r"[^A-Za-z0-9_+=,-]+", "-", name)[:60].strip("-")
+    # no plain name has an @
+    return f"{letters}@{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:12]}"
 
 
 def zeros_on_disk(shape: Sequence[int], dtype: torch.dtype, folder: Path) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from optsteps.conditions import Cond
 from optsteps.denoisers import Denoiser, call_nfe
+from optsteps.documents import read_json
 from optsteps.files import write_atomically
 from optsteps.terminal import say
 
@@ -152,8 +153,9 @@ class Progress:
         found = {self.rank: (self.device, self.evaluations)}
         if self.folder is not None and self.rank == 0:
             for file in self.folder.glob("*.json"):
-                count = json.loads(file.read_text())
-                found[int(file.stem)] = (count["device"], count["evaluations"])
+                with suppress(ValueError, OSError, TypeError, KeyError):  # a file that no rank wrote counts for nothing
+                    count = read_json(file, self.folder)
+                    found[int(file.stem)] = (str(count["device"]), int(count["evaluations"]))
         return dict(sorted(found.items()))
 
     def _spent(self, stage: _Stage) -> str:

@@ -24,7 +24,7 @@ from optsteps.probe import Probe
 from optsteps.progress import Progress
 from optsteps.ranks import Place, further_ranks, lost, place
 from optsteps.reporting.loggers import log_results
-from optsteps.reporting.run_folder import USAGE, write_report
+from optsteps.reporting.run_folder import USAGE, write_config, write_report
 from optsteps.reporting.summary import run_summary
 from optsteps.sources import remember_sources
 from optsteps.store import ShardStore, digest
@@ -69,6 +69,7 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
         usage = [_usage(folder, results[method_name])] if experiment.model.in_diffusers else []
         facts = {**facts, **keys.described, **checked}
         paths = write_report(folder, title, rows, said, facts, method_name, results, experiment.model.decode)
+        paths.append(write_config(folder, config))
     except SystemExit as error:  # of a model, a data set or a judge: with status 0 it would pass for a result
         logger.finalize("failed")
         raise ValueError(f"something in this run called sys.exit({error.code!r}) before there was a result") from error

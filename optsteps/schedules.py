@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from optsteps.documents import read_json
 from optsteps.files import write_atomically
 from optsteps.processes import VP, Process, Times, as_times, process_from_dict
 
@@ -200,7 +201,7 @@ class Schedule:
             ValueError: the file is not a schedule, its content is not valid, or it is not what was written.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+            data = read_json(path)
             if data["format"] != FORMAT or data["version"] not in (1, 2):
                 raise ValueError(f"format {data['format']!r}, version {data['version']!r}")
             if data["version"] == 2 and data.pop("checksum") != _checksum(data):
@@ -210,7 +211,7 @@ class Schedule:
                 )
             optional = [data[key] for key in ("orders", "initial_scale", "amplitude", "metadata")]
             return cls(data["times"], process_from_dict(data["process"]), *optional)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
             raise ValueError(f"{path} is not a schedule of this version ({error})") from error
 
     def __eq__(self, other: object) -> bool:

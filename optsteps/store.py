@@ -1,9 +1,7 @@
 """Results of long computations on disk: a file for each shard, found by what determined it, whole or not there.
 
-A shard is a tree: dicts with keys of strings and integers, lists, tuples, this package's dataclasses (a field with
-metadata {"stored": False} is left out), None, booleans, numbers, strings and tensors. Its file is a safetensors file
-whose name holds the key and the SHA-256 of the content, so that a damaged one is known by its name, and every reader of
-safetensors can look into it.
+A shard is a tree (see `optsteps.shards`). Its file is a safetensors file whose name holds the key and the SHA-256 of
+the content, so that a damaged one is known by its name, and every reader of safetensors can look into it.
 """
 
 from __future__ import annotations
@@ -18,19 +16,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import fields, is_dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load, save
-from torch import Tensor
-
 from optsteps.claims import PATIENCE, Claim
 from optsteps.files import write_atomically
+from optsteps.shards import Tree, pack, unpack
 
-Tree = Any
 # how long a process waits before it looks again for what another one computes
 _PAUSE = 0.05
 # age in seconds at which a file that is still being written is not
@@ -42,11 +35,10 @@ _SHARD = re.compile(r"(?P<key>[^.]+)\.(?P<sha256>[0-9a-f]{64})\.safetensors")
 _LEFT = re.compile(rf"\.{_SHARD.pattern}\..+|(?P<claimed>[^.]+)\.(claim|lock)")
 # beside the shards: what the ranks of a run have done so far
 _COUNTS = "progress"
-_PACKAGE = "optsteps."
 
 
 class DamagedShardWarning(UserWarning):
-    """A shard's content is not what was written; it is deleted and will be computed again."""
+    """A file is not the shard that was written, or none at all; it is deleted and will be computed again."""
 
 
 class UnwritableStoreWarning(UserWarning):
@@ -84,7 +76,7 @@ class ShardStore:
         """The shard of this key, None where there is none that is whole. Tensors are on the CPU."""
         for path in self._at(key).glob(f"{key}.*"):
             named = _SHARD.fullmatch(path.name)
-            if named is None:
+            if named is None or not path.is_file():  # a folder, or a pipe that would be waited for
                 continue
             try:
                 content = path.read_bytes()
@@ -99,9 +91,16 @@ class ShardStore:
                 with suppress(OSError):  # a store that cannot be written
                     path.unlink()
                 continue
+            try:
+                tree = unpack(content)
+            except ValueError as error:  # whole, and written by something else
+                warnings.warn(f"{path}: {error}; it is deleted and computed again", DamagedShardWarning, stacklevel=2)
+                with suppress(OSError):
+                    path.unlink()
+                continue
             with suppress(OSError):  # deleted in the meantime, or not to be written
                 os.utime(path)
-            return _unpack(content)
+            return tree
         return None
 
     def put(self, key: str, tree: Tree) -> None:
@@ -111,7 +110,7 @@ class ShardStore:
             TypeError: the tree holds something else than its description allows.
             OSError: the folder cannot be written.
         """
-        content = _pack(tree)
+        content = pack(tree)
         path = self._at(key) / f"{key}.{hashlib.sha256(content).hexdigest()}.safetensors"
         self._mark()
         write_atomically(path, content)
@@ -280,52 +279,3 @@ def file_digest(path: str | os.PathLike[str]) -> str:
         while block := file.read(2**20):
             found.update(block)
     return found.hexdigest()
-
-
-def _pack(tree: Tree) -> bytes:
-    tensors: dict[str, Tensor] = {}
-
-    def described(node: Tree) -> Any:
-        if node is None or isinstance(node, (bool, int, float, str)):
-            return {"value": node}
-        if isinstance(node, Tensor):
-            name = str(len(tensors))
-            tensors[name] = node.detach().cpu().contiguous().clone()  # tensors that share memory are refused
-            return {"tensor": name}
-        if isinstance(node, dict):
-            if not all(isinstance(key, (int, str)) for key in node):
-                raise TypeError(f"a shard's dicts have keys of strings and integers, not {list(node)}")
-            return {"dict": [[key, described(value)] for key, value in node.items()]}
-        if isinstance(node, (list, tuple)):
-            return {type(node).__name__: [described(value) for value in node]}
-        if is_dataclass(node) and type(node).__module__.startswith(_PACKAGE):
-            kept = [field.name for field in fields(node) if field.metadata.get("stored", True)]
-            named = [[name, described(getattr(node, name))] for name in kept]
-            return {"dataclass": [type(node).__module__, type(node).__qualname__, named]}
-        raise TypeError(f"a shard cannot hold a {type(node).__name__}")
-
-    return save(tensors, {"tree": json.dumps(described(tree))})
-
-
-def _unpack(content: bytes) -> Tree:
-    tensors = load(content)
-    length = int.from_bytes(content[:8], "little")
-    tree = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["tree"])
-
-    def built(node: Any) -> Tree:
-        ((kind, value),) = node.items()
-        if kind == "value":
-            return value
-        if kind == "tensor":
-            return tensors[value]
-        if kind == "dict":
-            return {key: built(part) for key, part in value}
-        if kind == "dataclass":
-            module, name, named = value
-            if not module.startswith(_PACKAGE):
-                raise ValueError(f"a shard speaks of {module}.{name}, which is not of this package")
-            return getattr(import_module(module), name)(**{key: built(part) for key, part in named})
-        parts = [built(part) for part in value]
-        return tuple(parts) if kind == "tuple" else parts
-
-    return built(tree)

@@ -16,6 +16,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from optsteps.escaping import printable
+from optsteps.files import file_name
 from optsteps.terminal import flush, say, take_every_character
 
 _PACKAGE = Path(__file__).parent.parent
@@ -49,6 +51,8 @@ def _home_cache() -> str:
 OmegaConf.register_new_resolver("home_cache", _home_cache, replace=True)
 OmegaConf.register_new_resolver("chosen", _chosen, replace=True)
 OmegaConf.register_new_resolver("sweep_name", _sweep_name, replace=True)
+# of a model or training, in the path of a run's folder
+OmegaConf.register_new_resolver("file_name", file_name, replace=True)
 
 
 def readable_errors(command: Callable[[], None]) -> Callable[[], None]:
@@ -70,7 +74,7 @@ def readable_errors(command: Callable[[], None]) -> Callable[[], None]:
                 raise
             with suppress(OSError):
                 flush(sys.stdout)
-            say(f"{Path(sys.argv[0]).stem}: error: {root_error(error)}", sys.stderr)
+            say(f"{Path(sys.argv[0]).stem}: error: {printable(str(root_error(error)))}", sys.stderr)
             raise SystemExit(1) from None
 
     return run

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import warnings
 from pathlib import Path
 
 from optsteps.cli.common import readable_errors
+from optsteps.escaping import printable
 from optsteps.reporting.layout import choose_layout
-from optsteps.reporting.records import read_all
+from optsteps.reporting.records import LeftOutWarning, read_all
 from optsteps.reporting.sweep_report import FORMATS, write_sweep_report
 from optsteps.terminal import say
+
+# the report is written, and something was left out of it
+INCOMPLETE = 3
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,7 +24,8 @@ def parser() -> argparse.ArgumentParser:
         prog="optsteps-report",
         description="Tables (Markdown, LaTeX, CSV) and one HTML page on all runs below some folders.",
         epilog="A FIELD is a key of the runs' configs, such as solver.name, teacher.steps or test.samples, or one of "
-        "method, steps, nfe and budget (the evaluations that a run was given with nfe=[...]).",
+        "method, steps, nfe and budget (the evaluations that a run was given with nfe=[...]). The exit status is 0, "
+        f"1 where there is no report, and {INCOMPLETE} where runs or pictures that cannot be read were left out of it.",
     )
     options.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folders, or what they lie in")
     options.add_argument(
@@ -39,12 +46,28 @@ def parser() -> argparse.ArgumentParser:
 
 @readable_errors
 def main() -> None:
-    """Entry point."""
+    """Entry point; exits with `INCOMPLETE` where something was left out."""
     chosen = parser().parse_args()
-    records = read_all(chosen.folders)
+    output = chosen.output or _report_in(chosen.folders[0])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", LeftOutWarning)
+        records = read_all(chosen.folders)
+    for warning in caught:
+        print(f"optsteps-report: {printable(str(warning.message))}", file=sys.stderr)
     layout = choose_layout(records, chosen.rows, chosen.columns, chosen.values, chosen.over, chosen.baseline)
-    for path in write_sweep_report(chosen.output or chosen.folders[0] / "report", records, layout, chosen.formats):
-        say(str(path))
+    for path in write_sweep_report(output, records, layout, chosen.formats):
+        say(printable(str(path)))
+    if any(issubclass(warning.category, LeftOutWarning) for warning in caught):
+        raise SystemExit(INCOMPLETE)
+
+
+def _report_in(folder: Path) -> Path:
+    """Where the report on a folder is written, unless the folder leads that elsewhere."""
+    if not (folder / "report").resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"{folder / 'report'} is a link to something outside {folder}; say with --output where to write"
+        )
+    return folder / "report"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
 from optsteps.cli.common import CONFIG_DIR, readable_errors
-from optsteps.files import write_atomically
+from optsteps.files import file_name, write_atomically
 from optsteps.models.checkpoint import load_network, save_network
 from optsteps.reporting.card import model_card
 from optsteps.reporting.figures import loss_curve_png
@@ -84,10 +84,11 @@ def job(config: DictConfig) -> None:
             "command": " ".join(["optsteps-train", *sys.argv[1:]]),
             "versions": f"torch {torch.__version__}, lightning {L.__version__}",
         }
-        save_network(network, folder / f"{name}.safetensors", task.notes(), getattr(torch, config.weights_precision))
-        write_atomically(folder / f"{name}_history.json", json.dumps(history.rows, indent=1).encode())
-        write_atomically(folder / f"{name}_loss.png", loss_curve_png(history.rows))
-        write_atomically(folder / f"{name}.md", model_card(facts, history.rows, f"{name}_loss.png").encode())
+        stem = file_name(name)
+        save_network(network, folder / f"{stem}.safetensors", task.notes(), getattr(torch, config.weights_precision))
+        write_atomically(folder / f"{stem}_history.json", json.dumps(history.rows, indent=1).encode())
+        write_atomically(folder / f"{stem}_loss.png", loss_curve_png(history.rows))
+        write_atomically(folder / f"{stem}.md", model_card(facts, history.rows, f"{stem}_loss.png").encode())
 
 
 def _record_settings(config: DictConfig, record: Path, begun: bool) -> None:

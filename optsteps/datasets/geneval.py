@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from optsteps.datasets.lines import read_lines
+from optsteps.documents import parse_json
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 RELATIONS = ("left of", "right of", "above", "below")
@@ -84,13 +84,8 @@ def in_turn(by_task: Iterable[Sequence[Metadata]]) -> list[Metadata]:
 
 
 def _read(line: str, where: str) -> Metadata:
-    try:
-        data = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{where} is not JSON ({error}); every line must be an object with tag, include and prompt"
-        ) from error
-    return as_metadata(data, where)
+    advice = "; every line must be an object with tag, include and prompt"
+    return as_metadata(parse_json(line, where, advice), where)
 
 
 def as_metadata(data: Any, where: str) -> Metadata:

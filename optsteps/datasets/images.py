@@ -17,6 +17,9 @@ from torch import Tensor
 from optsteps.datasets.geneval import TASKS
 from optsteps.datasets.scenes import scene_set
 
+# bytes of an unpacked file: twenty times those of MNIST
+_LARGEST = 2**30
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -65,9 +68,12 @@ def mnist(folder: str, train: bool = True) -> ImageSet:
 def _read_idx(path: Path) -> Tensor:
     """An array in LeCun's idx format: two zero bytes, type 8 (uint8), rank, sizes as big-endian int32, data."""
     try:
-        content = gzip.decompress(path.read_bytes())
+        with gzip.open(path) as file:
+            content = file.read(_LARGEST + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is truncated or not a gzip file ({error}); fetch it again") from error
+    if len(content) > _LARGEST:
+        raise ValueError(f"{path} unpacks to more than {_LARGEST / 2**30:g} GiB, and is not read; fetch it again")
     rank = content[3] if len(content) > 3 else 0
     if content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * rank:
         raise ValueError(f"{path} is not an idx file of bytes; delete it and fetch it again")

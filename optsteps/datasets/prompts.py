@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from optsteps.datasets.geneval import TASKS, Metadata, as_metadata
 from optsteps.datasets.lines import read_lines
+from optsteps.documents import parse_json
 
 Prompt = str | Metadata
 
@@ -29,10 +29,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
 
 def _from_json(line: str, where: str) -> Prompt:
-    try:
-        found = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON ({error}); every line must be an object with a prompt") from error
+    found = parse_json(line, where, "; every line must be an object with a prompt")
     if isinstance(found, dict) and ("include" in found or found.get("tag") in TASKS):
         return as_metadata(found, where)
     if not isinstance(found, dict) or not isinstance(found.get("prompt"), str):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from optsteps.documents import read_json
 from optsteps.export.rehearsal import rehearse
 from optsteps.export.schedulers import (
     KINDS,
@@ -202,7 +202,9 @@ def scheduler_in(folder: Path) -> Any | None:
     """
     for file in (folder / "scheduler_config.json", folder / "scheduler" / "scheduler_config.json"):
         if file.is_file():
-            config = json.loads(file.read_text())
+            config = read_json(file)
+            if not isinstance(config, dict) or not isinstance(config.get("_class_name"), str):
+                raise ValueError(f"{file} does not name the scheduler's class; save_pretrained writes it")
             return scheduler_class(config["_class_name"]).from_config(config)
     return None
 

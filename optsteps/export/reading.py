@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from optsteps.documents import read_text
 from optsteps.export.text import CSV_COLUMNS, FORMS
 from optsteps.processes import VP, Process, as_times
 from optsteps.schedules import Schedule, snap_levels
@@ -59,7 +60,7 @@ def read_schedule(
     """
     if end is not None and end not in ENDS:
         raise ValueError(f"end must be one of {', '.join(ENDS)}, got {end!r}")
-    text = Path(source).read_text(encoding="utf-8-sig") if isinstance(source, Path) else source
+    text = read_text(source) if isinstance(source, Path) else source
     if isinstance(text, str):
         if not text.strip():
             raise ValueError("there is no schedule in an empty text")
@@ -126,7 +127,10 @@ def _listed(text: str) -> list[float]:
     if not numbers or any(isinstance(x, bool) or not isinstance(x, (int, float)) for x in values):
         wrong = next((x for x in values if not isinstance(x, (int, float)) or isinstance(x, bool)), values)
         raise ValueError(f"{wrong!r} is not a number; a schedule is a list of numbers")
-    return [float(x) for x in values]
+    try:
+        return [float(x) for x in values]
+    except OverflowError:
+        raise ValueError("this list holds an integer that is too large for a number of any sampler") from None
 
 
 def _of_workflow(text: str) -> list[float]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from optsteps.escaping import printable
 from optsteps.export.arguments import DiffusersArguments, load_scheduler, to_diffusers
 from optsteps.export.pipeline import apply
 from optsteps.export.schedulers import class_name
@@ -90,7 +91,7 @@ def run_snippets(schedules: Mapping[int, Schedule], scheduler: Any = None, folde
 def default_scheduler(schedule: Schedule) -> str:
     """The class of the scheduler nearest to the solver that the schedule was searched with, else of Euler's method."""
     name = schedule.process.name
-    return SCHEDULERS.get(schedule.metadata.get("solver", "euler"), {}).get(name, SCHEDULERS["euler"][name])
+    return SCHEDULERS.get(str(schedule.metadata.get("solver", "euler")), {}).get(name, SCHEDULERS["euler"][name])
 
 
 def _applying(name: str, schedule: Schedule, path: str, reason: str) -> str:
@@ -101,14 +102,14 @@ def _applying(name: str, schedule: Schedule, path: str, reason: str) -> str:
         "",
         "# pipe: your pipeline, as loaded",
         f"pipe.scheduler = {name}.from_config(pipe.scheduler.config{flow})",
-        f'optsteps.apply(pipe, optsteps.Schedule.load("{path}"))',
+        f"optsteps.apply(pipe, optsteps.Schedule.load({path!r}))",
         'images = pipe("your prompt")[0]',
     ]
     return "\n".join(lines) + "\n"
 
 
 def _comment(reason: object) -> str:
-    return f"# {' '.join(str(reason).split())}\n"
+    return f"# {' '.join(printable(str(reason)).split())}\n"
 
 
 def _reads_flow(name: str, schedule: Schedule) -> bool:

@@ -22,6 +22,7 @@ from optsteps.metrics.toy import sliced_wasserstein
 from optsteps.noise import sample_generator
 from optsteps.processes import Flow
 from optsteps.schedules import Schedule, build_schedule
+from optsteps.shards import storable
 from optsteps.trajectories import Trajectories
 
 # (samples [B, ...], reference [R, ...]) -> what is to be small
@@ -241,6 +242,7 @@ class AYS(ShardedMethod):
         return self.criterion or ("distribution" if problem.solver.stochastic else "teacher")
 
 
+@storable
 @dataclass
 class _Part:
     """What a shard has found so far."""

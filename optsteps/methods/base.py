@@ -126,8 +126,8 @@ class ShardedMethod(Method):
     def partial(
         self, problem: SearchProblem, steps: Sequence[int], index: Tensor, previous: Any = None, decision: Any = None
     ) -> Any:
-        """This round's contribution of the samples `index` [b]: what a store can hold (`optsteps.store`), tensors on
-        the CPU."""
+        """This round's contribution of the samples `index` [b]: what a shard can hold (`optsteps.shards`: register
+        dataclasses with `storable`), tensors on the CPU."""
 
     @abstractmethod
     def combine(

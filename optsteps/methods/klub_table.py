@@ -11,8 +11,10 @@ from optsteps.conditions import Cond, take
 from optsteps.denoisers import Denoiser, expand
 from optsteps.methods.klub import TabulatedKlub
 from optsteps.processes import Process
+from optsteps.shards import storable
 
 
+@storable
 @dataclass(frozen=True, eq=False)
 class CoupledTable:
     """E|D_s - D_t|^2 for all pairs of K+1 noise levels, each level evaluated once per data sample.

@@ -17,6 +17,7 @@ from optsteps.methods.base import SearchProblem, SearchResult, ShardedMethod
 from optsteps.methods.entries import Entries
 from optsteps.methods.grid import Grid, build_grid, flow_scale
 from optsteps.schedules import Schedule
+from optsteps.shards import storable
 from optsteps.solvers.multistep import Multistep
 from optsteps.solvers.singlestep import TwoStage
 
@@ -322,6 +323,7 @@ class OSS(ShardedMethod):
             raise ValueError(f"the released code knows Euler's steps only, not those of {problem.solver.name!r}")
 
 
+@storable
 @dataclass(frozen=True)
 class _Paths:
     """What a shard of samples chose: for every n paths [b, n+1], orders [b, n] and final costs [b]; what it cost."""
@@ -332,6 +334,7 @@ class _Paths:
     evaluations: int
 
 
+@storable
 @dataclass(frozen=True)
 class _PooledLevel:
     """A shard in the pooled programme: final costs [b] of the step counts done, the sum over samples of this level's

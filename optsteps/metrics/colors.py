@@ -11,6 +11,7 @@ from torch import Tensor
 from optsteps.datasets.geneval import Metadata
 from optsteps.metrics.detections import Detection
 from optsteps.metrics.geneval import Rules, counted
+from optsteps.unpickling import tensors_alone
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 _SENTENCES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
@@ -31,7 +32,8 @@ class ColorClassifier:
         from transformers import AutoProcessor, CLIPModel  # an extra, which other metrics do without
 
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = CLIPModel.from_pretrained(path).eval().to(self.device)
+        with tensors_alone():
+            self.model = CLIPModel.from_pretrained(path).eval().to(self.device)
         self.processor = AutoProcessor.from_pretrained(path)
         self.colors = tuple(colors)
         self._of_names: dict[str, Tensor] = {}

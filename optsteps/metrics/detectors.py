@@ -13,6 +13,7 @@ from optsteps.metrics.colors import ColorClassifier
 from optsteps.metrics.detections import Detection
 from optsteps.metrics.extractors import to_uint8
 from optsteps.metrics.geneval import PUBLISHED, Box, Rules
+from optsteps.unpickling import tensors_alone
 
 # what checkpoints trained on COCO call the classes that GenEval calls otherwise
 _ALSO_CALLED = {
@@ -50,7 +51,8 @@ class Mask2FormerDetector:
 
         self.colors, self.rules = ColorClassifier(clip, device), rules
         self.device = self.colors.device
-        self.model = Mask2FormerForUniversalSegmentation.from_pretrained(path).eval().to(self.device)
+        with tensors_alone():
+            self.model = Mask2FormerForUniversalSegmentation.from_pretrained(path).eval().to(self.device)
         self.processor = AutoImageProcessor.from_pretrained(path)
         self.labels: dict[str, int] = {name: int(label) for label, name in self.model.config.id2label.items()}
 
@@ -118,7 +120,8 @@ class OwlDetector:
 
         self.colors, self.rules = ColorClassifier(clip, device), rules
         self.device = self.colors.device
-        self.model = AutoModelForZeroShotObjectDetection.from_pretrained(path).eval().to(self.device)
+        with tensors_alone():
+            self.model = AutoModelForZeroShotObjectDetection.from_pretrained(path).eval().to(self.device)
         self.processor = AutoProcessor.from_pretrained(path)
 
     def __call__(self, images: Tensor, asked: Sequence[Metadata]) -> list[list[Detection]]:

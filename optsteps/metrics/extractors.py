@@ -23,6 +23,7 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY  # type: ignore[
 from torch_fidelity.utils import create_feature_extractor  # type: ignore[import-untyped, unused-ignore]
 
 from optsteps.datasets import to_unit_range
+from optsteps.unpickling import tensors_alone
 
 _networks: dict[str, Callable[[], nn.Module]] = {}
 
@@ -139,21 +140,19 @@ def build_extractor(name: str, weights_path: str | PathLike[str] | None = None) 
         raise ValueError(f'no feature extractor "{name}"; known are {", ".join(sorted(FEATURE_EXTRACTORS_REGISTRY))}')
     if weights_path is not None and not Path(weights_path).is_file():
         raise FileNotFoundError(f'no weights for "{name}" at {weights_path}')
-    if weights_path is not None and name not in _networks:
-        _refuse_code(weights_path)
     layer = FEATURE_EXTRACTORS_REGISTRY[name].get_default_feature_layer_for_metric("fid")
     path = None if weights_path is None else str(weights_path)
-    return Extractor(
-        create_feature_extractor(name, [layer], cuda=False, feature_extractor_weights_path=path, verbose=False)
-    )
-
-
-def _refuse_code(path: str | PathLike[str]) -> None:
-    """torch-fidelity unpickles weights without restriction; what loads with `weights_only=True` runs no code there."""
     try:
-        torch.load(path, map_location="cpu", weights_only=True)
+        with tensors_alone():  # torch-fidelity unpickles weights without restriction
+            network = create_feature_extractor(
+                name, [layer], cuda=False, feature_extractor_weights_path=path, verbose=False
+            )
     except (UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"weights file {path} is damaged or holds more than tensors ({error})") from error
+        if name in _networks:  # a fault of the caller's own
+            raise
+        file = f"weights file {path}" if path else f"the weights file of {name!r} in the torch hub folder"
+        raise ValueError(f"{file} is damaged or holds more than tensors ({error})") from error
+    return Extractor(network)
 
 
 def extract_features(extractor: Callable[[Tensor], Tensor], images: Tensor, batch_size: int = 256) -> Tensor:

@@ -21,6 +21,7 @@ from optsteps.metrics.teacher import mse, psnr
 from optsteps.metrics.toy import Distribution, negative_log_likelihood, sliced_wasserstein
 from optsteps.models.checkpoint import load_network, resolve_weights
 from optsteps.models.classifier import Classifier
+from optsteps.unpickling import tensors_alone
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ class PerceptualJudge(Judge):
     """
 
     def __init__(self, network: Literal["alex", "vgg", "squeeze"] = "alex", max_batch: int = 32) -> None:
-        self.network = LearnedPerceptualImagePatchSimilarity(network).net.eval()
+        with tensors_alone():
+            self.network = LearnedPerceptualImagePatchSimilarity(network).net.eval()
         self.max_batch = max_batch
 
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
@@ -130,7 +132,8 @@ class ClipJudge(Judge):
         from transformers import AutoProcessor, CLIPModel  # an extra, which other judges do without
 
         self.prompts, self.max_batch = list(prompts), max_batch
-        self.model = CLIPModel.from_pretrained(path).eval()
+        with tensors_alone():
+            self.model = CLIPModel.from_pretrained(path).eval()
         self.processor = AutoProcessor.from_pretrained(path)
 
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:

@@ -80,8 +80,8 @@ def load_network(path: str | Path, expected: type[N]) -> tuple[N, dict[str, Any]
 def resolve_weights(path: str | Path) -> Path:
     """`shipped:NAME` to the package's own file, any other path as it is; raises FileNotFoundError naming it."""
     text = str(path)
-    resolved = SHIPPED / f"{text.removeprefix('shipped:')}.safetensors" if text.startswith("shipped:") else Path(text)
+    shipped = {f"shipped:{file.stem}": file for file in sorted(SHIPPED.glob("*.safetensors"))}
+    resolved = shipped.get(text, Path(text))
     if not resolved.is_file():
-        known = ", ".join(sorted(f"shipped:{file.stem}" for file in SHIPPED.glob("*.safetensors")))
-        raise FileNotFoundError(f"no weights file at {resolved}; give a path, or one of {known}")
+        raise FileNotFoundError(f"no weights file at {resolved}; give a path, or one of {', '.join(shipped)}")
     return resolved

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from optsteps.comparison import Row
+from optsteps.escaping import matplotlib_text
 from optsteps.reporting.tables import TEACHER
 
 INK, FAINT = "#222222", "#8a8a8a"
@@ -57,7 +58,7 @@ def panels(titles: Sequence[str], size: tuple[float, float], columns: int = COLU
     for spare in axes[len(titles) :]:
         spare.remove()
     for axis, title in zip(axes, titles, strict=False):
-        axis.set_title(title, fontsize=10, color=INK)
+        axis.set_title(matplotlib_text(title), fontsize=10, color=INK)
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(which="both", labelsize=9, colors=INK)
         axis.grid(color="#e6e6e6", linewidth=0.8)
@@ -136,7 +137,7 @@ class LevelAxis:
 def draw_path(axis: Axes, x: Tensor, y: Tensor, hollow: Tensor, label: str, look: Look) -> None:
     """A line with a marker at every point, without filling where `hollow`."""
     style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 5.5, "zorder": look.zorder}
-    axis.plot(x, y, linestyle=look.dashes, linewidth=look.width, label=label, **style)
+    axis.plot(x, y, linestyle=look.dashes, linewidth=look.width, label=matplotlib_text(label), **style)
     axis.plot(x[hollow], y[hollow], linestyle="none", markerfacecolor="white", **style)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from optsteps.escaping import markdown
+
 
 def model_card(facts: Mapping[str, str], history: Sequence[Mapping[str, float]], curve: str) -> str:
     """Markdown.
@@ -14,7 +16,7 @@ def model_card(facts: Mapping[str, str], history: Sequence[Mapping[str, float]],
         curve: file name of the loss curve.
     """
     latest = {name: row[name] for row in history for name in row if name != "step"}
-    lines = [f"# {facts['name']}", ""]
-    lines += [f"- {name}: {value}" for name, value in facts.items() if name != "name"]
+    lines = [f"# {markdown(facts['name'])}", ""]
+    lines += [f"- {name}: {markdown(str(value))}" for name, value in facts.items() if name != "name"]
     lines += [f"- last {name}: {value:.4g}" for name, value in latest.items()]
     return "\n".join([*lines, "", f"![loss curve]({curve})", ""])

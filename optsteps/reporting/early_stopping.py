@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
+from optsteps.escaping import matplotlib_text
 from optsteps.methods.base import SearchResult
 from optsteps.reporting.canvas import COLUMNS, INK, legend, looks, panels, to_png
 
@@ -43,7 +44,12 @@ def stopping_png(curves: Mapping[str, Curve]) -> bytes:
             line = [(sweeps, value) for (name, sweeps), value in points if name == start]
             if line:
                 axis.plot(
-                    *zip(*line, strict=True), look.dashes, color=look.colour, marker=look.marker, ms=3, label=start
+                    *zip(*line, strict=True),
+                    look.dashes,
+                    color=look.colour,
+                    marker=look.marker,
+                    ms=3,
+                    label=matplotlib_text(start),
                 )
         (_, chosen), least = points[curve["stop"]]
         axis.plot([chosen], [least], "o", ms=11, mfc="none", color=INK)

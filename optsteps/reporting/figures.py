@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from optsteps.comparison import Row
+from optsteps.escaping import matplotlib_text
 from optsteps.reporting.canvas import (
     COLOURS,
     COLUMNS,
@@ -122,13 +123,14 @@ def samples_png(samples: Mapping[str, Tensor], title: str) -> bytes:
     # laid out by hand, in inches: a label is as long as its letters
     across = count * min(1.5, max(0.64, width / 80))
     down = across * canvas.shape[0] / canvas.shape[1]
-    left = 0.07 * max(map(len, samples)) + 0.2
+    labels = [matplotlib_text(label) for label in samples]
+    left = 0.07 * max(map(len, labels)) + 0.2
     wide, high = left + across + 0.1, down + 0.45
     figure = Figure(figsize=(wide, high))
     axis = figure.add_axes((left / wide, 0.1 / high, across / wide, down / high))
     axis.imshow(canvas, interpolation="nearest" if width <= 64 else "hanning", aspect="auto")
     centres = [i * (height + gap) + height / 2 - 0.5 for i in range(len(samples))]
-    axis.set_yticks(centres, list(samples), fontsize=9, color=INK)
+    axis.set_yticks(centres, labels, fontsize=9, color=INK)
     axis.set_xticks([])
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)

@@ -5,56 +5,35 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from optsteps.escaping import latex
 from optsteps.metrics.statistics import Verdict
 from optsteps.reporting.aggregate import Cell
 from optsteps.reporting.sheets import Sheet, notes, value_and_detail
 
 MARKS: Mapping[Verdict, str] = {"better": "^{+}", "worse": "^{-}", "no better": r"^{\approx}"}
-_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "±": r"$\pm$",
-    **{sign: f"\\{sign}" for sign in "&%$#_"},
-}
-
-
-def escaped(text: str) -> str:
-    """`text` as LaTeX sets it: every special character stands for itself."""
-    return "".join(_SPECIAL.get(letter, letter) for letter in text)
 
 
 def latex_sheet(table: Sheet) -> str:
     """A `table` environment to \\input: the tabular, its notes below it; it needs \\usepackage{booktabs}."""
     labels, places = len(table.rows), len(table.columns)
     head = [
-        f"{' & ' * labels}\\multicolumn{{{places}}}{{c}}{{{escaped(table.column)}}} \\\\",
+        f"{' & ' * labels}\\multicolumn{{{places}}}{{c}}{{{latex(table.column)}}} \\\\",
         f"\\cmidrule(lr){{{labels + 1}-{labels + places}}}",
-        f"{' & '.join(escaped(name) for name in (*table.rows, *table.columns))} \\\\",
+        f"{' & '.join(latex(name) for name in (*table.rows, *table.columns))} \\\\",
     ]
     body, group = [], None
     for line in table.lines:
         if group not in (None, line.group):
             body.append("\\addlinespace")
         group = line.group
-        body.append(f"{' & '.join([*map(escaped, line.labels), *map(_cell, line.cells)])} \\\\")
-    # stand for the marks until what is around them is escaped
-    named: dict[Verdict, str] = {"better": "\x01", "worse": "\x02", "no better": "\x03"}
-    below = escaped(" ".join(notes(table, named)))
-    for verdict, name in named.items():
-        below = below.replace(name, f"${MARKS[verdict]}$")
+        body.append(f"{' & '.join([*map(latex, line.labels), *map(_cell, line.cells)])} \\\\")
     label = re.sub(r"[^a-z0-9]+", "-", f"{table.figure}-{table.column}".lower())
     return "\n".join(
         [
             "% needs \\usepackage{booktabs}",
             "\\begin{table}",
             "\\centering",
-            f"\\caption{{{escaped(table.title)}}}",
+            f"\\caption{{{latex(table.title)}}}",
             f"\\label{{tab:{label}}}",
             f"\\begin{{tabular}}{{{'l' * labels}{'r' * places}}}",
             "\\toprule",
@@ -64,7 +43,7 @@ def latex_sheet(table: Sheet) -> str:
             "\\bottomrule",
             "\\end{tabular}",
             "",
-            f"\\smallskip{{\\footnotesize {below}\\par}}",
+            f"\\smallskip{{\\footnotesize {latex(' '.join(notes(table)))}\\par}}",
             "\\end{table}",
             "",
         ]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from optsteps.escaping import html, script_data
 from optsteps.reporting.aggregate import aggregate
 from optsteps.reporting.canvas import looks
 from optsteps.reporting.layout import METHOD, Layout, field_label
@@ -59,10 +58,9 @@ def page(title: str, summary: str, records: Sequence[Record], layout: Layout, sh
     pictures = _samples(records, layout)
     plots = {part.name: {_key(choice): _as_json(plot) for choice, plot in part.shown.items()} for part in sections}
     body = [*map(_section, sections), *([_section(pictures)] if pictures.shown else []), _tables(sheets)]
-    # a "</script>" inside a string would end the script
-    data = json.dumps(plots, allow_nan=False).replace("</", "<\\/")
+    data = script_data(json.dumps(plots, allow_nan=False))
     return Template(_TEMPLATE.read_text()).substitute(
-        title=escape(title), summary=escape(summary), body="\n".join(body), plotly=get_plotlyjs(), plots=data
+        title=html(title), summary=html(summary), body="\n".join(body), plotly=get_plotlyjs(), plots=data
     )
 
 
@@ -129,17 +127,18 @@ def _qualities(records: Sequence[Record], layout: Layout) -> list[Section]:
 
 def _samples(records: Sequence[Record], layout: Layout) -> Section:
     """The pictures of samples that the runs left, side by side."""
-    runs = {record.run: record.fields for record in records}
+    runs = {record.run: record for record in records}
     over = [name for name in layout.over if name not in layout.group]
     found: dict[_Choice, str] = {}
-    for run, fields in runs.items():
-        for path in sorted(run.glob("samples_*.png"), key=lambda path: int(re.sub(r"\D", "", path.stem) or 0)):
-            choice = (path.stem.removeprefix("samples_"), *(shown_value(fields.get(name)) for name in over))
+    for run, record in runs.items():
+        fields = record.fields
+        for steps, png in record.pictures.items():
+            choice = (str(steps), *(shown_value(as_label(fields.get(name))) for name in over))
             label = ", ".join([*_group(fields, layout), shown_value(fields["main"]), f"run {run.name}"])
-            picture = base64.b64encode(path.read_bytes()).decode()
+            picture = base64.b64encode(png).decode()
             found[choice] = found.get(choice, "") + (
-                f'<figure><img alt="samples of {escape(label)}" src="data:image/png;base64,{picture}">'
-                f"<figcaption>{escape(label)}</figcaption></figure>"
+                f'<figure><img alt="samples of {html(label)}" src="data:image/png;base64,{picture}">'
+                f"<figcaption>{html(label)}</figcaption></figure>"
             )
     caption = (
         "Samples of every method of a run beside the teacher's, from the same noise. Below a picture: what tells its "
@@ -150,20 +149,20 @@ def _samples(records: Sequence[Record], layout: Layout) -> Section:
 
 
 def _tables(sheets: Sequence[Sheet]) -> str:
-    parts = [f"<h3>{escape(sheet.title)}</h3>\n{_table(sheet)}" for sheet in sheets]
+    parts = [f"<h3>{html(sheet.title)}</h3>\n{_table(sheet)}" for sheet in sheets]
     return f'<section id="tables"><h2>Tables</h2>\n{"".join(parts)}</section>'
 
 
 def _table(sheet: Sheet) -> str:
-    head = "".join(f'<th class="label">{escape(name)}</th>' for name in sheet.rows)
-    head += "".join(f"<th>{escape(name)}</th>" for name in sheet.columns)
+    head = "".join(f'<th class="label">{html(name)}</th>' for name in sheet.rows)
+    head += "".join(f"<th>{html(name)}</th>" for name in sheet.columns)
     lines, group = [], None
     for line in sheet.lines:
         first = ' class="first"' if group not in (None, line.group) else ""
         group = line.group
-        labels = "".join(f'<td class="label">{escape(label)}</td>' for label in line.labels)
+        labels = "".join(f'<td class="label">{html(label)}</td>' for label in line.labels)
         lines.append(f"<tr{first}>{labels}{''.join(map(_cell, line.cells))}</tr>")
-    below = "".join(f"<p>{escape(note)}</p>" for note in notes(sheet))
+    below = "".join(f"<p>{html(note)}</p>" for note in notes(sheet))
     return (
         f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
         f'<div class="notes">{below}</div>\n'
@@ -173,28 +172,29 @@ def _table(sheet: Sheet) -> str:
 def _cell(cell: Any) -> str:
     if cell is None:
         return f"<td>{NOTHING}</td>"
-    value, detail = value_and_detail(cell)
+    value, detail = map(html, value_and_detail(cell))
     value = f"<b>{value}</b>" if cell.best else value
     mark = MARKS[cell.verdict] if cell.verdict else ""
-    return f'<td>{value} <span class="detail">{escape(detail)}</span><span class="mark">{mark}</span></td>'
+    return f'<td>{value} <span class="detail">{detail}</span><span class="mark">{mark}</span></td>'
 
 
 def _section(part: Section) -> str:
     options = [_options(choice[k] for choice in part.shown) for k in range(len(part.choosers))]
     selects = "".join(
         # one value is told by the page's head and leaves nothing to choose
-        f"<label{' hidden' if len(values) == 1 else ''}>{escape(name)} <select>"
-        + "".join(f"<option>{escape(value)}</option>" for value in values)
+        f"<label{' hidden' if len(values) == 1 else ''}>{html(name)} <select>"
+        + "".join(f'<option value="{html(value)}">{html(value)}</option>' for value in values)
         + "</select></label>"
         for name, values in zip(part.choosers, options, strict=True)
     )
     drawn = {choice: shown for choice, shown in part.shown.items() if isinstance(shown, str)}
     cards = "".join(
-        f'<div class="cards" data-key="{escape(_key(choice))}" hidden>{html}</div>' for choice, html in drawn.items()
+        f'<div class="cards" data-key="{_key(map(html, choice))}" hidden>{cards}</div>'
+        for choice, cards in drawn.items()
     )
     return (
-        f'<section id="{part.name}" class="choose"><h2>{escape(part.title)}</h2>'
-        f'<p class="caption">{escape(part.caption)}</p><div class="choosers">{selects}</div>'
+        f'<section id="{part.name}" class="choose"><h2>{html(part.title)}</h2>'
+        f'<p class="caption">{html(part.caption)}</p><div class="choosers">{selects}</div>'
         f'{cards or "<div class=plot></div>"}<p class="empty" hidden>No run has this combination.</p></section>'
     )
 
@@ -205,7 +205,7 @@ def _options(values: Iterable[str]) -> list[str]:
     return sorted(found, key=float) if all(value.replace(".", "", 1).isdigit() for value in found) else found
 
 
-def _key(choice: _Choice) -> str:
+def _key(choice: Iterable[str]) -> str:
     return "\n".join(choice)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from optsteps.escaping import markdown
 from optsteps.metrics.statistics import Interval
 from optsteps.reporting.quantities import Quantity, quantity
 from optsteps.reporting.records import Record, gather, in_order, read_records, with_figure
@@ -57,5 +58,7 @@ def pivot(
         shown = cell(quantity(figure), cells[key][place])
         return f"**{shown}**" if first else shown
 
-    lines = [[*map(str, key), *(text(key, place) for place in columns)] for key in cells]
-    return markdown_lines([*(field.split(".")[0] for field in rows), *map(str, columns)], lines, left=len(rows))
+    lines = [[*(markdown(str(value)) for value in key), *(text(key, place) for place in columns)] for key in cells]
+    return markdown_lines(
+        [*(field.split(".")[0] for field in rows), *(markdown(str(place)) for place in columns)], lines, left=len(rows)
+    )

@@ -9,6 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 import torch
 
+from optsteps.escaping import plotly_text
 from optsteps.reporting.aggregate import Cell
 from optsteps.reporting.canvas import FAINT, INK, LevelAxis, Look
 from optsteps.reporting.layout import METHOD
@@ -132,7 +133,7 @@ def _figure(x: str, y: str) -> go.Figure:
 
 
 def _look(method: str, look: Look, thin: bool = False, oracle: bool = False) -> dict[str, Any]:
-    name = f"{method} (oracle)" if oracle else method
+    name = plotly_text(f"{method} (oracle)" if oracle else method)
     return {
         "name": name,
         "legendgroup": name,
@@ -173,7 +174,8 @@ def _values(cells: Sequence[Cell]) -> dict[str, Any]:
 def _axis_title(cell: Cell) -> str:
     shown = quantity(cell.figure)
     direction = {True: "higher is better", False: "lower is better", None: ""}[cell.higher_is_better]
-    return f"{', '.join(filter(None, (shown.label, shown.unit)))}{f' ({direction})' if direction else ''}"
+    label = plotly_text(", ".join(filter(None, (shown.label, shown.unit))))
+    return f"{label} ({direction})" if direction else label
 
 
 def _value_axis(figure: go.Figure, cells: Sequence[Cell]) -> None:

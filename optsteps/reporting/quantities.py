@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from optsteps.escaping import printable
 from optsteps.metrics.statistics import Interval
 
 
@@ -76,4 +77,4 @@ QUANTITIES = {
 
 def quantity(name: str) -> Quantity:
     """How the figure `name` is written; a figure unknown here under its own name with three digits."""
-    return QUANTITIES.get(name, Quantity(name))
+    return QUANTITIES.get(name, Quantity(printable(name)))

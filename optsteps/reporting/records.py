@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from optsteps.comparison import VerdictRow
 from optsteps.metrics.statistics import Interval
 from optsteps.reporting.quantities import quantity
+from optsteps.reporting.run_data import METRICS, IntervalData, RowData, read_config, read_metrics, read_pictures
+
+
+class LeftOutWarning(UserWarning):
+    """A run, or a picture of one, that cannot be read; the others are."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Record:
         search_nfe: what finding the schedules of all step counts cost, per sample of the search.
         verdicts: all that its run holds.
         run: the run's folder.
+        pictures: the run's pictures of samples by their number of steps, PNG.
     """
 
     fields: dict[str, Any]
@@ -40,30 +44,43 @@ class Record:
     search_nfe: float = 0.0
     verdicts: tuple[VerdictRow, ...] = ()
     run: Path = Path()
+    pictures: Mapping[int, bytes] = field(default_factory=dict, repr=False)
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Every row of every run below `folder`, or of the run that it is.
-
-    Raises:
-        FileNotFoundError: no run there, or one without its config.
-        ValueError: a metrics.json that no run wrote.
-    """
-    found = [record for path in sorted(folder.rglob("metrics.json"), key=_natural) for record in _records(path)]
-    if not found:
-        raise FileNotFoundError(f"no run (a folder with metrics.json) below {folder}")
-    return found
+    """Every row of every run below `folder`, or of the run that it is. Arguments and errors as of `read_all`."""
+    return read_all([folder])
 
 
 def read_all(folders: Iterable[Path]) -> list[Record]:
-    """The records of all folders; a run below two of them is read once."""
-    by_run: dict[Path, list[Record]] = {}
+    """The records of all runs below some folders; a run below two of them is read once.
+
+    A run that cannot be read is left out with a `LeftOutWarning`, which names the file and the field.
+
+    Raises:
+        FileNotFoundError: no run below one of them.
+        ValueError: none of the runs can be read.
+    """
+    runs: dict[Path, Path] = {}
     for folder in folders:
-        runs = set(by_run)
-        for record in read_records(folder):
-            if record.run.resolve() not in runs:
-                by_run.setdefault(record.run.resolve(), []).append(record)
-    return [record for records in by_run.values() for record in records]
+        found = [path.parent for path in sorted(folder.rglob(METRICS), key=_natural)]
+        if not found:
+            raise FileNotFoundError(f"no run (a folder with {METRICS}) below {folder}")
+        for run in found:
+            runs.setdefault(run.resolve(), run)
+    records: list[Record] = []
+    unreadable: list[str] = []
+    for run in runs.values():
+        try:
+            records += _records(run)
+        except (ValueError, OSError) as error:
+            unreadable.append(str(error))
+    if not records:
+        others = f" (and {len(unreadable) - 1} more runs cannot be read)" if len(unreadable) > 1 else ""
+        raise ValueError(f"{unreadable[0]}{others}" if unreadable else f"no run below {folder} has any row")
+    for sentence in unreadable:
+        warnings.warn(f"a run is left out: {sentence}", LeftOutWarning, stacklevel=2)
+    return records
 
 
 def with_figure(records: Sequence[Record], figure: str) -> list[Record]:
@@ -139,49 +156,46 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(n[0]) if n else -1, part) for n, part in zip(numbers, path.parts, strict=True)]
 
 
-def _records(path: Path) -> Iterable[Record]:
-    config: Any = OmegaConf.load(path.parent / ".hydra" / "config.yaml")
-    config.pop("logger", None)  # refers to Hydra's own run, which is over
-    run = dict(_flat(OmegaConf.to_container(config, resolve=True), ""))
-    metrics = _metrics(path)
-    run |= {f"facts.{name}": value for name, value in metrics["facts"].items()}
-    said = tuple(VerdictRow(**{**v, "difference": _interval(v["difference"])}) for v in metrics.get("verdicts", []))
-    for row in metrics["rows"]:
-        own = {key: row[key] for key in ("method", "steps", "nfe", "oracle")}
-        budget = min((n for n in run.get("nfe") or [] if n >= row["nfe"]), default=row["nfe"])
-        found = {name: f for name, f in row["figures"].items() if f["value"] is not None}
-        levels = row.get("noise_levels")
-        yield Record(
-            {**run, **own, "budget": budget, "main": metrics.get("method")},
-            {name: _interval(f) for name, f in found.items()},
-            {name: f.get("higher_is_better", quantity(name).higher_is_better) for name, f in found.items()},
+def _records(run: Path) -> list[Record]:
+    metrics, config = read_metrics(run), read_config(run)
+    config |= {f"facts.{name}": value for name, value in metrics.facts.items()}
+    verdicts = tuple(
+        VerdictRow(v.method, v.rival, v.steps, v.nfe, v.figure, _interval(v.difference), v.verdict)
+        for v in metrics.verdicts
+    )
+    pictures, unreadable = read_pictures(run)
+    for sentence in unreadable:
+        warnings.warn(f"a picture is left out: {sentence}", LeftOutWarning, stacklevel=3)
+    return [
+        Record(
+            {**config, **_own_fields(row, config.get("nfe")), "main": metrics.method},
+            {name: _interval(f) for name, f in row.figures.items() if f.value is not None},
+            {
+                name: f.higher_is_better
+                if "higher_is_better" in f.model_fields_set
+                else quantity(name).higher_is_better
+                for name, f in row.figures.items()
+                if f.value is not None
+            },
             # the one that JSON cannot hold is a flow's at t = 1
-            None if levels is None else [math.inf if level is None else level for level in levels],
-            row.get("search_nfe", 0.0),
-            said,
-            path.parent,
+            None if row.noise_levels is None else [math.inf if level is None else level for level in row.noise_levels],
+            row.search_nfe,
+            verdicts,
+            run,
+            pictures,
         )
+        for row in metrics.rows
+    ]
 
 
-def _metrics(path: Path) -> Any:
-    try:
-        metrics = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); repeat its run or leave its folder out") from error
-    if not isinstance(metrics, dict) or not {"rows", "facts"} <= set(metrics):
-        raise ValueError(f"{path} has no rows and facts, so no run of optsteps wrote it; leave its folder out")
-    return metrics
+def _own_fields(row: RowData, nfe: Any) -> dict[str, Any]:
+    """The fields that differ between the rows of a run, which was given so many evaluations."""
+    budgets = [n for n in nfe if isinstance(n, (int, float)) and n >= row.nfe] if isinstance(nfe, list) else []
+    own = {"method": row.method, "steps": row.steps, "nfe": row.nfe, "oracle": row.oracle}
+    return {**own, "budget": min(budgets, default=row.nfe)}
 
 
-def _interval(numbers: Mapping[str, float | None]) -> Interval:
+def _interval(numbers: IntervalData) -> Interval:
     """What JSON holds, its null as NaN."""
-    value, low, high = (math.nan if numbers[name] is None else numbers[name] for name in ("value", "low", "high"))
-    return Interval(value, low, high)  # type: ignore[arg-type]
-
-
-def _flat(tree: Any, prefix: str) -> Iterable[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    value, low, high = (math.nan if n is None else n for n in (numbers.value, numbers.low, numbers.high))
+    return Interval(value, low, high)

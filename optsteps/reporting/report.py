@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from optsteps.comparison import Row, VerdictRow
+from optsteps.escaping import markdown
 from optsteps.reporting.tables import (
     NO_VERDICT,
     TEACHER,
@@ -35,17 +36,20 @@ def report_markdown(
             is also told with the notes.
         images: link of each picture relative to the report, by caption.
     """
-    sentences = [f"**{sentence}**" for sentence in verdict_sentences(verdicts)]
-    parts = [f"# {title}", *(sentences or [NO_VERDICT]), "## Figures", markdown_table(rows)]
+    sentences = [f"**{markdown(sentence)}**" for sentence in verdict_sentences(verdicts)]
+    parts = [f"# {markdown(title)}", *(sentences or [NO_VERDICT]), "## Figures", markdown_table(rows)]
     if verdicts:
         parts += ["## Verdicts", verdict_table(verdicts)]
     if any(row.schedule is not None for row in rows):
         parts += ["## Ranges", range_table(rows)]
     parts += ["## How to read this", _bullets(_notes(rows, facts))]
     if images:
-        parts += ["## Pictures", *(f"![{caption}]({link})" for caption, link in images.items())]
+        parts += ["## Pictures", *(f"![{markdown(caption)}]({link})" for caption, link in images.items())]
     if facts:
-        parts += ["## The run", _bullets(f"**{name}**: {_plain(value)}" for name, value in facts.items())]
+        parts += [
+            "## The run",
+            _bullets(f"**{markdown(name)}**: {markdown(str(value))}" for name, value in facts.items()),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -73,7 +77,7 @@ def _notes(rows: Sequence[Row], facts: Mapping[str, str]) -> list[str]:
     if "fid" in names:
         notes.append("FID falls with the number of samples: compare it only with FIDs of as many.")
     if "psnr" in names:
-        data_range = f", data range {facts[DATA_RANGE]}" if DATA_RANGE in facts else ""
+        data_range = f", data range {markdown(facts[DATA_RANGE])}" if DATA_RANGE in facts else ""
         notes.append(f"PSNR is to the teacher's sample from the same noise{data_range}, averaged over the samples.")
     if "mse" in names:
         notes.append("MSE is to the teacher's sample from the same noise, per dimension.")
@@ -92,11 +96,6 @@ def _notes(rows: Sequence[Row], facts: Mapping[str, str]) -> list[str]:
     if any(row.method == TEACHER for row in rows):
         notes.append("The teacher has no figure that compares with the teacher, and takes no part in verdicts.")
     return notes
-
-
-def _plain(value: str) -> str:
-    """`value` on one line, so that it stays in its list entry."""
-    return " ".join(str(value).split())
 
 
 def _bullets(lines: Iterable[str]) -> str:

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from optsteps.comparison import Row, VerdictRow, as_data
-from optsteps.files import write_atomically
+from optsteps.files import file_name, write_atomically
 from optsteps.methods.base import SearchResult
 from optsteps.reporting.canvas import steps_of
 from optsteps.reporting.early_stopping import stopping_curves, stopping_png
 from optsteps.reporting.figures import path_error_png, samples_figure, schedules_png
 from optsteps.reporting.report import report_markdown
+from optsteps.reporting.run_data import CONFIG, METRICS
 from optsteps.reporting.tables import TEACHER
 
 # how to sample with the schedules, where the model is of diffusers
@@ -34,7 +36,7 @@ def results(folder: Path) -> list[Path]:
     """What a run has left in its folder of its results, metrics.json first."""
     found = [path for path in folder.glob("*") if _RESULT.fullmatch(path.name)]
     found += folder.glob("schedules/*_*.json")
-    return sorted(found, key=lambda path: (path.name != "metrics.json", path))
+    return sorted(found, key=lambda path: (path.name != METRICS, path))
 
 
 def write_report(
@@ -76,7 +78,7 @@ def write_report(
     for row in rows:
         if row.schedule is not None:
             own = row.method == method
-            name = f"schedule_{row.steps}.json" if own else f"schedules/{row.method}_{row.steps}.json"
+            name = f"schedule_{row.steps}.json" if own else f"schedules/{file_name(row.method)}_{row.steps}.json"
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             row.schedule.save(folder / name)
             files[name] = folder / name
@@ -89,7 +91,7 @@ def write_report(
         "verdicts": [asdict(v) for v in verdicts],
         **({"early_stopping": curves} if curves else {}),
     }
-    write("metrics.json", as_json(numbers))
+    write(METRICS, as_json(numbers))
     write("report.md", report_markdown(title, rows, verdicts, facts, {}).encode())
     # the main method is drawn as the first
     pictures = _pictures(sorted(rows, key=lambda row: row.method != method), decode)
@@ -101,6 +103,18 @@ def write_report(
     images = {caption: name for name, (caption, _) in pictures.items()}
     write("report.md", report_markdown(title, rows, verdicts, facts, images).encode())
     return list(files.values())
+
+
+def write_config(folder: Path, config: DictConfig) -> Path:
+    """Write config.yaml, the run's resolved config, which a report reads without asking anything else.
+
+    The logger's part is left out: it changes no result, and may have been given a key to somebody's account.
+    """
+    told = OmegaConf.to_yaml(
+        OmegaConf.masked_copy(config, [str(key) for key in config if key != "logger"]), resolve=True
+    )
+    write_atomically(folder / CONFIG, told.encode())
+    return folder / CONFIG
 
 
 def as_json(data: Any) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from optsteps.escaping import csv_cell, markdown, printable
 from optsteps.metrics.statistics import Verdict
 from optsteps.reporting.aggregate import Cell
 from optsteps.reporting.layout import METHOD, Layout, field_label, listed
@@ -88,7 +89,7 @@ def shown_value(value: Any) -> str:
     """A field's value as it stands in a heading."""
     if value is None:
         return NOTHING
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else printable(str(value))
 
 
 def value_and_detail(cell: Cell) -> tuple[str, str]:
@@ -102,8 +103,8 @@ def value_and_detail(cell: Cell) -> tuple[str, str]:
     return value, shown.interval(interval)
 
 
-def notes(table: Sheet, marks: Mapping[Verdict, str] = MARKS) -> list[str]:
-    """How to read this table, a sentence or two each; `marks` as they stand in its cells."""
+def notes(table: Sheet) -> list[str]:
+    """How to read this table, a sentence or two each."""
     cells = [cell for line in table.lines for cell in line.cells if cell is not None]
     higher = cells[0].higher_is_better if cells else None
     runs = {cell.runs for cell in cells}
@@ -117,7 +118,7 @@ def notes(table: Sheet, marks: Mapping[Verdict, str] = MARKS) -> list[str]:
         said.append(f"Bold: the best of its group in its column; {'higher' if higher else 'lower'} is better.")
     if higher is None:
         said.append("This figure has no direction: nothing is bold or compared.")
-    said += _baseline_notes(table, cells, marks)
+    said += _baseline_notes(table, cells)
     if any(cell.role == "oracle" for cell in cells):
         said.append(
             "Oracle: searched for the very samples it is judged on, a bound and no rival; never bold or compared."
@@ -125,10 +126,10 @@ def notes(table: Sheet, marks: Mapping[Verdict, str] = MARKS) -> list[str]:
     return [*said, *_reference_notes(table)]
 
 
-def _baseline_notes(table: Sheet, cells: Sequence[Cell], marks: Mapping[Verdict, str]) -> list[str]:
+def _baseline_notes(table: Sheet, cells: Sequence[Cell]) -> list[str]:
     if not any(cell.verdict for cell in cells):
         return []
-    said = ", ".join(f"{mark} {verdict}" for verdict, mark in marks.items())
+    said = ", ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items())
     how = []
     if any(cell.verdict and cell.runs > 1 for cell in cells):
         how.append(f"runs are paired by {listed(map(field_label, table.layout.over))}")
@@ -161,27 +162,27 @@ def markdown_sheet(table: Sheet) -> str:
         mark = MARKS[cell.verdict] if cell.verdict else ""
         return " ".join(part for part in (f"**{value}**" if cell.best else value, detail, mark) if part)
 
-    lines = [[*(_piped(label) for label in line.labels), *map(text, line.cells)] for line in table.lines]
-    header = [*map(_piped, table.rows), *map(_piped, table.columns)]
-    return "\n".join([markdown_lines(header, lines, left=len(table.rows)), "", *(f"{note}  " for note in notes(table))])
-
-
-def _piped(text: str) -> str:
-    return text.replace("|", "\\|")
+    lines = [[*map(markdown, line.labels), *map(text, line.cells)] for line in table.lines]
+    header = [*map(markdown, table.rows), *map(markdown, table.columns)]
+    return "\n".join(
+        [markdown_lines(header, lines, left=len(table.rows)), "", *(f"{markdown(note)}  " for note in notes(table))]
+    )
 
 
 def tidy_csv(cells: Iterable[Cell], layout: Layout) -> str:
     """One line for each cell: the layout's fields, then what `CSV_COLUMNS` names; numbers exact and without scale.
 
+    A text that a spreadsheet would take for a formula has an apostrophe before it.
     What is not known, such as the verdict of a cell that was not compared, is empty.
     """
     fields = list(dict.fromkeys([*layout.rows, layout.column]))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*fields, *CSV_COLUMNS])
+    writer.writerow(map(csv_cell, [*fields, *CSV_COLUMNS]))
     for cell in cells:
         own = [cell.figure, cell.role, cell.interval.value, cell.interval.low, cell.interval.high, cell.runs]
-        writer.writerow([*(cell.fields[name] for name in fields), *own, layout.baseline, cell.verdict])
+        line = [*(cell.fields[name] for name in fields), *own, layout.baseline, cell.verdict]
+        writer.writerow(map(csv_cell, line))
     return text.getvalue()
 
 

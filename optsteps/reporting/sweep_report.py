@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from optsteps.files import write_atomically
+from optsteps.escaping import markdown
+from optsteps.files import file_name, write_atomically
 from optsteps.reporting.aggregate import aggregate
 from optsteps.reporting.latex import latex_sheet
 from optsteps.reporting.layout import METHOD, Layout, field_label, listed
@@ -41,10 +42,10 @@ def write_sweep_report(
     title, summary = f"Report on {_count(records)}", _summary(records, layout)
     files: dict[str, str] = {}
     if "md" in formats:
-        parts = [f"## {table.title}\n\n{markdown_sheet(table)}" for table in tables]
-        files["report.md"] = "\n\n".join([f"# {title}", summary, *parts]) + "\n"
+        parts = [f"## {markdown(table.title)}\n\n{markdown_sheet(table)}" for table in tables]
+        files["report.md"] = "\n\n".join([f"# {title}", markdown(summary), *parts]) + "\n"
     if "tex" in formats:
-        files |= {f"{table.figure}.tex": latex_sheet(table) for table in tables}
+        files |= {f"{file_name(table.figure)}.tex": latex_sheet(table) for table in tables}
     if "csv" in formats:
         files["report.csv"] = tidy_csv([cell for found in cells.values() for cell in found], layout)
     if "html" in formats:

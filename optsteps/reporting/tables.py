@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from optsteps.comparison import Row, VerdictRow
+from optsteps.escaping import markdown
 from optsteps.metrics.judges import Figure
 from optsteps.reporting.quantities import QUANTITIES, quantity
 from optsteps.schedules import Schedule
@@ -98,8 +99,8 @@ def markdown_table(rows: Sequence[Row]) -> str:
     """All figures of all rows as a Markdown table, with a line on how to read it."""
 
     def joined(cell: Cell) -> str:
-        text = f"**{cell.text}**" if cell.bold else cell.text
-        return f"{text} {cell.detail}".strip()
+        text = f"**{markdown(cell.text)}**" if cell.bold else markdown(cell.text)
+        return f"{text} {markdown(cell.detail)}".strip()
 
     names = figure_names(rows)
     header = [joined(cell) for cell in _header(rows, names)]
@@ -153,7 +154,9 @@ def terminal_table(rows: Sequence[Row]) -> Table:
 
 def markdown_verdicts(verdicts: Sequence[VerdictRow]) -> str:
     """The paired differences as a Markdown table, and what they say in a sentence per step count."""
-    return "\n\n".join([verdict_table(verdicts), *verdict_sentences(verdicts)]) if verdicts else NO_VERDICT
+    return (
+        "\n\n".join([verdict_table(verdicts), *map(markdown, verdict_sentences(verdicts))]) if verdicts else NO_VERDICT
+    )
 
 
 def verdict_table(verdicts: Sequence[VerdictRow]) -> str:
@@ -163,7 +166,8 @@ def verdict_table(verdicts: Sequence[VerdictRow]) -> str:
         shown = quantity(v.figure)
         difference = f"{shown.number(v.difference.value, '+')} {shown.interval(v.difference, '+')}"
         figure = f"{shown.label} {shown.unit}".strip()
-        lines.append([v.method, v.rival, str(v.steps), f"{v.nfe:g}", figure, difference, v.verdict])
+        cells = [v.method, v.rival, str(v.steps), f"{v.nfe:g}", figure, difference, v.verdict]
+        lines.append([markdown(cell) for cell in cells])
     header = ["method", "rival", "steps", "NFE", "figure", "method - rival [95 %]", "verdict"]
     return markdown_lines(header, lines, left=2)
 

@@ -67,7 +67,7 @@ def test_diffusers(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     betas = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
     diffusers.UniPCMultistepScheduler(**betas).save_pretrained(tmp_path / "model" / "scheduler")
     start(monkeypatch, saved, "--to", "diffusers", "--scheduler", tmp_path / "model")
-    assert f'optsteps.apply(pipe, optsteps.Schedule.load("{saved}"))' in capsys.readouterr().out
+    assert f"optsteps.apply(pipe, optsteps.Schedule.load({str(saved)!r}))" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_a_run_leaves_what_it_promises_and_is_repeatable(tmp_path: Path, monkeyp
         start(monkeypatch, folder, *TINY)
     written = {str(path.relative_to(folders[0])) for path in folders[0].rglob("*") if path.is_file()}
     promised = {"metrics.json", "report.md", "schedules.png", "path_error.png", "samples_2.png", "schedule_3.json"}
-    assert promised | {".hydra/config.yaml"} <= written
+    assert promised | {"config.yaml", ".hydra/config.yaml"} <= written
     first, second = (json.loads((folder / "metrics.json").read_text())["rows"] for folder in folders)
     for a, b in zip(first, second, strict=True):
         assert {k: v for k, v in a.items() if k != "search_seconds"} == {

@@ -358,7 +358,7 @@ def test_snippets_of_a_run(tmp_path: Path) -> None:
     assert text.index("# 4 steps") < text.index("# 6 steps")
     assert text.count("shift=1.0,") == 2
     refused = run_snippets(found, diffusers.FlowMatchHeunDiscreteScheduler(), tmp_path)
-    assert f'Schedule.load("{tmp_path}/schedule_4.json")' in refused
+    assert f"Schedule.load({str(tmp_path / 'schedule_4.json')!r})" in refused
     assert "# FlowMatchHeunDiscreteScheduler takes neither" in refused
     own_grid = run_snippets({4: Schedule([999, 500, -1], SD)}, diffusers.DDIMScheduler())
     assert "# DDIMScheduler computes" in own_grid

@@ -1,15 +1,19 @@
 import json
+import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from made_up import all_verdicts, image_rows, made_up, noise
+from omegaconf import OmegaConf
 from PIL import Image
 
 from optsteps import Schedule
 from optsteps.comparison import Row
 from optsteps.processes import Flow
-from optsteps.reporting.run_folder import as_json, results, write_report
+from optsteps.reporting.run_data import read_config
+from optsteps.reporting.run_folder import as_json, results, write_config, write_report
 
 
 def _refuse(token: str) -> None:
@@ -111,3 +115,51 @@ def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         _write(tmp_path / "file", image_rows(8)[:2])
+
+
+NAMES = {"edm": "../../../escape", "logsnr": "a|b\n# c", "time_uniform": "_<img src=x> $\\frac{$"}
+
+
+def test_rivals_of_any_name(tmp_path: Path) -> None:
+    """Their schedules lie in the run's folder, their names are text in the tables and in the pictures."""
+    folder = tmp_path / "a" / "b" / "run"
+    rows = [replace(row, method=NAMES.get(row.method, row.method)) for row in image_rows(8)]
+    paths = _write(folder, rows)
+    assert sorted(paths) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    saved = [Schedule.load(path) for path in (folder / "schedules").iterdir()]
+    assert len(saved) == 1 + 2 * 3
+    report = (folder / "report.md").read_text()
+    tables = [line for line in report.splitlines() if line.startswith("|")]
+    columns = {len(re.findall(r"(?<!\\)\|", line)) for line in tables}
+    assert len(columns) == 2, "of the figures and of the verdicts"
+    assert "\n# c" not in report
+    assert not re.search(r"(?<!\\)<img", report)
+
+
+def test_the_config_is_resolved_and_holds_no_key_of_an_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANARY", "here")
+    config = {
+        "seed": 3,
+        "method": {"seed": "${seed}", "note": "${oc.env:CANARY}"},
+        "logger": {"key": "${oc.env:CANARY}"},
+    }
+    path = write_config(tmp_path, OmegaConf.create(config))
+    assert "logger" not in path.read_text()
+    monkeypatch.setenv("CANARY", "there")
+    assert read_config(tmp_path) == {"seed": 3, "method.seed": 3, "method.note": "here"}
+
+
+def test_the_config_of_an_older_run_is_not_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANARY", "secret")
+    with pytest.raises(FileNotFoundError, match=r"holds no config\.yaml"):
+        read_config(tmp_path)
+    (tmp_path / ".hydra").mkdir()
+    text = "a: {b: 5}\nc: ${a.b}\nd: x${c}y\ne: ${oc.env:CANARY}\nf: ${nowhere}\ng: ${g}\nlogger: {h: 1}\n"
+    (tmp_path / ".hydra" / "config.yaml").write_text(text)
+    found = read_config(tmp_path)
+    assert found.pop("e") == "${oc.env:CANARY}"
+    assert found == {"a.b": 5, "c": 5, "d": "x5y", "f": "${nowhere}", "g": "${g}"}
+    doubling = "".join(f"k{k}: ${{k{k + 1}}}${{k{k + 1}}}\n" for k in range(60))
+    (tmp_path / ".hydra" / "config.yaml").write_text(doubling)
+    assert max(len(str(value)) for value in read_config(tmp_path).values()) < 10**6
+    assert os.environ["CANARY"] == "secret"

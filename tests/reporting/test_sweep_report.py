@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from optsteps.reporting.aggregate import aggregate
-from optsteps.reporting.latex import escaped, latex_sheet
+from optsteps.reporting.latex import latex_sheet
 from optsteps.reporting.layout import choose_layout
 from optsteps.reporting.records import read_all
 from optsteps.reporting.sheets import markdown_sheet, sheet, tidy_csv
@@ -79,12 +79,6 @@ def test_latex_is_balanced_and_escaped(report: Path) -> None:
     assert r"euler & oss & $\mathbf{24.50} \pm 1.24^{+}$" in psnr
     assert r"oss\_per\_sample (oracle)" in psnr
     assert r"$^{\approx}$ no better (the 95 \% interval" in psnr
-
-
-def test_latex_escapes() -> None:
-    assert escaped("a_b & 5 % of {#1} $x^2$ ~ \\") == (
-        r"a\_b \& 5 \% of \{\#1\} \$x\textasciicircum{}2\$ \textasciitilde{} \textbackslash{}"
-    )
 
 
 def test_powers_of_ten_in_latex(sweep: Path) -> None:

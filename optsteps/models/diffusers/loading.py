@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,13 @@ from typing import Any
 import torch
 
 from optsteps.datasets.prompts import Prompt, read_prompts
+from optsteps.documents import read_json
 from optsteps.export.arguments import scheduler_in
 from optsteps.models.base import Model
 from optsteps.models.diffusers.families import FAMILIES
 from optsteps.models.diffusers.wrapping import from_pipeline
 from optsteps.processes import Process
+from optsteps.unpickling import tensors_alone
 
 PRECISIONS = ("float32", "float16", "bfloat16")
 MODES = ("default", "reduce-overhead", "max-autotune")
@@ -56,10 +57,12 @@ def load_pipeline(
     kind = _kind(path)
     options = {"torch_dtype": getattr(torch, precision), "variant": variant}
     if kind == "UNet2DModel":
-        network = diffusers.UNet2DModel.from_pretrained(path, **options).to(device)
+        with tensors_alone():
+            network = diffusers.UNet2DModel.from_pretrained(path, **options).to(device)
         scheduler = scheduler_in(Path(path))
         return network if scheduler is None else diffusers.DDPMPipeline(network, scheduler)
-    pipeline = diffusers.DiffusionPipeline.from_pretrained(path, **options)
+    with tensors_alone():
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(path, **options)
     pipeline.set_progress_bar_config(disable=True)
     if offload == "model":
         pipeline.enable_model_cpu_offload(device=device)
@@ -119,8 +122,22 @@ def _kind(path: str) -> str | None:
         )
     for file in ("model_index.json", "config.json"):
         if (folder / file).is_file():
-            kind = json.loads((folder / file).read_text()).get("_class_name")
-            if kind in FAMILIES:
-                return str(kind)
-            raise ValueError(f"{path} holds a {kind}, which is not supported; known: {', '.join(FAMILIES)}")
+            index = read_json(folder / file)
+            kind = index.get("_class_name") if isinstance(index, dict) else index
+            if not isinstance(kind, str) or kind not in FAMILIES:
+                raise ValueError(f"{path} holds a {kind}, which is not supported; known: {', '.join(FAMILIES)}")
+            _refuse_code(folder, index)
+            return kind
     raise ValueError(f"{path} holds neither model_index.json nor config.json: save_pretrained writes them")
+
+
+def _refuse_code(folder: Path, index: dict[str, Any]) -> None:
+    """Of a component [library, class], the library must be one that is installed: some versions of diffusers import a
+    module of that name from the component's own folder, trusted or not."""
+    for component, parts in index.items():
+        code = folder / component / f"{parts[0]}.py" if isinstance(parts, list) and parts else None
+        if code is not None and code.exists():
+            raise ValueError(
+                f"{code} is code that comes with the weights, and is not run: load the pipeline yourself and wrap it "
+                "by optsteps.models.diffusers.from_pipeline"
+            )
