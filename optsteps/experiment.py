@@ -48,6 +48,7 @@ class Experiment:
         methods: by name, the main one first.
         judges: what is measured.
         steps: the students' step counts.
+        snap: are the times of schedules to be timesteps?
         data, data_cond: clean samples for methods that need them, or None.
     """
 
@@ -61,6 +62,7 @@ class Experiment:
     methods: dict[str, Method]
     judges: list[Judge]
     steps: list[int]
+    snap: bool
     data: Tensor | None
     data_cond: Cond
 
@@ -85,8 +87,9 @@ class Experiment:
             _set_max_batch(config, _fitting_batch(model, device))
         solver = instantiate(config.solver)
         t_max, t_min = model.time_range
-        options = {k: v for k, v in config.teacher.items() if k not in ("family", "steps", "solver", "final")}
+        options = {k: v for k, v in config.teacher.items() if k not in ("family", "steps", "solver", "final", "snap")}
         options["final"] = config.teacher.final or model.final
+        options["snap"] = snap = model.snap if config.teacher.snap is None else config.teacher.snap
         many_steps = partial(build_schedule, config.teacher.family, process, t_max=t_max, t_min=t_min, **options)
         teacher, judged_by = (many_steps(steps=n) for n in (config.teacher.steps, config.test.teacher_steps))
         walker = build_solver(config.teacher.solver) if config.teacher.solver is not None else solver
@@ -103,7 +106,7 @@ class Experiment:
             steps = sorted({solver.steps(nfe // per_call, process, *teacher.times[[0, -1]]) for nfe in config.nfe})
         data = _clean_samples(config, model, device)
         judges = _judges(config, model, _unseen(config))
-        return cls(config, device, model, solver, teacher, judged_by, walker, methods, judges, steps, *data)
+        return cls(config, device, model, solver, teacher, judged_by, walker, methods, judges, steps, snap, *data)
 
     def resolved(self, part: str) -> Any:
         """A part of the config as JSON data, None where there is none."""
@@ -329,12 +332,19 @@ def _clean_samples(config: DictConfig, model: Model, device: torch.device) -> tu
 
 
 def code_version() -> str:
-    """The commit the code was run from, where it lies in a git checkout."""
-    asked = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=Path(optsteps.__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return asked.stdout.strip() or "not a checkout"
+    """The commit the code was run from, where it lies in a git checkout and there is git to be asked; whether files
+    were changed or added since."""
+    try:
+        commit = _git("describe", "--always", "--dirty", "--abbrev=12")
+        added = _git("ls-files", "--others", "--exclude-standard")
+    except OSError as error:
+        return f"unknown: git cannot be run ({error.strerror})"
+    if not commit:
+        return "not a checkout"
+    return f"{commit}-untracked" if added else commit
+
+
+def _git(*arguments: str) -> str:
+    """What git says of this package's folder; nothing where it is no checkout."""
+    folder = Path(optsteps.__file__).parent
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False).stdout.strip()

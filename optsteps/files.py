@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,7 +16,11 @@ from torch import Tensor
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write through a temporary file in the same folder, so that no half-written file is left behind."""
+    """Write through a temporary file in the same folder, so that no half-written file is left behind.
+
+    Raises:
+        OSError: the folder cannot be written, or its disk is full; the error names the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -22,24 +28,37 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno is not None:  # a full disk is told of without a name
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
 def zeros_on_disk(shape: Sequence[int], dtype: torch.dtype, folder: Path) -> Tensor:
     """Zeros in a file of `folder`, of which the system keeps in memory what there is room for.
 
-    The file has no name any more when this returns: it goes with the tensor, however the process ends. On a system that
-    lets no file go while it is mapped (Windows) it stays until then.
+    The file has its room on the disk when this returns: a page that finds none later would end the process. It has no
+    name any more: it goes with the tensor, however the process ends. On a system that lets no file go while it is
+    mapped (Windows) it stays until then.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written, or has no room for so much.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    size = math.prod(shape) * dtype.itemsize
+    free = shutil.disk_usage(folder).free  # without filling the disk first to find out
+    if size > free:
+        needed = f"states take {size / 1e9:.3g} GB and there are {free / 1e9:.3g} GB free"
+        raise OSError(errno.ENOSPC, f"{needed}; name a folder with room, e.g. runner.scratch=/large/disk", str(folder))
     handle, path = tempfile.mkstemp(dir=folder, suffix=".states")
-    os.close(handle)
-    zeros = torch.from_file(path, shared=True, size=math.prod(shape), dtype=dtype).reshape(tuple(shape))
-    with suppress(OSError):
-        os.unlink(path)
-    return zeros
+    try:
+        with os.fdopen(handle, "wb"):
+            if size > 0 and hasattr(os, "posix_fallocate"):  # Windows and macOS have none
+                os.posix_fallocate(handle, 0, size)
+        return torch.from_file(path, shared=True, size=math.prod(shape), dtype=dtype).reshape(tuple(shape))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
+    finally:
+        with suppress(OSError):
+            os.unlink(path)

@@ -6,6 +6,7 @@ tensor of any shape, computes in float64, is differentiable and returns a tensor
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,12 @@ class Process(ABC):
     @abstractmethod
     def t_limit(self) -> float:
         """The largest time; infinite where the process has none."""
+
+    @property
+    def t_finite(self) -> float:
+        """The largest time whose noise level is finite, of the timesteps that models count: `t_limit` but where alpha
+        is 0 there, as at a flow's t = 1."""
+        return self.t_limit
 
     @abstractmethod
     def alpha(self, t: Times) -> Tensor:
@@ -121,6 +128,7 @@ class Flow(Process):
     name: ClassVar[str] = "flow"
     t_clean: float = field(default=0.0, init=False, repr=False)
     t_limit: float = field(default=1.0, init=False, repr=False)
+    t_finite: float = field(default=0.999, init=False, repr=False)
 
     def alpha(self, t: Times) -> Tensor:
         return 1 - as_times(t)
@@ -156,13 +164,17 @@ class VP(Process):
     A time is the model's timestep 0 ... T-1 (Ho et al., arXiv:2006.11239), made continuous by interpolating the log
     noise level linearly between timesteps, the convention of diffusers' schedulers. Time -1 stands for noise level 0:
     it is allowed as a schedule's last time, and nothing lies between -1 and 0.
+
+    Under zero terminal SNR (Lin et al., arXiv:2305.08891) the last timestep has alpha 0 and an infinite noise level, as
+    t = 1 has under a flow; before it, from T-2 on, alpha / sigma falls linearly to 0.
     """
 
     name: ClassVar[str] = "vp"
     t_clean: float = -1.0
 
     def __init__(self, log_noise_levels: Times) -> None:
-        """Use `VP.from_betas`. `log_noise_levels`: [T], log(sigma / alpha) at the integer timesteps, increasing.
+        """Use `VP.from_betas`. `log_noise_levels`: [T], log(sigma / alpha) at the integer timesteps, increasing; the
+        last may be infinite.
 
         Raises:
             ValueError: fewer than two levels, or not finite and strictly increasing.
@@ -170,10 +182,10 @@ class VP(Process):
         levels = as_times(log_noise_levels).detach().cpu().clone()
         if levels.ndim != 1 or len(levels) < 2:
             raise ValueError(f"a VP process needs a list of at least 2 noise levels, got shape {tuple(levels.shape)}")
-        if not bool(torch.isfinite(levels).all()) or not bool((levels.diff() > 0).all()):
+        if not bool(torch.isfinite(levels[:-1]).all()) or not bool((levels.diff() > 0).all()):
             raise ValueError(
-                "the noise levels of a VP process must be finite and strictly increasing; betas must lie strictly "
-                "between 0 and 1 (a terminal beta of 1, zero terminal SNR, has no finite noise level)"
+                "the noise levels of a VP process must be finite and strictly increasing (the last may be infinite: "
+                "zero terminal SNR); betas must lie strictly between 0 and 1"
             )
         self._log_levels = levels
 
@@ -182,11 +194,20 @@ class VP(Process):
         """The last timestep, T - 1."""
         return float(len(self._log_levels) - 1)
 
+    @property
+    def t_finite(self) -> float:
+        return self.t_limit if math.isfinite(self._log_levels[-1]) else self.t_limit - 1
+
     @classmethod
     def from_betas(cls, betas: Times) -> VP:
-        """From the [T] noise variances beta_t of a DDPM, each strictly between 0 and 1."""
+        """From the [T] noise variances beta_t of a DDPM, each strictly between 0 and 1.
+
+        The last may be 1, for zero terminal SNR.
+        """
         betas = as_times(betas).detach().cpu()
         bad = ~((betas > 0) & (betas < 1))
+        if betas.numel() > 1 and betas.flatten()[-1] == 1:
+            bad.view(-1)[-1] = False
         if bool(bad.any()):
             step = int(bad.flatten().nonzero()[0])
             raise ValueError(
@@ -197,7 +218,7 @@ class VP(Process):
 
     @classmethod
     def from_log_alpha_bar(cls, log_alpha_bar: Times) -> VP:
-        """From [T] logarithms of alpha_bar_t = alpha(t)^2, negative and strictly decreasing."""
+        """From [T] logarithms of alpha_bar_t = alpha(t)^2, negative and strictly decreasing; the last may be -inf."""
         log_alpha_bar = as_times(log_alpha_bar).detach().cpu()
         return cls(0.5 * (torch.log(-torch.expm1(log_alpha_bar)) - log_alpha_bar))
 
@@ -215,7 +236,11 @@ class VP(Process):
         """log noise level at times >= 0; what lies below 0 is clamped and must be masked by the caller."""
         table = self._log_levels.to(t.device)
         below = t.detach().floor().clamp(0, len(table) - 2).long()
-        return torch.lerp(table[below], table[below + 1], t.clamp(min=0) - below)
+        low, high, passed = table[below], table[below + 1], t.clamp(min=0) - below
+        if torch.isfinite(table[-1]):
+            return torch.lerp(low, high, passed)
+        last = ~torch.isfinite(high)  # only there is alpha / sigma what is linear; elsewhere its logarithm stays 0
+        return torch.lerp(low, torch.where(last, low, high), passed) - torch.log1p(-passed * last)
 
     def _or_clean(self, t: Tensor, noisy: Tensor, clean: float) -> Tensor:
         return torch.where(t < 0, torch.full_like(noisy, clean), noisy)
@@ -245,7 +270,9 @@ class VP(Process):
         inside = (wanted >= table[0] - slack) & (wanted <= table[-1] + slack)
         _check_levels(wanted[~(inside | clean)].exp(), *table[[0, -1]].exp().tolist())
         below = torch.searchsorted(table, wanted.detach(), right=True).sub(1).clamp(0, len(table) - 2)
-        t = below + (wanted - table[below]) / (table[below + 1] - table[below])
+        low, high = table[below], table[below + 1]
+        passed = torch.where(torch.isfinite(high), (wanted - low) / (high - low), -torch.expm1(low - wanted))
+        t = below + passed
         return torch.where(clean, torch.full_like(wanted, self.t_clean), t.clamp(0, self.t_limit))
 
     def time_of_noise_level(self, noise_level: Times) -> Tensor:
@@ -262,7 +289,11 @@ class VP(Process):
         return (t == self.t_clean) | ((t >= 0) & (t <= self.t_limit))
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "log_noise_levels": self._log_levels.tolist()}
+        levels = self._log_levels.tolist()
+        return {
+            "name": self.name,
+            "log_noise_levels": [*levels[:-1], levels[-1] if math.isfinite(levels[-1]) else None],
+        }
 
     def __repr__(self) -> str:
         low, high = self._log_levels[[0, -1]].exp().tolist()
@@ -286,5 +317,6 @@ def process_from_dict(data: Mapping[str, Any]) -> Process:
     if data["name"] == Flow.name:
         return Flow()
     if data["name"] == VP.name:
-        return VP(data["log_noise_levels"])
+        *levels, last = data["log_noise_levels"]
+        return VP([*levels, math.inf if last is None else last])  # JSON has no infinity
     raise ValueError(f"unknown process {data['name']!r}; known: edm, flow, vp")

@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch import Tensor
 from optsteps.conditions import Cond
 from optsteps.denoisers import Denoiser
 from optsteps.files import write_atomically
+from optsteps.terminal import say
 
 log = logging.getLogger(__name__)
 # seconds between two looks at the ranks' counts, and between two lines about shards
@@ -63,10 +64,10 @@ class Progress:
         whole, rest = Column(no_wrap=True, min_width=20), Column(no_wrap=True, ratio=1)
         self._bars = Bars(
             SpinnerColumn(),
-            TextColumn("{task.description}", table_column=whole),
+            TextColumn("{task.description}", table_column=whole, markup=False),
             BarColumn(10, table_column=Column(min_width=10)),
             TimeElapsedColumn(table_column=Column(min_width=7)),
-            TextColumn("{task.fields[note]}", table_column=rest),
+            TextColumn("{task.fields[note]}", table_column=rest, markup=False),
             console=console,
             disable=not self._terminal,
             expand=True,
@@ -141,7 +142,8 @@ class Progress:
         self._looked = time.monotonic()
         if self.folder is not None and self.rank > 0:
             count = {"device": self.device, "evaluations": self.evaluations}
-            write_atomically(self.folder / f"{self.rank}.json", json.dumps(count).encode())
+            with suppress(OSError):  # where it cannot be written, the others see an older count
+                write_atomically(self.folder / f"{self.rank}.json", json.dumps(count).encode())
         if self._stage is not None and self._terminal:
             self._bars.update(self._bar, completed=self._fraction(self._stage), note=self._note(self._stage))
 
@@ -178,4 +180,4 @@ class Progress:
     def _line(self, text: str) -> None:
         log.info(text)
         if not self._terminal:
-            print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+            say(f"{time.strftime('%H:%M:%S')} {text}", sys.stderr)

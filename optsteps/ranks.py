@@ -87,7 +87,7 @@ def further_ranks(
             yield ranks
         finally:
             for process in ranks:
-                process.terminate()
+                process.kill()  # a suspended one would never hear that it is to terminate
                 process.wait()
 
 

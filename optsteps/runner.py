@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
-import optsteps
 from optsteps.comparison import Row, Trial, verdicts
 from optsteps.denoisers import Denoiser
 from optsteps.experiment import Experiment, launched
 from optsteps.export import run_snippets
 from optsteps.files import write_atomically
-from optsteps.methods import OSS, SearchProblem, SearchResult
-from optsteps.models.checkpoint import resolve_weights
+from optsteps.keys import Facts, Keys, import_targets, keys_of, problem_facts
+from optsteps.methods import OSS, Given, SearchProblem, SearchResult
 from optsteps.progress import Progress
 from optsteps.ranks import Place, further_ranks, lost, place
 from optsteps.reporting.loggers import log_results
-from optsteps.reporting.run_folder import write_report
-from optsteps.reporting.tables import terminal_table, verdict_sentences
-from optsteps.store import ShardStore, digest, file_digest
+from optsteps.reporting.run_folder import USAGE, write_report
+from optsteps.reporting.summary import run_summary
+from optsteps.sources import remember_sources
+from optsteps.store import ShardStore, digest
+from optsteps.terminal import say
 from optsteps.workers import ALONE, StoredWorkers, Workers
-
-USAGE = "use_in_diffusers.py"
 
 
 def run(config: DictConfig, folder: Path, method_name: str, command: str) -> list[Row]:
@@ -54,33 +51,26 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     logger: Logger = instantiate(config.logger)
     try:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
-        experiment = Experiment.composed(config, device, method_name)
-        store = _store(experiment, device, here)
+        experiment = _composed(config, device, method_name)
+        facts = experiment.described(command)  # before anything is spent: it may fail
         with further_ranks(config, method_name, folder, here) as ranks, _progress(config, device, here) as progress:
             denoiser = progress.watch(experiment.model.denoiser)
-            results = _searched(experiment, denoiser, store, progress)
-            rows = _compared(experiment, denoiser, store, progress, results)
+            keys = _keys(experiment, denoiser, device, progress)
+            store = _store(config, keys, here)
+            results = _searched(experiment, denoiser, store, keys, progress)
+            rows = _compared(experiment, denoiser, store, keys, progress, results)
             failed = lost(ranks, folder, here)
         said = [v for figure in config.metric.verdicts for v in verdicts(rows, method_name, figure)]
         title = f"{experiment.model.name}: {method_name} with {experiment.solver.name}"
-        paths = write_report(
-            folder, title, rows, said, experiment.described(command), method_name, results, experiment.model.decode
-        )
-        if experiment.model.in_diffusers:
-            paths.append(_usage(folder, results[method_name]))
+        usage = [_usage(folder, results[method_name])] if experiment.model.in_diffusers else []
+        facts = {**facts, **keys.described}
+        paths = write_report(folder, title, rows, said, facts, method_name, results, experiment.model.decode)
     except BaseException:
         logger.finalize("failed")
         raise
-    console = Console()
-    console.print(terminal_table(rows))
-    for sentence in failed:
-        console.print(sentence, style="red")
-    for sentence in verdict_sentences(said):
-        console.print(sentence)
-    console.print(f"report and schedules: {folder}")
-    if experiment.model.in_diffusers:
-        console.print(f"how to sample with them: {folder / USAGE}")
-    log_results(logger, rows, said, paths, time.perf_counter() - begun)
+    log_results(logger, rows, said, [*usage, *paths], time.perf_counter() - begun)
+    places = [("report and schedules", folder), *(("how to sample with them", path) for path in usage)]
+    say(run_summary(rows, said, failed, places))
     return rows
 
 
@@ -93,11 +83,12 @@ def _usage(folder: Path, found: SearchResult) -> Path:
 def compute(config: DictConfig, method_name: str, here: Place) -> None:
     """A rank's share of the shards of a run; no figure, no report."""
     device = launched(config.runner, here.local_rank)
-    experiment = Experiment.composed(config, device, method_name)
-    store = _store(experiment, device, here)
+    experiment = _composed(config, device, method_name)
     with _progress(config, device, here) as progress:
         denoiser = progress.watch(experiment.model.denoiser)
-        results = _searched(experiment, denoiser, store, progress)
+        keys = _keys(experiment, denoiser, device, progress)
+        store = _store(config, keys, here)
+        results = _searched(experiment, denoiser, store, keys, progress)
         with progress.stage("compare"):
             trial = experiment.trial(denoiser, store)
             trial.teacher_samples()
@@ -110,27 +101,32 @@ def compute(config: DictConfig, method_name: str, here: Place) -> None:
 
 
 def _searched(
-    experiment: Experiment, denoiser: Denoiser, store: Workers, progress: Progress
+    experiment: Experiment, denoiser: Denoiser, store: Workers, keys: Keys, progress: Progress
 ) -> dict[str, SearchResult]:
     """What every method finds."""
     problem, results = experiment.problem(denoiser, experiment.searched, store), {}
     for name, method in experiment.methods.items():
         with progress.stage(f"search {name}"):
-            workers = _searching(experiment, store, name, progress)
-            results[name] = method.search(problem, experiment.steps, workers)
+            workers = _searching(experiment, store, keys.problem, keys.methods[name], progress)
+            found = method.search(problem, experiment.steps, workers)
+            if experiment.snap and not isinstance(method, Given):  # a given schedule is run as it is
+                found = replace(found, schedules={n: schedule.snapped() for n, schedule in found.schedules.items()})
+            results[name] = found
     return results
 
 
-def _searching(experiment: Experiment, store: Workers, name: str, progress: Progress) -> Workers:
-    """The workers for a search, whose shards its config and that of the problem determine."""
-    asked = ("seed", "solver", "teacher", "search", "dataset", "store.precision")
-    parts = {part.replace(".", "_"): with_contents(experiment.resolved(part)) for part in asked}
-    method = with_contents(experiment.method_config(name))
-    return store.telling(progress.shard).on("search", steps=experiment.steps, method=method, **parts)
+def _searching(experiment: Experiment, store: Workers, problem: Facts, method: Facts, progress: Progress) -> Workers:
+    """The workers for a search, whose shards these facts of the problem and of the method determine."""
+    return store.telling(progress.shard).on("search", steps=experiment.steps, problem=problem, method=method)
 
 
 def _compared(
-    experiment: Experiment, denoiser: Denoiser, store: Workers, progress: Progress, results: Mapping[str, SearchResult]
+    experiment: Experiment,
+    denoiser: Denoiser,
+    store: Workers,
+    keys: Keys,
+    progress: Progress,
+    results: Mapping[str, SearchResult],
 ) -> list[Row]:
     """All of it judged on unseen samples: the teacher, every schedule, and the oracle of the main method."""
     trial = experiment.trial(denoiser, store)
@@ -148,26 +144,40 @@ def _compared(
     if isinstance(method, OSS) and results[name].per_sample is not None and count > 1:
         with progress.stage("oracle"):
             own = experiment.problem(denoiser, experiment.unseen[:count], store)
-            searching = _searching(experiment, store, name, progress).on("oracle", samples=count)
+            searching = _searching(experiment, store, problem_facts(own), keys.methods[name], progress)
             rows += _oracle(method, name, trial, own, method.search(own, experiment.steps, searching))
     return rows
 
 
-def _store(experiment: Experiment, device: torch.device, here: Place) -> Workers:
-    """Those of `config.store`, for what the model, its device and the code determine, or this process alone."""
-    config = experiment.config
+def _composed(config: DictConfig, device: torch.device, method_name: str) -> Experiment:
+    """The experiment that a config describes, of code whose source is remembered."""
+    import_targets(config)
+    return Experiment.composed(config, device, method_name)
+
+
+def _keys(experiment: Experiment, denoiser: Denoiser, device: torch.device, progress: Progress) -> Keys:
+    """What determines the results, which takes a few evaluations."""
+    with progress.stage("fingerprint"):
+        return keys_of(experiment, denoiser, _called(device))
+
+
+def _store(config: DictConfig, keys: Keys, here: Place) -> Workers:
+    """Those of `config.store`, for what the model determines, or this process alone."""
     if config.store.folder is None:
         return ALONE
+    if not str(config.store.folder).strip():
+        raise ValueError(
+            f"store.folder={config.store.folder!r} names no folder: give one, or store.folder=null to keep nothing"
+        )
     limit = None if config.store.limit_gb is None else int(config.store.limit_gb * 1e9)
-    facts = {
-        "code": _code(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "device": _called(device),
-        "model": with_contents(experiment.resolved("model")),
-        "process": with_contents(experiment.resolved("process")),
-    }
-    return StoredWorkers(ShardStore(Path(config.store.folder), limit), facts, here.rank, here.world_size)
+    return StoredWorkers(ShardStore(Path(config.store.folder), limit), keys.model, here.rank, here.world_size)
+
+
+def results_key(config: DictConfig, method_name: str) -> str:
+    """What determines the results of a run of `config`, as its metrics.json has it."""
+    device = launched(config.runner)
+    experiment = _composed(config, device, method_name)
+    return keys_of(experiment, experiment.model.denoiser, _called(device)).results
 
 
 def _progress(config: DictConfig, device: torch.device, here: Place) -> Progress:
@@ -186,39 +196,6 @@ def _called(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def with_contents(part: Any) -> Any:
-    """A part of a config (JSON data) with the digest of the content for the name of a file, or of a folder that holds a
-    saved pipeline or network, and beside the name of a class or function from elsewhere that of its module's source.
-    """
-    if isinstance(part, dict):
-        found = {key: with_contents(value) for key, value in part.items()}
-        target = part.get("_target_", "")
-        if target and not target.startswith("optsteps."):
-            source = sys.modules[get_object(target).__module__].__file__
-            found["_source_"] = source and file_digest(source)
-        return found
-    if isinstance(part, list):
-        return [with_contents(value) for value in part]
-    if not isinstance(part, str) or len(part) > 240:  # a prompt; no name is as long
-        return part
-    if part.startswith("shipped:") or Path(part).is_file():
-        return file_digest(resolve_weights(part) if part.startswith("shipped:") else part)
-    if any((Path(part) / file).is_file() for file in ("model_index.json", "config.json")):
-        return _folder_digest(Path(part))
-    return part
-
-
-def _folder_digest(folder: Path) -> str:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return digest([[str(file.relative_to(folder)), file_digest(file)] for file in files])
-
-
-def _code() -> str:
-    """Digest of this package's source: what another version of it computed is not taken for this one's."""
-    root = Path(optsteps.__file__).parent
-    return digest([[str(file.relative_to(root)), file_digest(file)] for file in sorted(root.rglob("*.py"))])
-
-
 def _oracle(method: OSS, name: str, trial: Trial, problem: SearchProblem, found: SearchResult) -> list[Row]:
     """OSS per sample on the trial's own samples: a bound, marked as such."""
     assert found.per_sample is not None
@@ -228,3 +205,7 @@ def _oracle(method: OSS, name: str, trial: Trial, problem: SearchProblem, found:
         own = [method.path_schedule(problem, *pair) for pair in zip(paths, orders, strict=True)]
         rows.append(trial.judge_oracle(f"{name}_per_sample", own))
     return rows
+
+
+# a sweep's server forks jobs off long after it has loaded all this
+remember_sources()

@@ -263,7 +263,8 @@ def build_schedule(
         name: one of `FAMILIES`.
         process: the process whose clock the times are read on.
         steps: number of solver steps, at least 1.
-        t_max, t_min: the noisiest and the cleanest time of the formula (not used by `published`).
+        t_max, t_min: the noisiest and the cleanest time of the formula (not used by `published`). Where the noise level
+            at t_max is infinite (a flow's t = 1), families in noise levels start there and go on as from `t_finite`.
         final: "t_min" ends there; "zero" ends at noise level 0 (`process.t_clean`) as the family's authors do. Most
             append it, so that the last of the `steps` goes from t_min to noise level 0, as EDM's own sampler does;
             `published`, and `beta` in times, have a formula of one time more and 0 in the place of its last.
@@ -272,8 +273,7 @@ def build_schedule(
         parameters: the family's own, see its docstring.
 
     Raises:
-        ValueError: unknown name or parameter, bad range, or a family whose formula needs finite positive noise levels
-            asked for an end that has none (a flow's t = 1).
+        ValueError: unknown name or parameter, bad range, or a family in log noise levels asked to end at level 0.
     """
     if name not in FAMILIES:
         raise ValueError(f"unknown schedule {name!r}; known: {', '.join(FAMILIES)}")
@@ -319,13 +319,9 @@ def _between(ramp: Tensor, ends: Tensor) -> Tensor:
 
 
 def _levels(process: Process, ends: Tensor, family: str, positive: bool = False) -> Tensor:
-    """Noise levels of the two ends, refused where they leave the family's formula without a value between them."""
-    levels = process.noise_level(ends)
-    if not math.isfinite(levels[0].item()):
-        raise ValueError(
-            f"{family} is defined in noise levels, and at t_max = {ends[0].item():g} the noise level is infinite; "
-            f"choose a finite one, for instance t_max = {process.time_of_noise_level(80.0).item():.6g}, noise level 80"
-        )
+    """Noise levels of the two ends; the largest finite one for an infinite one, as which the schedule starts all the
+    same. Refused where the family's formula has no value for the cleanest."""
+    levels = process.noise_level(as_times([min(float(ends[0]), process.t_finite), float(ends[1])]))
     if positive and levels[1].item() <= 0:
         raise ValueError(
             f"{family} is defined in log noise levels, and at t_min = {ends[1].item():g} the noise level is 0; choose "

@@ -17,6 +17,7 @@ from torch import Tensor
 from optsteps.conditions import Cond, fingerprint, take
 from optsteps.denoisers import CountedDenoiser, Denoiser
 from optsteps.files import zeros_on_disk
+from optsteps.fingerprint import solver_facts
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
@@ -126,8 +127,10 @@ class Trajectories:
         numbers = torch.arange(len(noise)) if index is None else index
         batches = [slice(k, k + self.max_batch) for k in range(0, len(noise), self.max_batch)]
         inputs = [(noise[batch], take(cond, batch), numbers[batch]) for batch in batches]
-        facts: dict[str, Any] = {"schedule": schedule.facts, "solver": solver.facts}
-        facts["seed"] = seed if solver.stochastic else None
+        facts: dict[str, Any] = {}
+        if self.keeping.workers.keeps:
+            facts = {"schedule": schedule.facts, "solver": solver_facts(solver, schedule, noise)}
+            facts["seed"] = seed if solver.stochastic else None
         names = self._names(inputs if solver.stochastic else [some[:2] for some in inputs])
 
         def walk(denoiser: CountedDenoiser, number: int) -> Tensor:

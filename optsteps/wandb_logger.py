@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from optsteps.store import digest
+from optsteps.terminal import say
 
 # what is tried, in this order, from the mode asked for: each needs less than the one before it
 Mode = Literal["online", "offline", "disabled"]
@@ -178,4 +179,4 @@ def _one_line(error: Exception) -> str:
 
 
 def _say(sentence: str) -> None:
-    print(f"W&B: {sentence}", file=sys.stderr)
+    say(f"W&B: {sentence}", sys.stderr)

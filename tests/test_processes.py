@@ -194,7 +194,7 @@ def test_processes_differ() -> None:
     ("betas", "message"),
     [
         ([0.1, 0.0], "beta 0 at timestep 1"),
-        ([0.1, 0.2, 1.0], "beta 1 at timestep 2"),
+        ([0.1, 1.0, 0.2], "beta 1 at timestep 1"),
         ([-0.25, 0.1], "beta -0.25 at timestep 0"),
         ([0.1, math.nan], "beta nan at timestep 1"),
         ([0.1], r"at least 2 noise levels, got shape \(1,\)"),
@@ -206,7 +206,9 @@ def test_bad_betas(betas: list, message: str) -> None:
         VP.from_betas(betas)
 
 
-@pytest.mark.parametrize("levels", [[0.0, 0.0], [1.0, 0.5], [0.0, math.inf], [math.nan, 1.0]])
+@pytest.mark.parametrize(
+    "levels", [[0.0, 0.0], [1.0, 0.5], [-math.inf, 0.0], [0.0, math.inf, math.inf], [math.nan, 1.0]]
+)
 def test_bad_log_noise_levels(levels: list[float]) -> None:
     with pytest.raises(ValueError, match="finite and strictly increasing"):
         VP(levels)
@@ -246,3 +248,39 @@ def test_log_snr_out_of_range(process: Process, log_snr: float) -> None:
 def test_unknown_process() -> None:
     with pytest.raises(ValueError, match="unknown process 've'; known: edm, flow, vp"):
         process_from_dict({"name": "ve"})
+
+
+# zero terminal SNR: the last timestep has alpha 0 --------------------------------------------------------------------
+
+
+def rescaled(betas: np.ndarray) -> tuple[VP, np.ndarray]:
+    """Of betas rescaled to zero terminal SNR (Lin et al., arXiv:2305.08891, Algorithm 1), and sqrt(alpha_bar)."""
+    root = np.sqrt(np.cumprod(1 - betas))
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    alphas = np.concatenate([root[:1] ** 2, root[1:] ** 2 / root[:-1] ** 2])
+    return VP.from_betas(1 - alphas), root
+
+
+@pytest.mark.parametrize("betas", [SCALED_LINEAR_BETAS, LINEAR_BETAS], ids=["scaled linear", "linear"])
+def test_zero_terminal_snr(betas: np.ndarray) -> None:
+    process, root = rescaled(betas)
+    t = torch.arange(1000)
+    assert (process.t_limit, process.t_finite) == (999, 998)
+    torch.testing.assert_close(process.alpha(t), torch.from_numpy(root), rtol=1e-6, atol=0)
+    assert (process.alpha(999), process.sigma(999), process.noise_level(999)) == (0, 1, math.inf)
+    assert process.log_snr(999) == -math.inf
+    # alpha / sigma falls linearly over the last interval, so that levels stay continuous and increasing
+    last = process.noise_level([998.0, 998.25, 998.5, 998.75, 999.0])
+    torch.testing.assert_close(1 / last, (1 / last[0]) * torch.tensor([1, 0.75, 0.5, 0.25, 0], dtype=torch.float64))
+    between = torch.linspace(997.5, 999, 40, dtype=torch.float64)
+    assert bool((process.noise_level(between).diff() > 0).all())
+    torch.testing.assert_close(process.time_of_log_snr(process.log_snr(between)), between, rtol=1e-12, atol=0)
+    torch.testing.assert_close(process.time_of_noise_level([math.inf, 0.0]), torch.tensor([999.0, -1.0]).double())
+    inner = torch.tensor([12.5, 500.0, 998.5], dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda t: (process.alpha(t), process.sigma(t), process.log_snr(t)), inner)
+
+
+def test_zero_terminal_snr_is_stored_as_plain_json() -> None:
+    process, _ = rescaled(SCALED_LINEAR_BETAS)
+    text = json.dumps(process.to_dict(), allow_nan=False)
+    assert process_from_dict(json.loads(text)) == process

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,16 @@ def test_ranks_are_counted_together(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert re.search(r"50 evaluations, rank 0 [\d,]+/s on cpu, rank 1 [\d,]+/s on H200", told)
     # half of the evaluations are done: as much time is left as was spent, not nine times as much
     assert re.search(r"teacher: 0:00:00 to go, 50 evaluations", told)
+
+
+def test_lines_that_nobody_can_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither they nor counts that cannot be written end the work."""
+    (tmp_path / "file").write_text("")
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        monkeypatch.setattr(sys, "stderr", pipe)
+        with Progress("cpu", 1, tmp_path / "file") as progress, progress.stage("search oss"):
+            progress.watch(double)(torch.ones(5, 2), torch.ones(5))
+            progress.shard({"round": 0, "rounds": 2, "shard": 1, "of": 2})
+    assert progress.evaluations == 10

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
+from pathlib import Path
+
 import pytest
 from omegaconf import OmegaConf
 
-from optsteps.ranks import Place, place
+from optsteps.ranks import Place, further_ranks, place
 
 
 def runner(**own: object):
@@ -47,3 +52,24 @@ def test_tasks_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_device(devices: int) -> None:
     with pytest.raises(ValueError, match=f"runner.devices={devices}"):
         place(runner(devices=devices))
+
+
+def test_a_suspended_rank_ends_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would not hear a request to end itself."""
+    stopped = tmp_path / "python"
+    stopped.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nkill -STOP $$\n")
+    stopped.chmod(0o755)
+    monkeypatch.setattr("optsteps.ranks.sys.executable", str(stopped))
+
+    def run() -> None:
+        with further_ranks(OmegaConf.create({}), "oss", tmp_path, Place(world_size=2, to_start=1)) as (rank,):
+            while Path(f"/proc/{rank.pid}/stat").read_text().split()[2] != "T":
+                time.sleep(0.01)
+
+    running = threading.Thread(target=run, daemon=True)
+    running.start()
+    running.join(30)
+    ended = not running.is_alive()
+    if not ended:
+        os.kill(int((tmp_path / "pid").read_text()), 9)
+    assert ended

@@ -2,7 +2,6 @@ import itertools
 import json
 import math
 import os
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -374,12 +373,13 @@ def test_what_cannot_be_snapped() -> None:
 
 
 @pytest.mark.parametrize("family", ["edm", "logsnr", "exponential"])
-def test_the_noisy_end_of_a_flow_has_no_noise_level(family: str) -> None:
-    with pytest.raises(ValueError, match="at t_max = 1 the noise level is infinite") as refusal:
-        build_schedule(family, Flow(), steps=4, t_max=1.0, t_min=0.01)
-    named = re.search(r"for instance t_max = ([\d.]+)", str(refusal.value))
-    assert named is not None
-    assert build_schedule(family, Flow(), steps=4, t_max=float(named[1]), t_min=0.01).steps == 4
+@pytest.mark.parametrize("where", ["flow", "zero terminal SNR"])
+def test_families_in_noise_levels_start_at_an_infinite_one(family: str, where: str) -> None:
+    process = Flow() if where == "flow" else VP.from_betas([*torch.linspace(1e-3, 0.2, 40).tolist(), 1.0])
+    last, below, t_min = (1.0, 0.999, 0.01) if where == "flow" else (40.0, 39.0, 1.0)
+    found = build_schedule(family, process, steps=4, t_max=last, t_min=t_min).times
+    under = build_schedule(family, process, steps=4, t_max=below, t_min=t_min).times
+    assert found.tolist() == [last, *under[1:].tolist()]
 
 
 @pytest.mark.parametrize("family", ["time_uniform", "time_quadratic", "beta", "flow_shift", "cosine", "ddim"])

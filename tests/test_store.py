@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from optsteps.store import DamagedShardWarning, ShardStore, digest, file_digest
+from optsteps.store import DamagedShardWarning, ShardStore, UnwritableStoreWarning, digest, file_digest
 
 LEAVES = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | st.text(max_size=5)
 TREES = st.recursive(
@@ -155,6 +155,142 @@ def test_a_dead_process_s_claim_is_free(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert ShardStore(tmp_path).compute(["key0"], lambda k: k + 1) == [1]
+
+
+def test_a_hung_process_does_not_stop_the_others(tmp_path: Path) -> None:
+    """Suspended at its first shard: another computes all of them, and when it wakes up it finds the same."""
+
+    def work() -> None:
+        def shard(number: int) -> int:
+            (tmp_path / f"began{number}").touch()
+            time.sleep(1.0)
+            return number
+
+        assert ShardStore(tmp_path / "store", patience=1.0).compute(["key0", "key1"], shard) == [0, 1]
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    while not (tmp_path / "began0").exists():
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        assert ShardStore(tmp_path / "store", patience=1.0).compute(["key0", "key1"], lambda k: k) == [0, 1]
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+        process.join(60)
+    assert process.exitcode == 0
+    assert not list((tmp_path / "store").glob("*/*.claim"))
+
+
+OTHERS = ["models/unet/model.safetensors", "ke/model.safetensors", "ke/key9.safetensors", "notes.txt"]
+# the name of a shard, in the folder of other keys
+OTHERS.append(f"un/key9.{'0' * 64}.safetensors")
+
+
+def _write(folder: Path, names: list[str]) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"0" * 5000)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_folder_of_somebody_else_is_no_store(name: str, tmp_path: Path) -> None:
+    _write(tmp_path, [name])
+    with pytest.raises(ValueError, match=f"{name.split('/')[0]}.*a folder of its own"):
+        ShardStore(tmp_path, limit=1)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+
+
+def test_eviction_deletes_shards_alone(tmp_path: Path) -> None:
+    """Whatever else somebody has put into the store by now."""
+    store = ShardStore(tmp_path, limit=1)
+    store.put("key0", torch.zeros(500))
+    _write(tmp_path, OTHERS)
+    store.put("key1", torch.zeros(500))
+    assert all((tmp_path / name).exists() for name in OTHERS)
+    assert store.get("key0") is None
+    assert store.get("key1") is not None
+
+
+def test_a_store_of_an_earlier_version_is_a_store(tmp_path: Path) -> None:
+    """One without a mark, in which a process was killed."""
+    ShardStore(tmp_path).put("key0", 7)
+    (tmp_path / ".optsteps_store").unlink()
+    (file,) = tmp_path.glob("*/*.safetensors")
+    for name in ("ke/key1.lock", f"ke/.{file.name}.a8f3", "progress/0123/1.json"):
+        _write(tmp_path, [name])
+    assert ShardStore(tmp_path).get("key0") == 7
+    ShardStore(tmp_path).put("key1", 8)
+    assert (tmp_path / ".optsteps_store").exists()
+
+
+def test_what_was_half_written_an_hour_ago_is_cleared_away(tmp_path: Path) -> None:
+    store = ShardStore(tmp_path, limit=10**6)
+    store.put("key0", 7)
+    (file,) = tmp_path.glob("*/*.safetensors")
+    left = [f"ke/.{file.name}.a8f3", "ke/key5.claim"]
+    _write(tmp_path, left)
+    for name in left:
+        os.utime(tmp_path / name, (0, 0))
+    ShardStore(tmp_path, limit=1000).put("key1", 8)
+    assert not any((tmp_path / name).exists() for name in left)
+
+
+def test_a_shard_evicted_while_it_is_read_does_not_come_back_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ShardStore(tmp_path)
+    store.put("key0", 7)
+    read = Path.read_bytes
+
+    def evicted(self: Path) -> bytes:
+        content = read(self)
+        self.unlink()
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", evicted)
+    assert store.get("key0") == 7
+    assert not list(tmp_path.glob("*/*.safetensors"))
+
+
+def test_a_store_that_cannot_be_written_is_read(tmp_path: Path) -> None:
+    """What it lacks is computed; nothing is kept, a damaged shard stays where it is."""
+    folder = tmp_path / "store"
+    ShardStore(folder).put("key0", 7)
+    ShardStore(folder).put("key2", 9)
+    damaged = next(folder.glob("*/key2.*"))
+    damaged.write_bytes(b"")
+
+    def read() -> None:
+        if os.geteuid() == 0:  # whom no mode keeps out
+            os.setgid(65534)
+            os.setuid(65534)
+        with pytest.warns(UnwritableStoreWarning, match="computed and not kept") as caught:
+            assert ShardStore(folder).compute(["key0", "key1", "key2"], lambda k: k) == [7, 1, 2]
+        assert sum(warning.category is UnwritableStoreWarning for warning in caught) == 1
+
+    for path in [*tmp_path.parents][:-2]:  # pytest's own folders are for one user
+        if path.stat().st_uid == os.geteuid() and "pytest" in path.name:
+            path.chmod(0o755)
+    files = sorted(folder.rglob("*"))
+    for path in [tmp_path, folder, *files]:
+        path.chmod(0o555)
+    try:
+        process = multiprocessing.get_context("fork").Process(target=read)
+        process.start()
+        process.join(60)
+    finally:
+        for path in [tmp_path, folder, *files]:
+            path.chmod(0o755)
+    assert process.exitcode == 0
+    assert sorted(folder.rglob("*")) == files
+
+
+def test_keys_of_numbers_that_are_not_finite() -> None:
+    keys = {digest({"noise_max": value}) for value in (math.inf, -math.inf, math.nan, 1.0)}
+    assert len(keys) == 4
+    assert digest({"noise_max": math.inf}) in keys
 
 
 def test_keys_are_of_the_facts() -> None:

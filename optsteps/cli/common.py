@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -13,6 +15,8 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from optsteps.terminal import flush, say, take_every_character
 
 _PACKAGE = Path(__file__).parent.parent
 # a wheel carries the configs inside the package; a checkout has them beside it
@@ -34,23 +38,39 @@ def _sweep_name() -> str | None:
     return Path(chosen.sweep.dir).name if chosen.mode == RunMode.MULTIRUN else None
 
 
+def _home_cache() -> str:
+    """Where data sets lie unless the user says it: the user's cache, or temporary files for a user without a home."""
+    try:
+        return str(Path.home() / ".cache" / "optsteps")
+    except RuntimeError:  # neither $HOME nor an entry among the users
+        return str(Path(tempfile.gettempdir()) / f"optsteps-{os.getuid()}")
+
+
+OmegaConf.register_new_resolver("home_cache", _home_cache, replace=True)
 OmegaConf.register_new_resolver("chosen", _chosen, replace=True)
 OmegaConf.register_new_resolver("sweep_name", _sweep_name, replace=True)
 
 
 def readable_errors(command: Callable[[], None]) -> Callable[[], None]:
-    """Print what the user can mend as one paragraph and exit with 1; OPTSTEPS_DEBUG=1 shows the traceback."""
+    """Print what the user can mend as one paragraph and exit with 1; OPTSTEPS_DEBUG=1 shows the traceback.
+
+    Output that cannot be written is such an error.
+    """
 
     @functools.wraps(command)
     def run() -> None:
         # otherwise Hydra prints a traceback of its own before we see the error
         os.environ["HYDRA_FULL_ERROR"] = "1"
+        take_every_character(sys.stdout)
         try:
             command()
+            flush(sys.stdout)
         except _MENDABLE as error:
             if os.environ.get("OPTSTEPS_DEBUG"):
                 raise
-            print(f"{Path(sys.argv[0]).stem}: error: {root_error(error)}", file=sys.stderr)
+            with suppress(OSError):
+                flush(sys.stdout)
+            say(f"{Path(sys.argv[0]).stem}: error: {root_error(error)}", sys.stderr)
             raise SystemExit(1) from None
 
     return run

@@ -9,6 +9,7 @@ from optsteps.cli.common import readable_errors
 from optsteps.reporting.layout import choose_layout
 from optsteps.reporting.records import read_all
 from optsteps.reporting.sweep_report import FORMATS, write_sweep_report
+from optsteps.terminal import say
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +44,7 @@ def main() -> None:
     records = read_all(chosen.folders)
     layout = choose_layout(records, chosen.rows, chosen.columns, chosen.values, chosen.over, chosen.baseline)
     for path in write_sweep_report(chosen.output or chosen.folders[0] / "report", records, layout, chosen.formats):
-        print(path)
+        say(str(path))
 
 
 if __name__ == "__main__":

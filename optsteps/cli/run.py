@@ -15,22 +15,39 @@ from omegaconf import DictConfig, OmegaConf
 
 from optsteps.cli.common import CONFIG_DIR, readable_errors
 from optsteps.cli.objective import run_for_objective
+from optsteps.cli.own_folder import run_in_own_folder
+from optsteps.cli.rival_names import check_rival_names
 from optsteps.cli.sweep import Sweep, run_job
 from optsteps.experiment import code_version
 from optsteps.ranks import place
+from optsteps.runner import results_key
+from optsteps.terminal import say
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")
 def job(config: DictConfig) -> float | None:
     """Compose and call; the objective is for sweepers."""
     chosen = HydraConfig.get()
+    composed = _composed(config)
     OmegaConf.resolve(config)  # while Hydra is there to be asked
     folder, method = Path(chosen.runtime.output_dir), chosen.runtime.choices["method"]
     direction = chosen.sweeper.get("direction")
     direction = getattr(direction, "name", direction)  # Optuna's default is an Enum
+    check_rival_names(config.get("rivals", {}), method, chosen.runtime.choices, chosen.overrides.task)
     one = partial(run_for_objective, config, folder, method, _command(chosen), direction)
-    swept = chosen.mode == RunMode.MULTIRUN and place(config.runner).rank == 0  # others help rank 0 with its job
-    return run_job(config, folder, code_version(), one) if swept else one()
+    if place(config.runner).rank > 0:  # it helps rank 0, whose folder it is
+        return one()
+    one = partial(run_in_own_folder, one, folder, config, method, composed)
+    if chosen.mode == RunMode.RUN:
+        return one()
+    return run_job(config, folder, code_version(), one, partial(results_key, config, method))
+
+
+def _composed(config: DictConfig) -> dict[Path, str]:
+    """What Hydra would write into a run's folder before anybody could ask whose it is."""
+    hydra = HydraConfig.instance().cfg
+    parts = {"config.yaml": config, "hydra.yaml": hydra, "overrides.yaml": HydraConfig.get().overrides.task}
+    return {Path(".hydra", name): OmegaConf.to_yaml(part) for name, part in parts.items()}
 
 
 def _command(chosen: HydraConf) -> str:
@@ -50,7 +67,7 @@ def main() -> None:
     finally:  # also where a launcher or a sweeper gave up
         failed = Sweep.failed()
         if failed:
-            print(f"{len(failed)} jobs failed:", *failed, sep="\n", file=sys.stderr)
+            say("\n".join([f"{len(failed)} jobs failed:", *failed]), sys.stderr)
     if failed:
         raise SystemExit(1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from optsteps.export.rehearsal import rehearse
 from optsteps.export.schedulers import (
     KINDS,
+    TIMESTEP_TOLERANCE,
     Kind,
     check_amplitude,
     check_tables,
@@ -22,8 +23,9 @@ from optsteps.export.schedulers import (
     effective_orders,
     kind_of,
     noise_ratio,
+    on_timesteps,
+    parameters_of,
     read_tables,
-    rehearse,
     run_orders,
     straightened,
     unapplied,
@@ -78,8 +80,7 @@ def to_diffusers(schedule: Schedule, scheduler: Any) -> DiffusersArguments:
     check_amplitude(schedule)
     warn_of_variant(schedule, name)
     check_trained_on(schedule, base)
-    known = set(inspect.signature(type(base).__init__).parameters)
-    settings = straightened(schedule, kind, known)
+    settings = straightened(schedule, kind, parameters_of(base))
     if given or Path(str(scheduler)).is_dir():  # its settings are known: name the changes only
         settings = {key: value for key, value in settings.items() if base.config.get(key) != value}
     refused: ValueError | None = None
@@ -105,8 +106,7 @@ def to_diffusers(schedule: Schedule, scheduler: Any) -> DiffusersArguments:
 
 def _on_timesteps(schedule: Schedule) -> bool:
     """Are all times such as `Schedule.snapped` makes? An EDM process has none to miss."""
-    times = schedule.times * {"vp": 1, "flow": 1000}.get(schedule.process.name, 0)
-    return bool(((times - times.round()).abs() < 1e-6).all())
+    return on_timesteps(schedule.times.detach() * {"vp": 1, "flow": 1000}.get(schedule.process.name, 0))
 
 
 def _orders_variants(schedule: Schedule, kind: Kind, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -122,14 +122,14 @@ def _candidates(schedule: Schedule, kind: Kind, base: Any) -> Iterator[dict[str,
     """Arguments of `set_timesteps` that may tell the schedule, the most readable first."""
     takes, process, t = kind.takes[schedule.process.name], schedule.process, schedule.times.detach()
     if takes == "timesteps" or (takes == "levels" and process.name == "vp"):
-        whole = torch.equal(t, t.round())
+        whole = on_timesteps(t)
         if whole or takes == "timesteps":
-            yield {"timesteps": [int(x) if whole else x for x in t[:-1].tolist()]}
+            yield {"timesteps": [round(x) if whole else x for x in t[:-1].tolist()]}
     if takes in ("sigmas", "levels"):
         levels = process.noise_level(t) if process.name == "vp" else t
         if kind.below_one and process.name == "flow":  # it cuts times to integers, and a product may fall just short
             count = base.config.num_train_timesteps
-            on_grid = (t * count - (t * count).round()).abs() < 1e-6
+            on_grid = (t * count - (t * count).round()).abs() <= TIMESTEP_TOLERANCE
             levels = torch.where(on_grid & (t < 1), ((t * count).round() + 1e-4) / count, t)
         # as many digits as float32 has
         sigmas = [float(f"{x:.9g}") for x in (levels if takes == "levels" else levels[:-1]).tolist()]
@@ -152,17 +152,17 @@ def _tried(schedule: Schedule, kind: Kind, base: Any, settings: Mapping[str, Any
         tried.set_timesteps(**arguments)
     except Exception as error:
         raise ValueError(f"{name} refuses it ({error})") from error
-    check_tables(name, schedule, wanted_tables(schedule, tried), read_tables(tried, kind))
+    check_tables(name, schedule, wanted_tables(schedule, tried, kind), read_tables(tried, kind))
     if schedule.orders is not None:
         check_orders(schedule, tried, kind)
     if kind.table == "sigmas":
-        rehearse(tried, name)
+        rehearse(tried, schedule, kind)
     return tried
 
 
 def check_orders(schedule: Schedule, scheduler: Any, kind: Kind) -> None:
     """Raises ValueError unless the scheduler gives its steps the schedule's orders."""
-    wanted, name = effective_orders(schedule), class_name(scheduler)
+    wanted, name = effective_orders(schedule, schedule.orders or ()), class_name(scheduler)
     found = run_orders(scheduler, kind, schedule.steps, schedule.ends_clean)
     if found is None and max(wanted) > 1:
         raise ValueError(f"the orders {wanted} of the schedule's steps mean nothing to {name}")
@@ -234,7 +234,10 @@ def _defaults(name: str, process: Process) -> dict[str, Any]:
         # what a pipeline's config would say by beta_start and beta_end
         kept = torch.sigmoid(2 * process.log_snr(torch.arange(process.t_limit + 1)))
         betas = 1 - kept / torch.cat([kept.new_ones(1), kept[:-1]])
-        return {"trained_betas": betas.tolist(), "num_train_timesteps": len(betas)}
+        settings = {"trained_betas": betas.tolist(), "num_train_timesteps": len(betas)}
+        if process.t_finite < process.t_limit and "rescale_betas_zero_snr" in parameters_of(scheduler_class(name)):
+            settings |= {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+        return settings
     if name == "EulerDiscreteScheduler":  # under EDM it is that of Stable Video Diffusion
         return {"timestep_type": "continuous", "prediction_type": "v_prediction"}
     if process.name == "flow" and "vp" in kind_of(name, process).takes:

@@ -7,15 +7,16 @@ nothing is believed of a scheduler that has not been run. Nothing here needs dif
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from optsteps.processes import VP, Process, as_times
+from optsteps.processes import VP, Process
 from optsteps.schedules import Schedule
 
 # a table agrees with a schedule if its levels do to this, absolutely below 1 and relatively above ...
@@ -25,6 +26,8 @@ LEVEL_TOLERANCE = 1e-5
 TIMESTEP_TOLERANCE = 1e-3
 # of the log noise levels that networks under EDM are called with
 LOG_LEVEL_TOLERANCE = 1e-5
+# diffusers' schedulers that hold levels take alpha_bar at a zero terminal SNR for 2^-24
+TERMINAL_LEVEL = (2**24 - 1) ** 0.5
 
 Takes = Literal["timesteps", "sigmas", "levels", "ramp"]
 
@@ -41,7 +44,7 @@ class Kind:
         scaled: its samples are x / alpha, which starts at the noise level.
         table: what its `step` reads the levels from.
         orders: where it lowers its order at the end, if that can be steered: "few" (below 15 steps) or "always".
-        below_one: it keeps a flow's first level this far below 1.
+        below_one: a flow's first level is kept this far below 1, where its formula has a value.
     """
 
     takes: Mapping[str, Takes | None]
@@ -52,6 +55,8 @@ class Kind:
     below_one: float = 0.0
 
 
+# how far below 1 UniPCMultistepScheduler itself keeps a flow's level, whose logarithm of alpha it takes
+_BELOW_ONE = 1e-6
 _INTEGERS = Kind({"vp": "timesteps"}, table="alphas_cumprod")
 KINDS: dict[str, Kind] = {
     "EulerDiscreteScheduler": Kind({"vp": "levels", "edm": "levels"}, scaled=True),
@@ -59,9 +64,9 @@ KINDS: dict[str, Kind] = {
     "HeunDiscreteScheduler": Kind({"vp": "timesteps"}, stages=2, scaled=True),
     "LMSDiscreteScheduler": Kind({"vp": None}, scaled=True),
     "DPMSolverMultistepScheduler": Kind({"vp": "timesteps", "flow": None}, orders="few"),
-    "DPMSolverSinglestepScheduler": Kind({"vp": "timesteps", "flow": None}),
-    "DEISMultistepScheduler": Kind({"vp": None, "flow": None}, orders="few"),
-    "UniPCMultistepScheduler": Kind({"vp": None, "flow": "sigmas"}, orders="always", below_one=1e-6),
+    "DPMSolverSinglestepScheduler": Kind({"vp": "timesteps", "flow": None}, below_one=_BELOW_ONE),
+    "DEISMultistepScheduler": Kind({"vp": None, "flow": None}, orders="few", below_one=_BELOW_ONE),
+    "UniPCMultistepScheduler": Kind({"vp": None, "flow": "sigmas"}, orders="always", below_one=_BELOW_ONE),
     "IPNDMScheduler": Kind({"vp": None}, table="alphas"),
     "EDMEulerScheduler": Kind({"edm": "ramp"}, scaled=True),
     "EDMDPMSolverMultistepScheduler": Kind({"edm": None}, scaled=True, orders="few"),
@@ -102,6 +107,11 @@ _STRAIGHT: dict[str, Any] = {
 def class_name(scheduler: Any) -> str:
     """The name of a scheduler's class, as diffusers has it."""
     return next((part.__name__ for part in type(scheduler).__mro__ if part.__name__ in KINDS), type(scheduler).__name__)
+
+
+def parameters_of(scheduler: Any) -> set[str]:
+    """The settings that a scheduler's class, or the class given, knows."""
+    return set(inspect.signature(scheduler.__init__).parameters)
 
 
 def unapplied(scheduler: Any) -> Any:
@@ -166,11 +176,33 @@ def network_calls(schedule: Schedule, scheduler: Any) -> Tensor:
     return _clock(t, scheduler) * scheduler.config.num_train_timesteps
 
 
-def wanted_tables(schedule: Schedule, scheduler: Any) -> Tables:
-    """The schedule in the units of a scheduler, float64: noise levels, or the times of a flow."""
+def wanted_tables(schedule: Schedule, scheduler: Any, kind: Kind) -> Tables:
+    """The schedule in the units of a scheduler, float64: noise levels, or the times of a flow.
+
+    A scheduler that holds its levels has a finite one, `TERMINAL_LEVEL`, where the schedule starts at zero SNR.
+    """
     t, process = schedule.times.detach().cpu(), schedule.process
     levels = _clock(t, scheduler) if process.name == "flow" else process.noise_level(t)
+    if process.name == "vp" and kind.table == "sigmas":
+        levels[0] = _first_level(schedule)
     return Tables(network_calls(schedule, scheduler)[:-1], levels)
+
+
+def starts_at_pure_noise(schedule: Schedule) -> bool:
+    """Is the noise level infinite where it starts?"""
+    return bool(schedule.process.alpha(schedule.times[0]) == 0)
+
+
+def _first_level(schedule: Schedule) -> float:
+    """The noise level it starts from; a finite one for zero terminal SNR, above the next, which with linear betas may
+    be higher than `TERMINAL_LEVEL`."""
+    first, second = schedule.noise_levels[:2].tolist()
+    return max(TERMINAL_LEVEL, 2 * second) if starts_at_pure_noise(schedule) else first
+
+
+def on_timesteps(times: Tensor) -> bool:
+    """Are these times, counted in timesteps, integers but for rounding?"""
+    return bool(((times - times.round()).abs() <= TIMESTEP_TOLERANCE).all())
 
 
 def _clock(t: Tensor, scheduler: Any) -> Tensor:
@@ -212,8 +244,10 @@ def check_trained_on(schedule: Schedule, scheduler: Any) -> None:
             "to different models"
         )
     ours = process.noise_level(torch.arange(len(theirs)))
-    # a table of alphas_cumprod in float32 has lost as much at the clean end, and all of it at a zero terminal SNR
-    apart = (theirs / ours).log().abs() > 1e-3
+    if torch.inf in (theirs[-1], ours[-1]):  # zero terminal SNR, which schedulers that hold levels call TERMINAL_LEVEL
+        theirs[-1], ours[-1] = (levels[-1].clamp(max=TERMINAL_LEVEL) for levels in (theirs, ours))
+    # 0.1 % is lost in float32 at the clean end
+    apart = ~((theirs / ours).log().abs() <= 1e-3)
     if bool(apart.any()):
         t = int(apart.nonzero()[0])
         raise ValueError(
@@ -231,7 +265,9 @@ def check_tables(name: str, schedule: Schedule, wanted: Tables, found: Tables) -
     tolerance = LOG_LEVEL_TOLERANCE if schedule.process.name == "edm" else TIMESTEP_TOLERANCE
     # written so that NaN is no agreement
     late = ~((found.timesteps - wanted.timesteps).abs() <= tolerance)
-    off = ~((found.levels - wanted.levels).abs() <= LEVEL_TOLERANCE * wanted.levels.clamp(min=1.0))
+    off = (found.levels != wanted.levels) & ~(
+        (found.levels - wanted.levels).abs() <= LEVEL_TOLERANCE * wanted.levels.clamp(min=1.0)
+    )
     for step in range(schedule.steps):
         begin = f"step {step} of {schedule.steps} with {name}"
         if bool(late[step]):
@@ -273,12 +309,14 @@ def run_orders(scheduler: Any, kind: Kind, steps: int, clean: bool) -> list[int]
     return orders
 
 
-def effective_orders(schedule: Schedule) -> list[int]:
-    """The orders its steps have when they are walked: no more outputs than there are, and 1 to noise level 0."""
-    orders = [min(i + 1, order) for i, order in enumerate(schedule.orders or ())]
+def effective_orders(schedule: Schedule, orders: Sequence[int]) -> list[int]:
+    """The orders that its steps have if they are asked for `orders`: no more than there are outputs to remember, of
+    which one at an infinite noise level is none, and 1 to noise level 0."""
+    forgotten = starts_at_pure_noise(schedule)
+    effective = [min(max(i + 1 - forgotten, 1), order) for i, order in enumerate(orders)]
     if schedule.ends_clean:
-        orders[-1] = 1
-    return orders
+        effective[-1] = 1
+    return effective
 
 
 def noise_ratio(schedule: Schedule, scheduler: Any, kind: Kind) -> float:
@@ -289,33 +327,9 @@ def noise_ratio(schedule: Schedule, scheduler: Any, kind: Kind) -> float:
 
 def start_scale(schedule: Schedule, kind: Kind) -> float:
     """The scale of the noise that a scheduler's first sample is, in its own coordinates."""
-    alpha = schedule.process.alpha(schedule.times[0]) if kind.scaled else as_times(1.0)
-    return float(schedule.scale.detach() / alpha)
-
-
-def rehearse(scheduler: Any, name: str) -> None:
-    """Run every step on a small tensor.
-
-    Raises:
-        ValueError: the scheduler refuses a step or leaves the finite numbers; it names the step.
-    """
-    x = torch.ones(1, 3, 2, 2)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        for i, t in enumerate(scheduler.timesteps):
-            try:
-                if hasattr(scheduler, "scale_model_input"):
-                    scheduler.scale_model_input(x, t)
-                x = scheduler.step(0.1 * x, t, x, return_dict=False)[0]
-            except (RuntimeError, IndexError, TypeError, ValueError, AssertionError) as error:
-                raise ValueError(f"{name} fails at step {i} of this schedule ({error})") from error
-            if not bool(torch.isfinite(x).all()):
-                raise ValueError(
-                    f"{name} computes NaN or infinity in step {i}, which leads from level "
-                    f"{_level(scheduler, i)} to {_level(scheduler, i + 1)}: its formula has no value there. End at a "
-                    "positive noise level or begin a flow below t = 1, or lower solver_order"
-                )
-
-
-def _level(scheduler: Any, i: int) -> str:
-    levels = getattr(scheduler, "sigmas", None)
-    return f"{float(levels[i]):g}" if levels is not None and i < len(levels) and math.isfinite(levels[i]) else "?"
+    scale = float(schedule.scale.detach())
+    if not kind.scaled:
+        return scale
+    # x / alpha, where alpha is 0 that of a large finite level
+    alpha = schedule.process.alpha(schedule.times[0].detach())
+    return scale / float(alpha) if alpha > 0 else scale * math.hypot(1.0, _first_level(schedule))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from optsteps.export.arguments import DiffusersArguments, load_scheduler, to_diffusers
 from optsteps.export.pipeline import apply
+from optsteps.export.schedulers import class_name
 from optsteps.schedules import Schedule
 
 # the scheduler nearest to a solver of optsteps, under every process that has one
@@ -34,7 +35,8 @@ SCHEDULERS: dict[str, dict[str, str]] = {
 
 
 def diffusers_snippet(schedule: Schedule, scheduler: Any = None, path: str | Path = "schedule.json") -> str:
-    """Python that makes `pipe`, a loaded pipeline, sample with the schedule.
+    """Python that makes `pipe`, a loaded pipeline, sample with the schedule. The pipeline gets the scheduler that is
+    named here, with the settings of the one it has.
 
     Args:
         scheduler: as in `to_diffusers`; None for the one nearest to the solver of the search (`default_scheduler`).
@@ -46,14 +48,14 @@ def diffusers_snippet(schedule: Schedule, scheduler: Any = None, path: str | Pat
         ValueError: the scheduler can run the schedule in neither way, or there is none of the name.
     """
     chosen = default_scheduler(schedule) if scheduler is None else scheduler
-    name = chosen if isinstance(chosen, (str, Path)) else type(chosen).__name__
+    base = load_scheduler(chosen, schedule.process)
     try:
         told = to_diffusers(schedule, chosen)
     except ValueError as error:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns where the snippet is run
-            apply(load_scheduler(chosen, schedule.process), schedule)
-        return _applying(str(name), schedule, str(path), str(error), scheduler is None)
+            apply(base, schedule)
+        return _applying(class_name(base), schedule, str(path), str(error))
     kinds = {type(value) for value in told.arguments.values()}
     lines = [f"import {name}" for name, kind in (("numpy", np.ndarray), ("torch", Tensor)) if kind in kinds]
     lines += [f"from diffusers import {told.scheduler}", "", "# pipe: your pipeline, as loaded"]
@@ -64,7 +66,7 @@ def diffusers_snippet(schedule: Schedule, scheduler: Any = None, path: str | Pat
     if told.settings.get("use_flow_sigmas") and "sigmas" in told.arguments:
         lines += ["# FluxPipeline drops sigmas= with such a scheduler: use optsteps.apply there"]
     arguments = [f"    {key}={_literal(value)}," for key, value in told.arguments.items()]
-    lines += ["images = pipe(", '    "your prompt",', *arguments, ").images"]
+    lines += ["images = pipe(", '    "your prompt",', *arguments, ")[0]"]
     return "\n".join(lines) + "\n"
 
 
@@ -91,15 +93,17 @@ def default_scheduler(schedule: Schedule) -> str:
     return SCHEDULERS.get(schedule.metadata.get("solver", "euler"), {}).get(name, SCHEDULERS["euler"][name])
 
 
-def _applying(name: str, schedule: Schedule, path: str, reason: str, chosen_here: bool) -> str:
-    lines = [_comment(reason) + "import optsteps"]
-    if chosen_here:
-        lines += [f"from diffusers import {name}"]
-    lines += ["", "# pipe: your pipeline, as loaded"]
-    if chosen_here:
-        flow = ', use_flow_sigmas=True, prediction_type="flow_prediction"' if _reads_flow(name, schedule) else ""
-        lines += [f"pipe.scheduler = {name}.from_config(pipe.scheduler.config{flow})"]
-    lines += [f'optsteps.apply(pipe, optsteps.Schedule.load("{path}"))', 'images = pipe("your prompt").images']
+def _applying(name: str, schedule: Schedule, path: str, reason: str) -> str:
+    flow = ', use_flow_sigmas=True, prediction_type="flow_prediction"' if _reads_flow(name, schedule) else ""
+    lines = [
+        _comment(reason) + "import optsteps",
+        f"from diffusers import {name}",
+        "",
+        "# pipe: your pipeline, as loaded",
+        f"pipe.scheduler = {name}.from_config(pipe.scheduler.config{flow})",
+        f'optsteps.apply(pipe, optsteps.Schedule.load("{path}"))',
+        'images = pipe("your prompt")[0]',
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -41,6 +41,7 @@ class Model:
         published: name of the schedule that AYS's authors published for models of its kind; None where there is none.
         in_diffusers: is it sampled by a pipeline of diffusers, so that a run should say how?
         final: how its schedules end, see `build_schedule`.
+        snap: are their times to be timesteps, see `build_schedule`?
         facts: what else a report should say of it.
     """
 
@@ -60,6 +61,7 @@ class Model:
     published: str | None = None
     in_diffusers: bool = False
     final: Final = "t_min"
+    snap: bool = False
     facts: Mapping[str, str] = field(default_factory=dict)
 
     @property

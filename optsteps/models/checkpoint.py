@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
@@ -25,10 +26,22 @@ SHIPPED = Path(__file__).parent / "weights"
 N = TypeVar("N", bound=nn.Module)
 
 
-def save_network(network: UNet | TextUNet | Classifier, path: str | Path, notes: Mapping[str, Any]) -> None:
-    """Write weights, constructor arguments and `notes` (JSON data, e.g. sigma_data); the file appears whole or not."""
+def save_network(
+    network: UNet | TextUNet | Classifier,
+    path: str | Path,
+    notes: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write weights, constructor arguments and `notes` (JSON data, e.g. sigma_data); the file appears whole or not.
+
+    Weights are written as `dtype` (bfloat16: half the size) and become float32 when they are loaded; integers stay.
+    """
     header = {"class": type(network).__name__, "config": json.dumps(network.config), "notes": json.dumps(dict(notes))}
-    write_atomically(Path(path), save({k: v.detach().contiguous() for k, v in network.state_dict().items()}, header))
+    state = {
+        name: value.detach().to(dtype if value.is_floating_point() else value.dtype).contiguous()
+        for name, value in network.state_dict().items()
+    }
+    write_atomically(Path(path), save(state, header))
 
 
 def load_network(path: str | Path, expected: type[N]) -> tuple[N, dict[str, Any]]:

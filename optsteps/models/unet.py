@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 
 class UNet(nn.Module):
-    """F(x, c_noise, labels, context) -> image of the shape of x.
+    """F(x, c_noise, labels, context, augmentation) -> image of the shape of x.
 
     Args:
         image_channels: channels of the image.
@@ -27,6 +27,8 @@ class UNet(nn.Module):
         patch: side of the pixel blocks that become channels, so that the first resolution is the image's / patch.
         attended: at so many of the lowest resolutions the residual blocks end with attention.
         context: width of the vectors that are attended to beside the pixels; 0 for none.
+        augmentations: how many numbers say how an image was augmented (EDM's augmentation labels, arXiv:2206.00364,
+            App. F.2): a network that is told can learn from augmented images and yet sample none. 0 for none.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class UNet(nn.Module):
         patch: int = 1,
         attended: int = 0,
         context: int = 0,
+        augmentations: int = 0,
     ) -> None:
         super().__init__()
         self.config = {
@@ -52,12 +55,15 @@ class UNet(nn.Module):
             "patch": patch,
             "attended": attended,
             "context": context,
+            "augmentations": augmentations,
         }
         self.patch = patch
         self.num_classes = num_classes
+        self.augmentations = augmentations
         self.noise_embedding = NoiseEmbedding(embedding)
         self.class_embedding = nn.Embedding(num_classes + 1, embedding)
         self.context_embedding = nn.Linear(context, embedding) if context else None
+        self.augmentation_embedding = nn.Linear(augmentations, embedding, bias=False) if augmentations else None
 
         def block(level: int, width_in: int, width_out: int) -> ResidualBlock:
             attention = Attention(width_out, context) if level >= len(widths) - attended else None
@@ -98,9 +104,15 @@ class UNet(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(
-        self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None, context: Tensor | None = None
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        labels: Tensor | None = None,
+        context: Tensor | None = None,
+        augmentation: Tensor | None = None,
     ) -> Tensor:
-        """x [B, C, H, W], c_noise [B], labels [B] of integers (None: no class), context [B, L, width] -> as x."""
+        """x [B, C, H, W], c_noise [B], labels [B] of integers (None: no class), context [B, L, width], augmentation
+        [B, augmentations] (None: zeros, an image as it is) -> as x."""
         unit = self.patch * 2 ** (len(self.config["widths"]) - 1)  # type: ignore[arg-type]
         if x.shape[2] % unit or x.shape[3] % unit:
             raise ValueError(
@@ -113,6 +125,9 @@ class UNet(nn.Module):
         if context is not None:
             assert self.context_embedding is not None
             embedding = embedding + self.context_embedding(context.mean(1))
+        if augmentation is not None:
+            assert self.augmentation_embedding is not None
+            embedding = embedding + self.augmentation_embedding(augmentation)
         embedding = F.silu(embedding)
         h = self.stem(F.pixel_unshuffle(x, self.patch))
         skips = [h]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -188,16 +189,19 @@ def _window(points: Tensor) -> tuple[Tensor, float]:
 
 
 def loss_curve_png(history: Sequence[Mapping[str, float]]) -> bytes:
-    """Training and validation loss (log axis) against step, for model cards.
+    """Training and validation losses (log axis) against step, for model cards.
 
     Args:
-        history: records with "step" and "train/loss" or "val/loss"; other entries are not drawn.
+        history: records with "step" and "train/loss", "val/loss" or "val/loss/DECAY", that of the
+            average with this decay; other entries are not drawn.
     """
     figure, (axis,) = panels([""], (6.0, 3.6))
-    for key, label, colour, marker in (
-        ("train/loss", "training", COLOURS[1], ""),
-        ("val/loss", "validation", COLOURS[0], "o"),
-    ):
+    validated = dict.fromkeys(key for row in history for key in row if key.startswith("val/loss"))
+    styles = {"train/loss": ("training", COLOURS[1], "")}
+    for key, colour in zip(validated, itertools.cycle((COLOURS[0], *COLOURS[2:])), strict=False):
+        whose = key.removeprefix("val/loss").removeprefix("/")
+        styles[key] = (f"EMA {whose}" if whose else "validation", colour, "o")
+    for key, (label, colour, marker) in styles.items():
         found = [(row["step"], row[key]) for row in history if math.isfinite(row.get(key, math.nan)) and row[key] > 0]
         if found:
             axis.plot(*zip(*found, strict=True), color=colour, marker=marker, markersize=4, linewidth=1.6, label=label)

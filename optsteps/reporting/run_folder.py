@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,6 +22,20 @@ from optsteps.reporting.figures import path_error_png, samples_figure, schedules
 from optsteps.reporting.report import report_markdown
 from optsteps.reporting.tables import TEACHER
 
+# how to sample with the schedules, where the model is of diffusers
+USAGE = "use_in_diffusers.py"
+_RESULT = re.compile(
+    r"metrics\.json|report\.md|schedule_\d+\.json|(schedules|path_error|early_stopping|samples_\d+)\.png|"
+    + re.escape(USAGE)
+)
+
+
+def results(folder: Path) -> list[Path]:
+    """What a run has left in its folder of its results, metrics.json first."""
+    found = [path for path in folder.glob("*") if _RESULT.fullmatch(path.name)]
+    found += folder.glob("schedules/*_*.json")
+    return sorted(found, key=lambda path: (path.name != "metrics.json", path))
+
 
 def write_report(
     folder: Path,
@@ -32,7 +47,8 @@ def write_report(
     searches: Mapping[str, SearchResult],
     decode: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Path]:
-    """Write metrics.json, report.md, the pictures and every schedule; each file appears whole or not at all.
+    """Write every schedule, metrics.json, report.md and the pictures, in that order: what took longest to find is safe
+    first. Each file appears whole or not at all.
 
     Args:
         folder: made where it is missing.
@@ -51,35 +67,40 @@ def write_report(
     Raises:
         OSError: the folder cannot be written.
     """
-    # the main method is drawn as the first
-    pictures = _pictures(sorted(rows, key=lambda row: row.method != method), decode)
-    numbers = {
-        "title": title,
-        "method": method,
-        "facts": dict(facts),
-        "rows": [as_data(row) for row in rows],
-        "verdicts": [asdict(v) for v in verdicts],
-    }
-    curves = stopping_curves(searches)
-    if curves:
-        drawn = {f"{name}, {n} steps": curve for name, found in curves.items() for n, curve in found.items()}
-        pictures["early_stopping.png"] = ("Where AYS stopped: its criterion along the descent", stopping_png(drawn))
-        numbers["early_stopping"] = curves
-    images = {caption: name for name, (caption, _) in pictures.items()}
-    files = {name: png for name, (_, png) in pictures.items()}
-    files["metrics.json"] = as_json(numbers)
-    files["report.md"] = report_markdown(title, rows, verdicts, facts, images).encode()
-    for name, content in files.items():
+    files: dict[str, Path] = {}
+
+    def write(name: str, content: bytes) -> None:
         write_atomically(folder / name, content)
-    paths = [folder / name for name in files]
+        files[name] = folder / name
+
     for row in rows:
         if row.schedule is not None:
             own = row.method == method
             name = f"schedule_{row.steps}.json" if own else f"schedules/{row.method}_{row.steps}.json"
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             row.schedule.save(folder / name)
-            paths.append(folder / name)
-    return paths
+            files[name] = folder / name
+    curves = stopping_curves(searches)
+    numbers = {
+        "title": title,
+        "method": method,
+        "facts": dict(facts),
+        "rows": [as_data(row) for row in rows],
+        "verdicts": [asdict(v) for v in verdicts],
+        **({"early_stopping": curves} if curves else {}),
+    }
+    write("metrics.json", as_json(numbers))
+    write("report.md", report_markdown(title, rows, verdicts, facts, {}).encode())
+    # the main method is drawn as the first
+    pictures = _pictures(sorted(rows, key=lambda row: row.method != method), decode)
+    if curves:
+        drawn = {f"{name}, {n} steps": curve for name, found in curves.items() for n, curve in found.items()}
+        pictures["early_stopping.png"] = ("Where AYS stopped: its criterion along the descent", stopping_png(drawn))
+    for name, (_, png) in pictures.items():
+        write(name, png)
+    images = {caption: name for name, (caption, _) in pictures.items()}
+    write("report.md", report_markdown(title, rows, verdicts, facts, images).encode())
+    return list(files.values())
 
 
 def as_json(data: Any) -> bytes:

@@ -136,7 +136,7 @@ def terminal_table(rows: Sequence[Row]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     table.caption, table.caption_justify = Text(_caption(rows)), "left"
     for i, cell in enumerate(_header(rows, names)):
-        table.add_column(f"{cell.text}\n{cell.detail}", justify="right" if i else "left", vertical="top")
+        table.add_column(Text(f"{cell.text}\n{cell.detail}"), justify="right" if i else "left", vertical="top")
     group = None
     for row in _ordered(rows):
         if group not in (None, (row.method == TEACHER, row.steps)):

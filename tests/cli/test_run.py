@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import io
 import json
 import math
 import os
@@ -174,6 +175,7 @@ def test_a_run_leaves_what_it_promises_and_is_repeatable(tmp_path: Path, monkeyp
         (["store.precision=float8"], ["store.precision", "float8"]),
         (["runner.states=tape"], ["runner.states", "tape"]),
         (["runner.devices=2"], ["store.folder", "runner.devices=1"]),
+        (["store.folder="], ["store.folder=''", "store.folder=null"]),
     ],
 )
 def test_errors_are_one_paragraph(
@@ -225,6 +227,52 @@ def test_full_disk_leaves_no_half_written_file(tmp_path: Path, monkeypatch: pyte
     assert "No space left" in capsys.readouterr().err
     left = [path for path in tmp_path.rglob("*") if path.is_file() and ".hydra" not in path.parts]
     assert all(path.suffix == ".log" for path in left), left
+
+
+def test_nothing_is_lost_at_the_end(tmp_path: Path) -> None:
+    """Without git and a home, printing to a full disk, from an infinite noise level: results and exit status 0."""
+    free = ["process=flow", "model.noise_max=inf", "teacher.family=time_uniform", "method=time_uniform"]
+    free += [f"~method@rivals.{name}" for name in ("oss_pooled", "edm", "logsnr", "time_uniform")]
+    own = [o for o in (*TINY, *TINY_PLANE, *free) if o.split("=")[0] not in ("store.folder", "logger")]
+    environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "OPTSTEPS_DATA")}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "optsteps.cli.run", *own, "logger=csv", "hydra.run.dir=run"],
+            env={**environment, "PATH": str(tmp_path)},
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("standard output cannot be written") == 1
+    facts = json.loads((tmp_path / "run" / "metrics.json").read_text())["facts"]
+    assert facts["commit"] == "unknown: git cannot be run (No such file or directory)"
+    assert Schedule.load(tmp_path / "run" / "schedule_3.json").times[0] == 1
+    assert list((tmp_path / "run").glob("csv/*/metrics.csv"))
+    assert list((tmp_path / "outputs" / "store").glob("*/*.safetensors"))
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "finished"
+
+
+def test_a_terminal_of_ascii_and_a_pipe_that_nobody_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder's name, which is no markup and no line's end, stands in one piece."""
+    small = [o for o in (*TINY, *TINY_PLANE) if not o.startswith("test.oracle")]
+    plain = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", plain)
+    folder = tmp_path / f"[bold]caf\u00e9{'x' * 80}"
+    monkeypatch.setattr(sys, "argv", ["optsteps", f"hydra.run.dir='{folder}'", *small, "test.oracle=0"])
+    command.main()
+    told = plain.buffer.getvalue().decode()
+    assert f"report and schedules: {folder}\n".replace("\u00e9", "\\xe9") in told
+    assert (folder / "metrics.json").exists()
+
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        start(monkeypatch, tmp_path / "pipe", *small, "test.oracle=0")
+    assert json.loads((tmp_path / "pipe" / "run.json").read_text())["state"] == "finished"
 
 
 def test_a_run_goes_on_from_finished_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

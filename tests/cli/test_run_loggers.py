@@ -126,16 +126,18 @@ def test_an_offline_run_of_wandb_holds_every_metric(tmp_path: Path, monkeypatch:
 
 
 def test_a_run_started_again_goes_on_under_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also with another logger mode; another configuration is another run."""
+    """Also with another logger mode; another configuration, which has a folder of its own, is another run."""
     own = [*SMALL, "test.oracle=0", "logger=wandb"]
-    for further in ([], ["logger.init_timeout=9"], ["seed=1"]):
+    for further in ([], ["logger.init_timeout=9"]):
         start(monkeypatch, tmp_path, *own, *further)
         time.sleep(1)  # W&B names its folders by the second
-    first, again, other = (start_of(run) for run in offline(tmp_path))
-    assert first.run_id == again.run_id != other.run_id
+    first, again = (start_of(run) for run in offline(tmp_path))
+    assert first.run_id == again.run_id
     assert first.resume
-    start(monkeypatch, tmp_path / "elsewhere", *own)
-    assert start_of(*offline(tmp_path / "elsewhere")).run_id != first.run_id
+    for further in ([], ["seed=1"]):
+        folder = tmp_path / f"elsewhere{len(further)}"
+        start(monkeypatch, folder, *own, *further)
+        assert start_of(*offline(folder)).run_id != first.run_id
 
 
 def test_a_sweep_is_a_group_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from optsteps.cli import run as command
 from optsteps.cli.objective import objective
@@ -28,6 +30,8 @@ DIES = "{_target_:signal.raise_signal,_args_:[9]}"
 def sweep(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> None:
     """`optsteps -m OVERRIDES`, in this process."""
     named = {override.split("=")[0] for override in overrides}
+    if "metric=teacher" in overrides:
+        named.add("metric.judges.1.samples")
     kept = [override for override in TINY if override.split("=")[0] not in named]
     monkeypatch.setattr(sys, "argv", ["optsteps", "-m", *kept, f"hydra.sweep.dir={folder}", *overrides])
     command.main()
@@ -70,6 +74,53 @@ def test_a_sweep_goes_on_and_names_what_failed(
     assert len(finished(tmp_path)) == 13
     failed = [json.loads(file.read_text()) for file in tmp_path.glob("*/job.json")]
     assert sum("Traceback" in record.get("traceback", "") for record in failed) == 1
+
+
+MINE = """
+import helper
+from pathlib import Path
+from optsteps.models import Model
+from safetensors.torch import load_file
+
+def build(process, device, name):
+    w = load_file(Path(__file__).parent / "weights.safetensors")["w"]
+    return Model(name, lambda x, t, cond=None: helper.factor * w * x / (1 + t[:, None]), process, (2,), (80.0, 0.002))
+"""
+
+
+def test_a_job_that_would_find_something_else_now_is_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Code, weights, precision; a job whose results are gone; one whose record is damaged, which is named."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text("_target_: mine.build\nname: mine\n")
+    (tmp_path / "mine.py").write_text(MINE)
+    folder = tmp_path / "sweep"
+
+    def started(*overrides: str) -> str:
+        chosen = [f"--config-dir={tmp_path / 'conf'}", "model=mine", "metric=teacher"]
+        sweep(monkeypatch, folder, *chosen, "seed=0", *overrides)
+        return "".join(capsys.readouterr())
+
+    (tmp_path / "helper.py").write_text("factor = 1")
+    save_file({"w": torch.ones(1)}, tmp_path / "weights.safetensors")
+    assert "finished" not in started()
+    assert "is finished" in started()
+    (tmp_path / "helper.py").write_text("factor = 1.25")
+    assert "it is run again" in started()
+    save_file({"w": torch.ones(1) / 2}, tmp_path / "weights.safetensors")
+    assert "it is run again" in started()
+    assert "is finished" in started()
+    ((_, job),) = finished(folder).items()
+    (job / "metrics.json").unlink()
+    assert "finished" not in started()
+    assert (job / "metrics.json").exists()
+    (job / "job.json").write_text('{"digest": ')
+    said = started("store.precision=null,bfloat16")
+    assert f"{job / 'job.json'} is damaged" in said
+    assert "is finished" not in said
+    assert len(finished(folder)) == 2
 
 
 def test_jobs_of_any_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optsteps import Schedule, apply, build_schedule, restore
-from optsteps.export import to_diffusers
+from optsteps.export import read_schedule, to_comfyui, to_csv, to_diffusers, to_kdiffusion
 from optsteps.export.schedulers import KINDS
 from optsteps.processes import EDM, VP, Flow, Process
 
@@ -291,6 +293,87 @@ def test_a_scale_of_the_noise() -> None:
     assert to_diffusers(flow, "FlowMatchEulerDiscreteScheduler").noise_ratio == 0.98
     with pytest.warns(UserWarning, match=r"noise times 0\.98"):
         apply(diffusers.FlowMatchEulerDiscreteScheduler(), flow)
+
+
+COSINE = {"beta_schedule": "squaredcos_cap_v2"}
+
+
+@pytest.mark.parametrize("steps", [20, 50])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "EulerDiscreteScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "LMSDiscreteScheduler",
+        "DPMSolverMultistepScheduler",
+    ],
+)
+def test_noise_levels_of_thousands_are_no_fault(name: str, steps: int) -> None:
+    settings = {} if name == "LMSDiscreteScheduler" else COSINE
+    betas = diffusers.EulerDiscreteScheduler(**COSINE).betas.double()
+    scheduler = getattr(diffusers, name)(**settings or {"trained_betas": betas.tolist()})
+    times = torch.linspace(999, 0, steps).round().tolist()
+    schedule = Schedule([*times, -1.0], VP.from_betas(betas))
+    assert schedule.noise_levels[0] > 10_000
+    applied = apply(scheduler, schedule)
+    applied.set_timesteps(5)
+    assert len(applied.timesteps) == (2 * steps - 1 if "Heun" in name else steps)
+    if KINDS[name].takes["vp"] is not None:
+        told = to_diffusers(schedule, scheduler)
+        assert told.arguments == {"timesteps": times}
+
+
+@given(
+    drawn=st.sets(st.integers(0, 999), min_size=2, max_size=15),
+    clean=st.booleans(),
+    way=st.sampled_from(["comfyui", "comfyui-json", "kdiffusion", "csv", "noise levels", "file"]),
+)
+@few
+def test_snapped_schedules_survive_our_own_text(drawn: set[int], clean: bool, way: str) -> None:
+    times = [*map(float, sorted(drawn, reverse=True)), *([-1.0] if clean else [])]
+    schedule = Schedule(times, SD_PROCESS).snapped()
+    read = read_back(schedule, way)
+    for name in ("EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "HeunDiscreteScheduler"):
+        if must_obey(schedule, name):
+            told = to_diffusers(read, name)
+            if name == "EulerDiscreteScheduler" and not clean:  # it ends at a positive level by sigmas alone
+                continue
+            assert told.arguments == {"timesteps": [int(t) for t in times[:-1]]}
+    if clean:
+        assert to_diffusers(read, "DDPMScheduler").arguments == {"timesteps": [int(t) for t in times[:-1]]}
+        applied = apply(diffusers.DPMSolverMultistepScheduler(**SD), read)
+        applied.set_timesteps(7)
+        assert applied.timesteps.tolist() == times[:-1]
+        assert not applied.timesteps.is_floating_point()
+
+
+@given(drawn=st.sets(st.integers(1, 999), min_size=2, max_size=15), digits=st.sampled_from([7, 9, 17]))
+@few
+def test_flows_on_the_grid_survive_digits_that_are_lost(drawn: set[int], digits: int) -> None:
+    times = [k / 1000 for k in sorted(drawn, reverse=True)]
+    text = ", ".join(f"{t * (1 + 4e-8):.{digits}g}" for t in times) + ", 0"  # what float32 makes of them
+    told = to_diffusers(read_schedule(text, Flow()), "UniPCMultistepScheduler")
+    scheduler = told.build({})
+    scheduler.set_timesteps(**told.arguments)
+    assert scheduler.timesteps.tolist() == sorted(drawn, reverse=True)
+
+
+def read_back(schedule: Schedule, way: str) -> Schedule:
+    """Written and read again."""
+    if way == "file":
+        with TemporaryDirectory() as folder:
+            schedule.save(path := Path(folder) / "s.json")
+            return Schedule.load(path)
+    if way == "noise levels":
+        return read_schedule("noise_level\n" + "\n".join(map(repr, schedule.noise_levels.tolist())), SD_PROCESS)
+    text = {
+        "comfyui": to_comfyui,
+        "comfyui-json": lambda s: to_comfyui(s, "json"),
+        "kdiffusion": to_kdiffusion,
+        "csv": to_csv,
+    }[way](schedule)
+    return read_schedule(text, SD_PROCESS)
 
 
 def test_folders(tmp_path: Any) -> None:

@@ -300,6 +300,9 @@ class Pipe:
         self.scheduler.set_timesteps(**(arguments or {"num_inference_steps": 50}))
         return self
 
+    def __getitem__(self, place: int) -> Any:
+        return self.images
+
 
 def pasted(snippet: str, scheduler: Any) -> Any:
     pipe = Pipe(scheduler)

@@ -8,10 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from optsteps.datasets import cifar10, to_unit_range
+from optsteps.denoisers import EDMDenoiser
 from optsteps.models.checkpoint import SHIPPED, load_network, resolve_weights, save_network
 from optsteps.models.classifier import Classifier
 from optsteps.models.text_unet import TextUNet
 from optsteps.models.unet import UNet
+from optsteps.processes import EDM
 
 Network = UNet | Classifier
 
@@ -51,10 +54,46 @@ def test_round_trip_is_bitwise(tmp_path: Path, build: Callable[[], Network]) -> 
 def test_shipped_weights_load(name: str) -> None:
     file = SHIPPED / f"{name}.safetensors"
     assert resolve_weights(f"shipped:{name}") == file
-    assert file.stat().st_size <= (25e6 if name == "scenes" else 10e6)
+    assert file.stat().st_size <= (25e6 if name in ("scenes", "cifar10") else 10e6)
     expected: Any = {"scenes": TextUNet, "mnist_classifier": Classifier}.get(name, UNet)
     network, _ = load_network(f"shipped:{name}", expected)
     assert all(bool(torch.isfinite(p).all()) for p in network.parameters())
+
+
+@pytest.mark.parametrize("build", [_unet, _classifier])
+def test_weights_in_bfloat16_are_loaded_as_float32(tmp_path: Path, build: Callable[[], Network]) -> None:
+    network = build()
+    for dtype in (torch.float32, torch.bfloat16):
+        save_network(network, tmp_path / f"{dtype}.safetensors", {}, dtype)
+    whole, rounded = (
+        load_network(tmp_path / f"{dtype}.safetensors", type(network))[0] for dtype in (torch.float32, torch.bfloat16)
+    )
+    for (name, value), again in zip(whole.state_dict().items(), rounded.state_dict().values(), strict=True):
+        assert again.dtype == value.dtype, name
+        torch.testing.assert_close(again, value.bfloat16().to(value.dtype), rtol=0, atol=0)
+
+
+def test_the_shipped_model_of_cifar10_denoises_and_knows_its_classes() -> None:
+    data = Path(os.environ.get("OPTSTEPS_DATA", "nowhere"))
+    if not (data / "cifar10-jpeg-test.zip").is_file():
+        pytest.skip(f"no cifar10-jpeg-test.zip in the folder that OPTSTEPS_DATA names ({data})")
+    network, notes = load_network("shipped:cifar10", UNet)
+    chosen = cifar10(str(data), train=False)
+    part = slice(None, None, 100)  # ten of each class
+    clean, labels = to_unit_range(chosen.images[part]), chosen.labels[part]
+    denoiser = EDMDenoiser(network, EDM(), notes["sigma_data"])
+    generator = torch.Generator().manual_seed(0)
+
+    def error(level: float, told: torch.Tensor) -> float:
+        eps = torch.randn(clean.shape, generator=generator.manual_seed(0))
+        denoised = denoiser(clean + level * eps, torch.full((len(clean),), level), told)
+        return (denoised - clean).square().mean().item()
+
+    # the mean squared error of a denoiser that knows no more than mean and variance is 0.2 ** 2 at level 0.2
+    assert error(0.05, labels) < 0.05**2 / 2
+    assert error(0.2, labels) < 0.2**2 / 3
+    right, wrong, none = (error(2.0, told) for told in (labels, labels.roll(10), torch.full_like(labels, 10)))
+    assert right < none < wrong
 
 
 def test_there_is_a_shipped_network() -> None:

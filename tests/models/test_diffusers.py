@@ -325,16 +325,16 @@ def test_the_process_has_the_schedulers_noise_levels(make: Callable[[], Any]) ->
     assert torch.allclose(found, ((1 - alpha_bar) / alpha_bar).sqrt(), rtol=1e-3)
 
 
-def test_zero_terminal_snr_has_a_last_level_where_it_can() -> None:
-    for schedule, last in (("scaled_linear", 999.0), ("squaredcos_cap_v2", 999.0), ("linear", 998.0)):
-        scheduler = diffusers.EulerDiscreteScheduler(beta_schedule=schedule, rescale_betas_zero_snr=True)
-        process = process_of(scheduler)
-        assert process.t_limit == last
-        expected = scheduler.sigmas.flip(0)[1:][: int(last) + 1].double()
-        assert torch.allclose(process.noise_level(torch.arange(last + 1).double()), expected, rtol=1e-3)
-    assert (
-        process_of(diffusers.DDIMScheduler(beta_schedule="scaled_linear", rescale_betas_zero_snr=True)).t_limit == 999
-    )
+@pytest.mark.parametrize("schedule", ["scaled_linear", "squaredcos_cap_v2", "linear"])
+def test_zero_terminal_snr_has_an_infinite_last_level(schedule: str) -> None:
+    scheduler = diffusers.EulerDiscreteScheduler(beta_schedule=schedule, rescale_betas_zero_snr=True)
+    process = process_of(scheduler)
+    assert process == process_of(diffusers.DDIMScheduler(beta_schedule=schedule, rescale_betas_zero_snr=True))
+    assert (process.t_limit, process.t_finite) == (999, 998)
+    levels = process.noise_level(torch.arange(1000).double())
+    assert levels[-1] == math.inf
+    expected = scheduler.sigmas.flip(0)[1:-1].double()  # but for its 4096 at the last
+    assert torch.allclose(levels[:-1], expected, rtol=1e-3)
 
 
 def test_what_a_scheduler_says_of_its_network() -> None:

@@ -16,9 +16,9 @@ from optsteps import Schedule, build_schedule
 from optsteps.cli import run as command
 from optsteps.datasets.geneval import Metadata, Objects
 from optsteps.datasets.prompts import read_prompts
+from optsteps.fingerprint import fingerprint_held
 from optsteps.models.diffusers import load_pipeline, pretrained_pipeline
 from optsteps.processes import VP, Flow
-from optsteps.runner import with_contents
 
 CPU = torch.device("cpu")
 TINY = ["steps=[2,3]", "teacher.steps=6", "search.samples=3", "test.samples=4", "test.oracle=2", "logger=none"]
@@ -171,6 +171,21 @@ def test_the_snippet_samples_with_the_schedule(
     assert times == pytest.approx(wanted, rel=0, abs=1e-3)  # Euler finds times by its levels, in float32
 
 
+def test_times_of_a_pipeline_with_timesteps_are_timesteps(
+    sd: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of searches between timesteps too, so that its scheduler is told them without optsteps."""
+    given = [f"model.path={sd}", f"model.prompts={prompts}", "store.folder=null", "steps=[3]", "solver=dpmpp_2m"]
+    ays = ["method=ays", "method.levels=8", "method.max_sweeps=1"]
+    for row in start(monkeypatch, tmp_path, *given, *ays)["rows"]:
+        assert row["times"] is None or row["times"] == [round(t) for t in row["times"]], row["method"]
+    use = (tmp_path / "run" / "use_in_diffusers.py").read_text()
+    assert "timesteps=[999, " in use
+    assert "optsteps.apply" not in use
+    between = start(monkeypatch, tmp_path, *given, "method=edm", "teacher.snap=false")["rows"]
+    assert any(t != round(t) for row in between if row["method"] == "edm" for t in row["times"])
+
+
 def test_a_flow_with_the_other_solvers_and_methods(
     prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +194,10 @@ def test_a_flow_with_the_other_solvers_and_methods(
     given = [f"model.path={tmp_path}/flux", f"model.prompts={prompts}", *size, "store.folder=null"]
     found = start(monkeypatch, tmp_path, *given, "method=ays", "method.levels=8", "method.max_sweeps=1")
     assert {row["nfe"] for row in found["rows"] if row["steps"] == 2} == {2}
-    assert isinstance(Schedule.load(tmp_path / "run" / "schedule_2.json").process, Flow)
+    schedule = Schedule.load(tmp_path / "run" / "schedule_2.json")
+    assert isinstance(schedule.process, Flow)
+    assert schedule.times[0] == 1, "as its pipeline starts"
+    assert "latents=" not in (tmp_path / "run" / "use_in_diffusers.py").read_text()
 
 
 def test_a_u_net_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,13 +237,19 @@ def test_a_compiled_network_predicts_the_same(sd: Path, prompts: Path) -> None:
         torch.testing.assert_close(compiled.denoiser(x, t, cond), plain.denoiser(x, t, cond), rtol=1e-4, atol=1e-4)
 
 
-def test_a_folders_content_is_what_a_store_knows_it_by(tmp_path: Path) -> None:
+def test_a_pipeline_is_known_by_what_it_holds(tmp_path: Path) -> None:
+    """Wherever its folder lies: the same weights are the same, others are others."""
+
+    def held(name: str) -> str:
+        return fingerprint_held(pretrained_pipeline("unet", str(tmp_path / name), VP.linear(), CPU).denoiser)
+
     unet2d().save_pretrained(tmp_path / "a")
     unet2d().save_pretrained(tmp_path / "b")
-    first = with_contents({"path": str(tmp_path / "a")})
-    assert first == with_contents({"path": str(tmp_path / "b")})
-    unet2d(classes=2).save_pretrained(tmp_path / "b")
-    assert first != with_contents({"path": str(tmp_path / "b")})
+    assert held("a") == held("b")
+    network = unet2d()
+    next(network.parameters()).data.flatten()[0] += 1e-6
+    network.save_pretrained(tmp_path / "b")
+    assert held("a") != held("b")
 
 
 def test_errors_are_one_paragraph(

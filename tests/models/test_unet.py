@@ -67,8 +67,18 @@ def test_a_fresh_unet_returns_zero_and_can_learn_from_everything() -> None:
     assert all(p.grad is not None and bool((p.grad != 0).any()) for p in network.parameters())
 
 
+def test_augmentation_labels() -> None:
+    network = _randomised(UNet(1, [8], embedding=16, num_classes=4, augmentations=2))
+    x, c_noise, labels = _images(3, 1, 4, 4), torch.linspace(-1, 1, 3), torch.tensor([0, 3, 4])
+    plain = network(x, c_noise, labels)
+    assert torch.equal(network(x, c_noise, labels, augmentation=torch.zeros(3, 2)), plain)
+    told = network(x, c_noise, labels, augmentation=torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+    torch.testing.assert_close(told[0], plain[0])
+    assert ((told - plain).abs().amax((1, 2, 3))[1:] > 1e-3).all()
+
+
 @pytest.mark.parametrize(
-    "network", [UNet(3, (8, 12), 2, 24, 5, 0.1, 2), Classifier(3, 8, 4, 6, 5)], ids=["unet", "cls"]
+    "network", [UNet(3, (8, 12), 2, 24, 5, 0.1, 2, 1, 0, 1), Classifier(3, 8, 4, 6, 5)], ids=["unet", "cls"]
 )
 def test_config_rebuilds_the_network(network: UNet | Classifier) -> None:
     again = type(network)(**network.config)

@@ -97,14 +97,14 @@ def sdxl() -> Any:
     return _ready(pipeline)
 
 
-def sd3() -> Any:
+def sd3(channels: int = 4) -> Any:
     torch.manual_seed(0)
     pipeline = diffusers.StableDiffusion3Pipeline(
         transformer=diffusers.SD3Transformer2DModel(
             sample_size=8,
             patch_size=2,
-            in_channels=4,
-            out_channels=4,
+            in_channels=channels,
+            out_channels=channels,
             num_layers=1,
             attention_head_dim=8,
             num_attention_heads=2,
@@ -114,7 +114,7 @@ def sd3() -> Any:
             pos_embed_max_size=8,
         ),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=_vae(shift=0.1),
+        vae=_vae(shift=0.1, channels=channels),
         text_encoder=_clip(projected=True),
         tokenizer=_tokenizer(16),
         text_encoder_2=_clip(projected=True),
@@ -240,6 +240,45 @@ PIPELINES: dict[str, Callable[[], Any]] = {
     "wan": wan,
 }
 
+EDITING = {"img2img": "AutoPipelineForImage2Image", "inpaint": "AutoPipelineForInpainting"}
+
+
+def edited(name: str, kind: str) -> tuple[Any, Callable[..., torch.Tensor]]:
+    """The "img2img" or "inpaint" pipeline of "sd", "sdxl", "sd3" or "flux", and its call on an image, for latents."""
+    # SD3's inpainting wants its own number of channels
+    whole = sd3(channels=16) if name == "sd3" else PIPELINES[name]()
+    pipe = getattr(diffusers, EDITING[kind]).from_pipe(whole)
+    pipe.set_progress_bar_config(disable=True)
+    side = 16
+    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(1, 1, side, side)
+    mask[..., : side // 2] = 1
+
+    def call(**arguments: Any) -> torch.Tensor:
+        given: dict[str, Any] = {"image": image, "output_type": "latent", "generator": torch.manual_seed(0)}
+        if kind == "inpaint":
+            given |= {"mask_image": mask, "height": side, "width": side}
+        elif name == "flux":
+            given |= {"height": side, "width": side}
+        latents: torch.Tensor = pipe("a red dog", **(given | arguments)).images
+        return latents
+
+    return pipe, call
+
+
+def record(pipe: Any) -> list[float]:
+    """The times that the pipeline's network is called with from now on."""
+    times: list[float] = []
+
+    def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        t = kwargs["timestep"] if "timestep" in kwargs else args[1]
+        times.append(float(torch.as_tensor(t).flatten()[0]))
+
+    network = getattr(pipe, "unet", None) or pipe.transformer
+    network.register_forward_pre_hook(hook, with_kwargs=True)
+    return times
+
+
 _SD_BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 _UNET = {
     "sample_size": 8,
@@ -271,9 +310,9 @@ def _ready(pipeline: Any) -> Any:
     return pipeline
 
 
-def _vae(shift: float | None = None) -> Any:
+def _vae(shift: float | None = None, channels: int = 4) -> Any:
     return diffusers.AutoencoderKL(
-        latent_channels=4,
+        latent_channels=channels,
         block_out_channels=(4, 4),
         norm_num_groups=2,
         down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),

@@ -111,4 +111,6 @@ def test_loss_curves() -> None:
     assert _has(image, COLOURS[0])
     assert _has(image, COLOURS[1])
     assert not _has(_pixels(loss_curve_png(history[:3])), COLOURS[0])
+    averages = [{"step": s, "val/loss/0.9": 1 / s, "val/loss/0.99": 2 / s} for s in (1, 2)]
+    assert all(_has(_pixels(loss_curve_png(averages)), COLOURS[i]) for i in (0, 2))
     _pixels(loss_curve_png([]))

@@ -9,7 +9,7 @@ from PIL import Image
 from optsteps import Schedule
 from optsteps.comparison import Row
 from optsteps.processes import Flow
-from optsteps.reporting.run_folder import as_json, write_report
+from optsteps.reporting.run_folder import as_json, results, write_report
 
 
 def _refuse(token: str) -> None:
@@ -73,6 +73,32 @@ def test_samples_that_cannot_be_drawn_leave_no_dead_link(tmp_path: Path) -> None
     _write(tmp_path, made_up(noise(16, 7)))
     assert not list(tmp_path.glob("samples_*"))
     assert "samples_" not in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize("drawing", ["schedules_png", "samples_figure"])
+def test_results_are_there_before_a_picture_is_drawn(
+    drawing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(f"optsteps.reporting.run_folder.{drawing}", fails)
+    with pytest.raises(OSError, match="No space"):
+        _write(tmp_path, image_rows())
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert {"metrics.json", "report.md", "schedule_5.json", "schedule_10.json", "schedules/edm_5.json"} <= left
+    assert "![" not in (tmp_path / "report.md").read_text()
+
+
+def test_the_results_of_a_folder_are_what_a_run_wrote(written: tuple[Path, list[Path]]) -> None:
+    folder, paths = written
+    own = [folder / name for name in ("samples_best.png", "notes.md", "schedule_mine.json")]
+    for path in own:
+        path.write_text("")
+    assert sorted(results(folder)) == sorted(paths)
+    assert results(folder)[0].name == "metrics.json"
+    for path in own:
+        path.unlink()
 
 
 def test_a_run_without_rivals_or_teacher(tmp_path: Path) -> None:

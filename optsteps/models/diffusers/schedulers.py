@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -18,17 +19,14 @@ _PREDICTIONS = {
     "original_sample": "x0",
     "flow_prediction": "velocity",
 }
-# alpha_bar of the last timestep under zero terminal SNR, where it would be 0: the value of diffusers' own schedulers
-_TERMINAL_ALPHA_BAR = 2.0**-24
 
 
 def process_of(scheduler: Any) -> Process:
     """The noising process of a scheduler's model.
 
     `Flow` for flow matching, else `VP` from the scheduler's betas, whatever they were made from. Betas rescaled to zero
-    terminal SNR (Lin et al., arXiv:2305.08891) give the last timestep no finite noise level; as diffusers' schedulers
-    do, its alpha_bar is taken for 2^-24, noise level 4096. Where that would lie below the level of the timestep before
-    it (linear betas), the last timestep is left out, so that `process.t_limit` is T - 2.
+    terminal SNR (Lin et al., arXiv:2305.08891) give the last timestep an infinite noise level. (Schedulers of diffusers
+    that hold levels have 4096 there.)
 
     Raises:
         ValueError: a scheduler of another kind of process.
@@ -42,14 +40,7 @@ def process_of(scheduler: Any) -> Process:
         raise _unsupported(scheduler, "it has neither betas nor flow matching")
     if config.get("timestep_type") == "continuous":
         raise _unsupported(scheduler, "its network is called with log noise levels (timestep_type=continuous)")
-    betas = scheduler.betas.double()
-    if betas[-1] < 1:
-        return VP.from_betas(betas)
-    log_alpha_bar = torch.log1p(-betas[:-1]).cumsum(0)
-    terminal = torch.tensor([_TERMINAL_ALPHA_BAR], dtype=torch.float64).log()
-    if terminal < log_alpha_bar[-1]:
-        log_alpha_bar = torch.cat([log_alpha_bar, terminal])
-    return VP.from_log_alpha_bar(log_alpha_bar)
+    return VP.from_betas(scheduler.betas.double())
 
 
 def prediction_of(scheduler: Any) -> str:
@@ -71,23 +62,24 @@ def is_flow(scheduler: Any) -> bool:
     return bool(said) or type(scheduler).__name__.startswith("FlowMatch")
 
 
-def noise_levels_of(scheduler: Any | None, process: Process, timesteps: int) -> tuple[float, float]:
-    """The largest and the smallest noise level that the scheduler's own timesteps have.
+def noisiest_time(process: Process, prediction: str) -> float:
+    """The largest time that a network can be asked at: an eps-prediction says nothing of x_0 where alpha is 0."""
+    return process.t_finite if prediction == "eps" else process.t_limit
 
-    A flow's first, t = 1, is infinite and no schedule family in noise levels could start there: the largest is that of
-    the timestep after it, (T - 1) times the scheduler's static shift, where the sample is 0.1 % of the noise.
-    """
+
+def least_noise_level(scheduler: Any | None, process: Process, timesteps: int) -> float:
+    """The smallest noise level of the scheduler's own timesteps; a flow's is that of its first timestep above 0, times
+    the scheduler's static shift."""
     if isinstance(process, Flow):
         config = {} if scheduler is None else scheduler.config
         dynamic = config.get("use_dynamic_shifting", False)
         shift = 1.0 if dynamic else config.get("flow_shift") or config.get("shift") or 1.0
-        return shift * (timesteps - 1), shift / (timesteps - 1)
-    high, low = process.noise_level([process.t_limit, 0.0]).tolist()
-    return high, low
+        return float(shift / (timesteps - 1))
+    return float(process.noise_level(0.0))
 
 
-def own_schedule(scheduler: Any, process: Process, steps: int, **arguments: Any) -> Schedule:
-    """The schedule that the scheduler itself runs for so many steps, ending at noise level 0.
+def own_schedule(scheduler: Any, process: Process, steps: int, t_max: float = math.inf, **arguments: Any) -> Schedule:
+    """The schedule that the scheduler itself runs for so many steps, from at most t_max, ending at noise level 0.
 
     Times that it repeats (PNDM's) are taken once, and one at the clean end is taken for the end, so that there may be
     fewer steps than were asked for.
@@ -100,8 +92,8 @@ def own_schedule(scheduler: Any, process: Process, steps: int, **arguments: Any)
     if isinstance(process, Flow):
         times = scheduler.sigmas.double()[: len(scheduler.timesteps)]
     else:
-        times = scheduler.timesteps.double().clamp(max=process.t_limit)
-    times = times[times > process.t_clean].unique_consecutive()
+        times = scheduler.timesteps.double()
+    times = times.clamp(max=t_max)[times > process.t_clean].unique_consecutive()
     ended = torch.cat([times.cpu(), torch.tensor([process.t_clean], dtype=torch.float64)])
     return Schedule(ended, process, metadata={"scheduler": type(scheduler).__name__})
 

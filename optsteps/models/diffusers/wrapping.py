@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -14,7 +15,13 @@ from optsteps.datasets.prompts import Prompt
 from optsteps.denoisers import Denoiser, GuidedDenoiser, NetworkDenoiser
 from optsteps.models.base import Model
 from optsteps.models.diffusers.families import Family, TextFamily, family_of
-from optsteps.models.diffusers.schedulers import noise_levels_of, own_schedule, prediction_of, process_of
+from optsteps.models.diffusers.schedulers import (
+    least_noise_level,
+    noisiest_time,
+    own_schedule,
+    prediction_of,
+    process_of,
+)
 from optsteps.models.prompts import PromptConditions
 from optsteps.processes import EDM, VP, Process
 from optsteps.schedules import build_schedule
@@ -53,12 +60,16 @@ def from_pipeline(
         prompts, test_prompts: of the samples, see `PromptConditions`; none leaves conds to the caller.
         height, width: in pixels; None for the pipeline's own.
         num_frames: of a video; None for the pipeline's own.
-        noise_max, noise_min: the largest and the smallest noise level; None for the scheduler's. A flow's largest is
-            taken at its second timestep, see `noise_levels_of`; `math.inf` for t = 1.
+        noise_max, noise_min: the largest and the smallest noise level; None for the scheduler's. The largest is
+            infinite for a flow, which starts at t = 1, and under zero terminal SNR; with an eps-prediction it is that
+            of the timestep after.
 
     Raises:
         ValueError: an unknown pipeline or scheduler, a size it cannot make, guidance that the model has not, a process
             of another kind than the network's, or prompts for a model that takes none.
+
+    Warns:
+        UserWarning: an eps-prediction under zero terminal SNR, where it says nothing: schedules start below.
     """
     family = family_of(pipeline, (height, width, num_frames))
     scheduler = getattr(pipeline, "scheduler", None)
@@ -79,7 +90,16 @@ def from_pipeline(
     elif scale != 1.0:
         denoiser = GuidedDenoiser(denoiser, scale, _null_cond(family, scale, negative_prompt))
     timesteps = 1000 if scheduler is None else scheduler.config.num_train_timesteps
-    high, low = noise_levels_of(scheduler, process, timesteps)
+    t_max = noisiest_time(process, prediction)
+    if t_max < process.t_limit:
+        warnings.warn(
+            f"at the last timestep, {process.t_limit:g}, the signal is 0 and an eps-prediction says nothing of it: "
+            f"schedules start at {t_max:g}, noise level {process.noise_level(t_max):.4g}. A network trained for zero "
+            "terminal SNR predicts v (prediction=v); for one that was not take its scheduler without "
+            "rescale_betas_zero_snr",
+            stacklevel=2,
+        )
+    high, low = float(process.noise_level(t_max)), least_noise_level(scheduler, process, timesteps)
     facts = {
         "pipeline": type(pipeline).__name__ + (f" with {type(scheduler).__name__}" if scheduler is not None else ""),
         "guidance": f"{scale:g}" + (", an input of the network" if family.embeds_guidance else ""),
@@ -100,9 +120,10 @@ def from_pipeline(
         metadata=None if conditions is None else conditions.metadata,
         encode=family.encode if isinstance(family, TextFamily) else None,
         decode=family.decode,
-        own_schedule=None if scheduler is None else partial(_own_schedule, family, scheduler, process),
+        own_schedule=None if scheduler is None else partial(_own_schedule, family, scheduler, process, t_max),
         published=_published(family, process),
         in_diffusers=scheduler is not None,
+        snap=scheduler is not None and isinstance(process, VP),
         final="zero",
         facts=facts,
     )
@@ -154,5 +175,5 @@ def _conditions(family: Family, prompts: Sequence[Prompt], test_prompts: Sequenc
     return PromptConditions(family.encode, prompts, test_prompts)
 
 
-def _own_schedule(family: Family, scheduler: Any, process: Process, steps: int) -> Any:
-    return own_schedule(scheduler, process, steps, **family.scheduler_arguments(steps))
+def _own_schedule(family: Family, scheduler: Any, process: Process, t_max: float, steps: int) -> Any:
+    return own_schedule(scheduler, process, steps, t_max, **family.scheduler_arguments(steps))

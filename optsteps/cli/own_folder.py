@@ -1,0 +1,129 @@
+"""A run's folder: of one run with one config, from its start to its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from optsteps.claims import Claim
+from optsteps.files import write_atomically
+from optsteps.reporting.run_folder import results
+from optsteps.store import digest
+
+RUN = "run.json"
+# resolved, without the logger's part: that may hold a key to somebody's account
+CONFIG = "config.yaml"
+# what changes no result
+_ELSEWHERE = ("logger", "paths", "store.folder", "store.limit_gb")
+
+
+def run_in_own_folder(
+    run: Callable[[], float | None], folder: Path, config: DictConfig, method: str, files: Mapping[Path, str]
+) -> float | None:
+    """`run()`, while `folder` is this run's own; arguments and errors as of `claimed`."""
+    with claimed(folder, config, method, files):
+        return run()
+
+
+@contextmanager
+def claimed(folder: Path, config: DictConfig, method: str, files: Mapping[Path, str]) -> Iterator[None]:
+    """Have a folder for the run of `config` alone while the body runs.
+
+    The same run started again in its folder begins by deleting the results it left there; what it finds in the store
+    makes it quick. So results never lie beside a config that is not theirs, whenever a run is cut off.
+
+    Args:
+        folder: made where it is missing; run.json there says which run has it, since when, and whether it came to its
+            end, and config.yaml is its config.
+        config: resolved.
+        method: the main method's name.
+        files: what else is to lie there from the start, by its path in the folder.
+
+    Raises:
+        ValueError: another process is at work there, or there are results of another config.
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    claim = Claim(folder / ".run.claim", f"the run folder {folder}")
+    waits = not claim.taken()
+    if waits and claim.silent_for() < claim.patience:
+        raise ValueError(
+            f"{claim.owner()} runs in {folder}{_since(folder)}: wait for it, or choose another folder with "
+            "hydra.run.dir=..."
+        )
+    with claim.held(pause=1.0):
+        known = digest({"method": method, **_flat(config)})
+        same, left = _record(folder).get("config") == known, results(folder)
+        if left and not same:
+            raise ValueError(
+                f"{folder} holds the results of another run ({left[0].name}{_differing(folder, config)}), which "
+                "this one would mix with its own: choose another folder with hydra.run.dir=..., or empty this one"
+            )
+        if waits and not same:  # its owner may wake up and write
+            raise ValueError(
+                f"{folder} is that of another run, which did not end and gives no sign of life{_since(folder)}: end "
+                "it, or choose another folder with hydra.run.dir=..."
+            )
+        for path in left:
+            path.unlink()
+        record: dict[str, Any] = {"state": "begun", "config": known, "method": method}
+        record |= {"begun": time.strftime("%Y-%m-%d %H:%M:%S"), "host": platform.node(), "pid": os.getpid()}
+        told = OmegaConf.masked_copy(config, [str(key) for key in config if key != "logger"])
+        for path, text in {**files, Path(CONFIG): OmegaConf.to_yaml(told, resolve=True)}.items():
+            write_atomically(folder / path, text.encode())
+        _write(folder, record)
+        yield
+        _write(folder, {**record, "state": "finished", "ended": time.strftime("%Y-%m-%d %H:%M:%S")})
+
+
+def _flat(config: DictConfig) -> dict[str, Any]:
+    """The values of a resolved config that change its results, by dotted keys."""
+    found = {}
+
+    def walk(tree: Any, prefix: str) -> None:
+        for key, value in tree.items():
+            name = f"{prefix}{key}"
+            if name not in _ELSEWHERE:
+                walk(value, f"{name}.") if isinstance(value, dict) and value else found.update({name: value})
+
+    walk(OmegaConf.to_container(config), "")
+    return found
+
+
+def _differing(folder: Path, config: DictConfig) -> str:
+    """Where the config of the run that has this folder differs, as much of it as fits into a sentence."""
+    try:
+        other = OmegaConf.load(folder / CONFIG)
+        assert isinstance(other, DictConfig)
+        theirs, ours = _flat(other), _flat(config)
+    except Exception:  # whatever lies there, it only would have helped to say more
+        return ""
+    names = [name for name in dict.fromkeys([*theirs, *ours]) if theirs.get(name) != ours.get(name)]
+    shown = [f"{name}={theirs.get(name)}, here {ours.get(name)}" for name in names[:3]]
+    return "".join(f"; {part}" for part in (*shown, *(["..."] if len(names) > 3 else [])))
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """What run.json says; nothing where there is none, or not one of ours."""
+    try:
+        record = json.loads((folder / RUN).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _since(folder: Path) -> str:
+    begun = _record(folder).get("begun")
+    return f" since {begun}" if begun else ""
+
+
+def _write(folder: Path, record: Mapping[str, Any]) -> None:
+    write_atomically(folder / RUN, json.dumps(record, indent=1).encode())

@@ -1,0 +1,150 @@
+"""What a thing does, as a digest: the outputs of a denoiser on fixed inputs, and the tensors that it holds.
+
+No list of files says what determines a model: its code may read weights, other modules and the environment as it likes.
+What it answers and what it holds in memory are there to be looked at.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from optsteps.conditions import Cond, fingerprint, take
+from optsteps.denoisers import Denoiser, expand
+from optsteps.noise import unit_noise
+from optsteps.processes import Process
+from optsteps.sampling import sample
+from optsteps.schedules import Schedule
+from optsteps.solvers.base import Solver
+from optsteps.sources import code_facts, is_own
+
+# samples of the probe: several, so that several conditions are among them, but a batch that every machine has room for
+PROBES = 8
+_TIMES = 4
+# seeds of their clean part and of their noise
+_CLEAN, _NOISE = 0, 1
+# noise levels in the place of a range's ends: of an infinite one, where inner times are chosen, and of 0, where no
+# denoiser is evaluated
+_LARGE, _SMALL = 100.0, 1e-3
+# what holds no tensor of the thing's own
+_PLAIN = (str, bytes, int, float, complex, type, ModuleType, CodeType, type(None))
+
+
+def probe_inputs(
+    process: Process, shape: Sequence[int], time_range: tuple[float, float], cond_of: Callable[[range], Cond]
+) -> tuple[Tensor, Tensor, Cond]:
+    """Inputs x [8, *shape] (float32), t [8] (float64) and cond on which every denoiser of a kind is looked at.
+
+    Sample k has the condition of the run's sample k. Times are both ends of the range (at the clean end a time shortly
+    before it) and two between them, evenly in the logarithm of the noise level, and follow each other, so that a batch
+    holds different ones. x is
+    alpha(t) x_0 + sigma(t) eps with Gaussian x_0 of standard deviation 0.5. Tensors are on the CPU, cond where
+    `cond_of` leaves it.
+
+    Args:
+        process: the denoiser's.
+        shape: of one sample.
+        time_range: the largest and the smallest time at which it is called.
+        cond_of: the condition of the samples with these numbers.
+    """
+    ends = torch.tensor(time_range, dtype=torch.float64)
+    high, low = process.noise_level(ends).tolist()
+    high = high if math.isfinite(high) else max(_LARGE, 2 * low)
+    if low == 0:
+        low = min(_SMALL, high / 2)
+        ends[1] = process.time_of_noise_level(low)
+    levels = torch.logspace(math.log10(high), math.log10(low), _TIMES, dtype=torch.float64)
+    t = torch.cat([ends[:1], process.time_of_noise_level(levels[1:-1]), ends[1:]]).repeat(PROBES // _TIMES)
+    clean, noise = (unit_noise(seed, range(PROBES), shape) for seed in (_CLEAN, _NOISE))
+    x = expand(process.alpha(t), clean) * clean / 2 + expand(process.sigma(t), noise) * noise
+    return x, t, cond_of(range(PROBES))
+
+
+def probed(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond, max_batch: int = PROBES) -> Tensor:
+    """D(x [B, ...], t [B], cond) in batches of at most `max_batch`, without a graph."""
+    parts = (slice(k, k + max_batch) for k in range(0, len(x), max_batch))
+    with torch.no_grad():
+        return torch.cat([denoiser(x[part], t[part].to(x.device), take(cond, part)) for part in parts])
+
+
+def fingerprint_outputs(outputs: Tensor) -> str:
+    """Digest of a denoiser's outputs on the probe's inputs.
+
+    It is of their bits. Rounded values would not agree more often where two runs of a network differ in their last
+    digits, because one of thousands always lies at an edge, and would hide a small change of the model.
+    """
+    return fingerprint(outputs)[:32]
+
+
+def fingerprint_held(thing: Any, read: dict[int, tuple[Any, str]] | None = None) -> str:
+    """Digest of all tensors and arrays that a thing holds, in whatever order: parameters and buffers, attributes, what
+    functions close over, and the globals that a user's functions name.
+
+    So weights count that no probe excites, such as the embedding of one class, and they count as they are in memory.
+
+    Args:
+        read: tensors and their digests by id, of other things that may hold the same; it is added to.
+    """
+    read = {} if read is None else read
+    seen: set[int] = set()
+    digests: set[str] = set()
+    waiting = [thing]
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen or isinstance(one, _PLAIN):
+            continue
+        seen.add(id(one))
+        if type(one) in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
+            if one.is_meta:  # waits elsewhere, where whoever fetches it holds it
+                continue
+            if id(one) not in read:
+                read[id(one)] = (one, fingerprint(one))
+            digests.add(read[id(one)][1])
+        elif isinstance(one, np.ndarray) and one.dtype != object:
+            digests.add(fingerprint(torch.from_numpy(np.ascontiguousarray(one).reshape(-1).view(np.uint8))))
+        elif isinstance(one, FunctionType):
+            waiting += [one.__closure__, one.__defaults__, one.__kwdefaults__, one.__dict__]
+            if is_own(one.__module__):
+                waiting += [one.__globals__.get(name) for name in one.__code__.co_names]
+        elif not (isinstance(one, dict) and "__builtins__" in one):  # a module's globals
+            waiting += gc.get_referents(one)
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:32]
+
+
+def plain_settings(thing: Any) -> dict[str, str]:
+    """The attributes of a thing that are JSON data, as text: JSON has no infinite numbers."""
+    settings = {}
+    for name, value in getattr(thing, "__dict__", {}).items():
+        with suppress(TypeError, ValueError):  # it is something else
+            settings[name] = json.dumps(value, sort_keys=True)
+    return settings
+
+
+def solver_facts(solver: Solver, schedule: Schedule, noise: Tensor) -> dict[str, Any]:
+    """What determines a solver's steps on `schedule`, as JSON data.
+
+    Of a user's own solver also the states of its walk with the exact denoiser of data that are -1 or 1 everywhere,
+    D = tanh(alpha x / sigma^2), for two samples like `noise` [B, ...].
+    """
+    module = type(solver).__module__
+    facts: dict[str, Any] = {"source": code_facts([module])}
+    if module.startswith("optsteps."):
+        return {**solver.facts, **facts}
+
+    def two_points(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        alpha, sigma = schedule.process.alpha(t), schedule.process.sigma(t)
+        return torch.tanh(expand(alpha / sigma**2, x) * x)
+
+    x = unit_noise(_NOISE, range(2), noise.shape[1:]).to(noise)
+    walk = sample(two_points, schedule, solver, x, return_trajectory=True)
+    return {**plain_settings(solver), "held": fingerprint_held(solver), "walk": fingerprint(walk.detach()), **facts}
