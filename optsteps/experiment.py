@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import platform
 import subprocess
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,15 @@ from optsteps.comparison import Trial
 from optsteps.conditions import Cond
 from optsteps.datasets import ImageSet, to_unit_range
 from optsteps.denoisers import Denoiser, ElsewhereDenoiser, fitting_batch
-from optsteps.methods import Given, HandMade, Method, SearchProblem
+from optsteps.methods import OSS, Given, HandMade, Method, SearchProblem
 from optsteps.metrics import entropy
 from optsteps.metrics.judges import Judge, TeacherJudge
 from optsteps.models import Model
 from optsteps.noise import FIRST_TEST_SAMPLE, sample_generator, unit_noise
+from optsteps.objective import check_objective
 from optsteps.schedules import Schedule, build_schedule
 from optsteps.solvers import Solver, build_solver
+from optsteps.suggestion import suggestion
 from optsteps.trajectories import Keeping
 from optsteps.workers import ALONE, Workers
 
@@ -48,6 +51,7 @@ class Experiment:
         judges: what is measured.
         steps: the students' step counts.
         data, data_cond: clean samples for methods that need them, or None.
+        left_out: rivals by default that cannot take part, and why.
     """
 
     config: DictConfig
@@ -62,6 +66,7 @@ class Experiment:
     steps: list[int]
     data: Tensor | None
     data_cond: Cond
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def composed(cls, config: DictConfig, device: torch.device, method: str) -> Experiment:
@@ -90,6 +95,8 @@ class Experiment:
         teacher, judged_by = (many_steps(steps=n) for n in (config.teacher.steps, config.test.teacher_steps))
         walker = build_solver(config.teacher.solver) if config.teacher.solver is not None else solver
         rivals = {name: part for name, part in config.get("rivals", {}).items() if name != method}
+        if method in config.get("rivals", {}) and method not in config.optional_rivals:
+            raise ValueError(f"the rival {method!r} has the main method's name: call it otherwise")
         methods = {method: instantiate(config.method), **{name: instantiate(part) for name, part in rivals.items()}}
         if model.own_schedule is not None:
             methods.setdefault("own", Given(model.own_schedule))
@@ -101,7 +108,9 @@ class Experiment:
             steps = sorted({solver.steps(nfe // per_call, process, *teacher.times[[0, -1]]) for nfe in config.nfe})
         data = _clean_samples(config, model, device)
         judges = _judges(config, model, _unseen(config))
-        return cls(config, device, model, solver, teacher, judged_by, walker, methods, judges, steps, *data)
+        whole = cls(config, device, model, solver, teacher, judged_by, walker, methods, judges, steps, *data)
+        whole._check_figures()
+        return whole._admitted()
 
     def resolved(self, part: str) -> Any:
         """A part of the config as JSON data, None where there is none."""
@@ -125,6 +134,38 @@ class Experiment:
         process, data = self.model.process, (self.data, self.data_cond)
         return SearchProblem(denoiser, process, self.solver, noise, self.teacher, cond, *data, self.walker, keeping)
 
+    def _admitted(self) -> Experiment:
+        """With the methods that can take part. A rival that nobody named, and that cannot, is left out."""
+        problem = self.problem(self.model.denoiser, self.searched)
+        able, left_out = {}, {}
+        for name, method in self.methods.items():
+            try:
+                method.check(problem, self.steps)
+            except ValueError as error:
+                if name == next(iter(self.methods)) or name not in {*self.config.optional_rivals, "own", "published"}:
+                    raise ValueError(f"{name}: {error}") from error
+                left_out[name] = str(error)
+            else:
+                able[name] = method
+        return replace(self, methods=able, left_out=left_out)
+
+    def _check_figures(self) -> None:
+        """Refuse what the judges cannot measure, and figures that they do not have, before anything is sampled."""
+        known: dict[str, bool | None] | None = {}
+        for judge in self.judges:
+            judge.check(len(self.unseen), self.model.shape)
+            known = None if known is None or judge.figures is None else {**known, **judge.figures}
+        check_objective(self.config.objective, known, self.steps)
+        if known is None:  # a judge of somebody's own, which tells its figures when it has measured them
+            return
+        comparable = [name for name, higher_is_better in known.items() if higher_is_better is not None]
+        for name in self.config.metric.verdicts:
+            if name not in comparable:
+                raise ValueError(
+                    f"metric.verdicts names {name!r}, but the figures of this metric that can be better or worse are "
+                    f"{', '.join(comparable)}{suggestion(name, comparable)}"
+                )
+
     @property
     def searched(self) -> range:
         """The samples that searches see."""
@@ -134,6 +175,17 @@ class Experiment:
     def unseen(self) -> range:
         """The samples of the comparison."""
         return _unseen(self.config)
+
+    @property
+    def oracle(self) -> OSS | None:
+        """What searches every sample of the comparison for itself, where the main method is OSS and it is wanted."""
+        main = next(iter(self.methods.values()))
+        return main.alone() if isinstance(main, OSS) and self.config.test.oracle > 1 else None
+
+    @property
+    def oracle_samples(self) -> range:
+        """The unseen samples that the oracle searches."""
+        return self.unseen[: self.config.test.oracle]
 
     def trial(self, denoiser: Denoiser, workers: Workers = ALONE) -> Trial:
         """The comparison on unseen samples, which are kept where `workers` say."""
@@ -176,6 +228,8 @@ class Experiment:
         for judge in self.judges:
             if isinstance(judge, TeacherJudge) and judge.data_range is not None:
                 facts["PSNR data range"] = f"{judge.data_range:g}"
+        if self.left_out:
+            facts["left out"] = "; ".join(f"{name}: {reason}" for name, reason in self.left_out.items())
         if model.distribution is not None:
             value = entropy(model.distribution, 100_000, torch.Generator().manual_seed(0)).value
             facts["entropy of the true distribution"] = f"{value:.3f} nats"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ from optsteps.reporting.tables import terminal_table, verdict_sentences
 from optsteps.store import ShardStore, digest, file_digest
 from optsteps.workers import ALONE, StoredWorkers, Workers
 
+log = logging.getLogger(__name__)
 USAGE = "use_in_diffusers.py"
 
 
@@ -57,9 +59,13 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
         experiment = Experiment.composed(config, device, method_name)
         store = _store(experiment, device, here)
         with further_ranks(config, method_name, folder, here) as ranks, _progress(config, device, here) as progress:
+            for name, reason in experiment.left_out.items():
+                log.warning("%s is left out of the comparison: %s", name, reason)
             denoiser = progress.watch(experiment.model.denoiser)
+            trial = experiment.trial(denoiser, store)
+            rows = [_teacher(experiment, trial, progress)]
             results = _searched(experiment, denoiser, store, progress)
-            rows = _compared(experiment, denoiser, store, progress, results)
+            rows += _compared(experiment, trial, denoiser, store, progress, results)
             failed = lost(ranks, folder, here)
         said = [v for figure in config.metric.verdicts for v in verdicts(rows, method_name, figure)]
         title = f"{experiment.model.name}: {method_name} with {experiment.solver.name}"
@@ -97,10 +103,11 @@ def compute(config: DictConfig, method_name: str, here: Place) -> None:
     store = _store(experiment, device, here)
     with _progress(config, device, here) as progress:
         denoiser = progress.watch(experiment.model.denoiser)
+        trial = experiment.trial(denoiser, store)
+        with progress.stage("teacher"):
+            trial.teacher_samples()
         results = _searched(experiment, denoiser, store, progress)
         with progress.stage("compare"):
-            trial = experiment.trial(denoiser, store)
-            trial.teacher_samples()
             for n in experiment.steps:
                 for found in results.values():
                     trial.samples(found.schedules[n])
@@ -127,26 +134,35 @@ def _searching(experiment: Experiment, store: Workers, name: str, progress: Prog
     return store.telling(progress.shard).on("search", steps=experiment.steps, method=method, **parts)
 
 
-def _compared(
-    experiment: Experiment, denoiser: Denoiser, store: Workers, progress: Progress, results: Mapping[str, SearchResult]
-) -> list[Row]:
-    """All of it judged on unseen samples: the teacher, every schedule, and the oracle of the main method."""
-    trial = experiment.trial(denoiser, store)
-    evaluations = len(trial.noise) * experiment.walker.nfe(experiment.judged_by) * getattr(denoiser, "nfe", 1)
+def _teacher(experiment: Experiment, trial: Trial, progress: Progress) -> Row:
+    """The teacher on unseen samples, before the searches: judges that cannot judge it say so before these are paid."""
+    evaluations = len(trial.noise) * experiment.walker.nfe(experiment.judged_by) * getattr(trial.denoiser, "nfe", 1)
     with progress.stage("teacher", evaluations):
-        rows = [trial.judge_teacher()]
+        return trial.judge_teacher()
+
+
+def _compared(
+    experiment: Experiment,
+    trial: Trial,
+    denoiser: Denoiser,
+    store: Workers,
+    progress: Progress,
+    results: Mapping[str, SearchResult],
+) -> list[Row]:
+    """Every schedule judged on unseen samples, and the oracle of the main method."""
+    rows = []
     with progress.stage("compare"):
         for n in experiment.steps:
             for name, found in results.items():
                 rows.append(trial.judge(name, found.schedules[n], found.nfe, found.seconds))
-                progress.advance((len(rows) - 1) / (len(experiment.steps) * len(results)))
-    name, method = next(iter(experiment.methods.items()))
-    count = experiment.config.test.oracle
-    if isinstance(method, OSS) and results[name].per_sample is not None and count > 1:
+                progress.advance(len(rows) / (len(experiment.steps) * len(results)))
+    if experiment.oracle is not None:
+        name = next(iter(experiment.methods))
         with progress.stage("oracle"):
-            own = experiment.problem(denoiser, experiment.unseen[:count], store)
-            searching = _searching(experiment, store, name, progress).on("oracle", samples=count)
-            rows += _oracle(method, name, trial, own, method.search(own, experiment.steps, searching))
+            own = experiment.problem(denoiser, experiment.oracle_samples, store)
+            searching = _searching(experiment, store, name, progress).on("oracle", samples=len(own.noise))
+            found = experiment.oracle.search(own, experiment.steps, searching)
+            rows += _oracle(experiment.oracle, name, trial, own, found)
     return rows
 
 

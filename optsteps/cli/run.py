@@ -11,10 +11,11 @@ import hydra
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from optsteps.cli.common import CONFIG_DIR, readable_errors
 from optsteps.cli.objective import run_for_objective
+from optsteps.cli.schema import Run, checked
 from optsteps.cli.sweep import Sweep, run_job
 from optsteps.experiment import code_version
 from optsteps.ranks import place
@@ -24,11 +25,9 @@ from optsteps.ranks import place
 def job(config: DictConfig) -> float | None:
     """Compose and call; the objective is for sweepers."""
     chosen = HydraConfig.get()
-    OmegaConf.resolve(config)  # while Hydra is there to be asked
+    config = checked(config, Run)  # while Hydra is there to be asked
     folder, method = Path(chosen.runtime.output_dir), chosen.runtime.choices["method"]
-    direction = chosen.sweeper.get("direction")
-    direction = getattr(direction, "name", direction)  # Optuna's default is an Enum
-    one = partial(run_for_objective, config, folder, method, _command(chosen), direction)
+    one = partial(run_for_objective, config, folder, method, _command(chosen))
     swept = chosen.mode == RunMode.MULTIRUN and place(config.runner).rank == 0  # others help rank 0 with its job
     return run_job(config, folder, code_version(), one) if swept else one()
 

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from omegaconf import DictConfig
 
 from optsteps.cli.common import CONFIG_DIR, readable_errors
+from optsteps.cli.schema import Train, checked
 from optsteps.files import write_atomically
 from optsteps.models.checkpoint import load_network, save_network
 from optsteps.reporting.card import model_card
@@ -25,6 +26,7 @@ from optsteps.training import ImageData, LossHistory
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
 def job(config: DictConfig) -> None:
     """Compose, train, write."""
+    config = checked(config, Train)
     L.seed_everything(config.seed)
     folder = Path(HydraConfig.get().runtime.output_dir)
     train, test = (instantiate(config.dataset, train=part) for part in (True, False))

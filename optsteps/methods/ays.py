@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from optsteps.conditions import Cond, take
 from optsteps.methods.base import SearchProblem, SearchResult, ShardedMethod
-from optsteps.methods.coordinate_search import descend
+from optsteps.methods.coordinate_search import check_candidates, descend
 from optsteps.methods.klub import check_order
 from optsteps.methods.klub_table import CoupledTable
 from optsteps.metrics.teacher import mse
@@ -25,6 +25,15 @@ from optsteps.trajectories import Trajectories
 Criterion = Callable[[Tensor, Tensor], float]
 Choice = Literal["judged", "last", "optimum"]
 HIGHEST = 1000.0  # noise level of the grid, where the teacher starts at an infinite one
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """What a criterion may have beside: word of what it cannot compare, before anything is spent."""
+
+    def check(self, samples: int, shape: Sequence[int]) -> None:
+        """Raises ValueError where so many samples of that shape are too few, or of no use to it."""
+        ...
 
 
 class AYS(ShardedMethod):
@@ -64,8 +73,9 @@ class AYS(ShardedMethod):
     the chosen one; and "table", the `CoupledTable`.
 
     Raises:
-        ValueError: unknown `choose` or `criterion`, an order that is not known, no start; in `search`, an unknown
-            start, or one step where the teacher ends at noise level 0.
+        ValueError: unknown `choose` or `criterion`, an order that is not known, an even number of candidates, no start;
+            in `check`, an unknown start or one that has no such schedule, one step where the teacher ends at noise
+            level 0, or as the criterion does where it is `Limited`.
     """
 
     def __init__(
@@ -87,6 +97,7 @@ class AYS(ShardedMethod):
         if not (criterion is None or callable(criterion) or criterion in ("teacher", "distribution")):
             raise ValueError(f"criterion must be 'teacher', 'distribution' or a function, got {criterion!r}")
         check_order(order)
+        check_candidates(candidates)
         if isinstance(starts, str) or not starts:
             raise ValueError(f"starts must be a list of hand-made families, got {starts!r}")
         if min(levels, max_batch, shard_size, block_size) < 1:
@@ -94,6 +105,13 @@ class AYS(ShardedMethod):
         self.order, self.starts, self.levels, self.choose, self.criterion = order, starts, levels, choose, criterion
         self.max_sweeps, self.candidates, self.seed = max_sweeps, candidates, seed
         self.max_batch, self.shard_size, self.block_size = max_batch, shard_size, block_size
+
+    def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
+        for n in steps:
+            for family in self.starts:
+                start_levels(problem, family, intervals(problem, n))
+        if self.choose == "judged" and isinstance(self.criterion, Limited):
+            self.criterion.check(len(problem.noise), problem.noise.shape[1:])
 
     def partial(
         self, problem: SearchProblem, steps: Sequence[int], index: Tensor, previous: Any = None, decision: Any = None
@@ -195,7 +213,7 @@ class AYS(ShardedMethod):
         klub = table.klub(self.order)
         paths, walks = {}, {}
         for n in steps:
-            inner = _intervals(problem, n)
+            inner = intervals(problem, n)
             if self.choose == "optimum":
                 paths[n], walks[n] = klub.optimum(inner)[None], [("optimum", 0)]
                 continue
@@ -304,7 +322,7 @@ def as_schedule(problem: SearchProblem, levels: Tensor, metadata: dict[str, Any]
     return Schedule(times, problem.process, initial_scale=problem.teacher.initial_scale, metadata=metadata or {})
 
 
-def _intervals(problem: SearchProblem, steps: int) -> int:
+def intervals(problem: SearchProblem, steps: int) -> int:
     """Steps that KLUB speaks of: not the one to noise level 0."""
     inner = steps - problem.teacher.ends_clean
     if inner < 1:

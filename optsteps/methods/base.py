@@ -94,6 +94,14 @@ class SearchResult:
 class Method(ABC):
     """Anything that maps a problem and a list of step counts to schedules."""
 
+    def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
+        """Refuse what the method cannot take, before anything is spent: it evaluates nothing.
+
+        Raises:
+            ValueError: no step count or one below 1; the problem, or a step count, does not suit the method.
+        """
+        checked_steps(steps)
+
     @abstractmethod
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
         """One schedule for every step count.
@@ -102,7 +110,7 @@ class Method(ABC):
             workers: who computes what is divided over samples; methods that are not divided leave them alone.
 
         Raises:
-            ValueError: no step count, one below 1, or the problem does not suit the method.
+            ValueError: no step count, one below 1, or as `check`.
         """
 
 
@@ -144,6 +152,7 @@ class ShardedMethod(Method):
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
         start = time.perf_counter()
         steps = checked_steps(steps)
+        self.check(problem, steps)
         shards = torch.arange(len(problem.noise)).split(self.shard_size)
         partials: list[Any] = [None] * len(shards)
         decision: Any = None

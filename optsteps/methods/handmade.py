@@ -30,6 +30,9 @@ class HandMade(Method):
             raise ValueError(f"unknown schedule {family!r}; known: {', '.join(FAMILIES)}")
         self.family, self.final, self.parameters = family, final, parameters
 
+    def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
+        self.search(problem, steps)
+
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
         t = problem.teacher.times.tolist()
         ends_clean = problem.teacher.ends_clean
@@ -55,6 +58,9 @@ class Given(Method):
 
     def __init__(self, schedule: Callable[[int], Schedule]) -> None:
         self.schedule = schedule
+
+    def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
+        self.search(problem, steps)
 
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
         return SearchResult({n: self.schedule(n) for n in checked_steps(steps)})

@@ -128,7 +128,7 @@ def test_a_run_leaves_what_it_promises_and_is_repeatable(tmp_path: Path, monkeyp
     oracle = [row for row in first if row["oracle"]]
     assert [row["samples"] for row in oracle] == [3, 3]
     rivals = {row["method"] for row in first if not row["oracle"]}
-    assert rivals == {"teacher", "oss", "oss_pooled", "edm", "time_uniform", "logsnr"}
+    assert rivals == {"teacher", "oss", "oss_mean", "edm", "time_uniform", "logsnr"}
 
 
 @pytest.mark.parametrize(
