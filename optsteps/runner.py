@@ -23,6 +23,7 @@ from optsteps.export import run_snippets
 from optsteps.files import write_atomically
 from optsteps.methods import OSS, SearchProblem, SearchResult
 from optsteps.models.checkpoint import resolve_weights
+from optsteps.plan import plan_table, planned
 from optsteps.progress import Progress
 from optsteps.ranks import Place, further_ranks, lost, place
 from optsteps.reporting.loggers import log_results
@@ -57,6 +58,9 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     try:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
         experiment = Experiment.composed(config, device, method_name)
+        if config.plan:
+            Console().print(plan_table(planned(experiment)))
+            return []
         store = _store(experiment, device, here)
         with further_ranks(config, method_name, folder, here) as ranks, _progress(config, device, here) as progress:
             for name, reason in experiment.left_out.items():

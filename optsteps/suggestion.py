@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """ ", did you mean dpmpp_2m?" for a name like dpmp_2m among those known, to follow it in a message; "" where none of
-    them is near."""
+    """What follows the names that are known in a message on one that is not: " (did you mean dpmpp_2m?)" for dpmp_2m,
+    nothing where none of them is near."""
     near = get_close_matches(name, [str(one) for one in known], n=1)
     return f" (did you mean {near[0]}?)" if near else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,10 +27,18 @@ def job(config: DictConfig) -> float | None:
     """Compose and call; the objective is for sweepers."""
     chosen = HydraConfig.get()
     config = checked(config, Run)  # while Hydra is there to be asked
+    named = _named_rivals(chosen.overrides.task)
+    config.optional_rivals = [name for name in config.optional_rivals if name not in named]
     folder, method = Path(chosen.runtime.output_dir), chosen.runtime.choices["method"]
     one = partial(run_for_objective, config, folder, method, _command(chosen))
     swept = chosen.mode == RunMode.MULTIRUN and place(config.runner).rank == 0  # others help rank 0 with its job
     return run_job(config, folder, code_version(), one) if swept else one()
+
+
+def _named_rivals(overrides: Sequence[str]) -> set[str]:
+    """Rivals that the command line chose, by their names in the comparison."""
+    keys = [override.split("=")[0] for override in overrides if not override.startswith("~")]
+    return {key.partition("@rivals.")[2] for key in keys if "@rivals." in key}
 
 
 def _command(chosen: HydraConf) -> str:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from optsteps.conditions import Cond, take
-from optsteps.methods.base import SearchProblem, SearchResult, ShardedMethod
+from optsteps.methods.base import Evaluations, SearchProblem, SearchResult, ShardedMethod, steps_between
 from optsteps.methods.coordinate_search import check_candidates, descend
-from optsteps.methods.klub import check_order
+from optsteps.methods.klub import TabulatedKlub, check_order
 from optsteps.methods.klub_table import CoupledTable
 from optsteps.metrics.teacher import mse
 from optsteps.metrics.toy import sliced_wasserstein
@@ -113,6 +113,23 @@ class AYS(ShardedMethod):
         if self.choose == "judged" and isinstance(self.criterion, Limited):
             self.criterion.check(len(problem.noise), problem.noise.shape[1:])
 
+    def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
+        """The teacher's walk where it is needed, the table and, if they are judged, the schedules on the way. How many
+        these are depends on the table: the estimate is their number for Gaussian data of standard deviation 0.5."""
+        solver, samples = problem.solver, len(problem.noise)
+        levels = self._levels(problem, steps)
+        count = len(levels) * (samples if problem.data is None else len(problem.data))
+        if problem.data is None or self._criterion(problem) == "teacher":
+            count += samples * (problem.teacher_solver or solver).nfe(problem.teacher)
+        judged = self.choose == "judged"
+        if judged:
+            errors = levels**2 / (1 + 4 * levels**2)  # the least mean squared error of estimating such data
+            gaussian = TabulatedKlub(levels, (errors[:, None] - errors).abs(), self.order)
+            paths, _ = self._paths(problem, steps, gaussian)
+            for n, path in paths.items():
+                count += samples * len(path) * solver.nfe(steps_between(problem.teacher, n))
+        return Evaluations(count * getattr(problem.denoiser, "nfe", 1), exact=not judged)
+
     def partial(
         self, problem: SearchProblem, steps: Sequence[int], index: Tensor, previous: Any = None, decision: Any = None
     ) -> _Part:
@@ -191,7 +208,7 @@ class AYS(ShardedMethod):
             first, last = (round(int(k) * per_sample) for k in (index[0], index[-1] + 1))
             numbers = torch.arange(first, last)
             data, cond = problem.data[first:last], take(problem.data_cond, numbers)
-        levels = grid(problem, max(self.levels, 4 * max(steps)))
+        levels = self._levels(problem, steps)
         facts = {"process": problem.process.to_dict(), "seed": self.seed, "max_batch": self.max_batch}
         tables = []
         for block in torch.arange(len(numbers)).split(self.block_size):
@@ -211,6 +228,17 @@ class AYS(ShardedMethod):
     def _descended(self, problem: SearchProblem, steps: Sequence[int], tables: list[CoupledTable]) -> _Decision:
         table = CoupledTable.joined(tables)
         klub = table.klub(self.order)
+        paths, walks = self._paths(problem, steps, klub)
+        return _Decision(paths, walks, {n: klub.of(path) for n, path in paths.items()}, table)
+
+    def _levels(self, problem: SearchProblem, steps: Sequence[int]) -> Tensor:
+        """The table's noise levels [K+1]."""
+        return grid(problem, max(self.levels, 4 * max(steps)))
+
+    def _paths(
+        self, problem: SearchProblem, steps: Sequence[int], klub: TabulatedKlub
+    ) -> tuple[dict[int, Tensor], dict[int, list[tuple[str, int]]]]:
+        """The schedules walked through [P, n+1] by step count, and the start and the sweeps of each."""
         paths, walks = {}, {}
         for n in steps:
             inner = intervals(problem, n)
@@ -221,7 +249,7 @@ class AYS(ShardedMethod):
             found = {f: descend(klub, start, self.max_sweeps, self.candidates) for f, start in starts.items()}
             paths[n] = torch.cat(list(found.values()))
             walks[n] = [(family, sweeps) for family, path in found.items() for sweeps in range(len(path))]
-        return _Decision(paths, walks, {n: klub.of(path) for n, path in paths.items()}, table)
+        return paths, walks
 
     def _judged(self, problem: SearchProblem, n: int, partials: Sequence[_Part]) -> Tensor:
         """The criterion for every schedule of n steps that was walked through [P]."""

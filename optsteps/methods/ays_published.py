@@ -10,7 +10,7 @@ from torch import Tensor
 
 from optsteps.denoisers import CountedDenoiser
 from optsteps.methods.ays import as_schedule, clean_data, intervals, start_levels
-from optsteps.methods.base import Method, SearchProblem, SearchResult, checked_steps
+from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, checked_steps
 from optsteps.methods.coordinate_search import check_candidates, descend, interpolated, with_midpoints
 from optsteps.methods.klub_monte_carlo import MonteCarloKlub
 from optsteps.trajectories import Trajectories
@@ -59,6 +59,16 @@ class PublishedAYS(Method):
         start_levels(problem, self.start, 10)
         for n in steps:
             intervals(problem, n)
+
+    def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
+        """The teacher's samples where they are the data, and every sweep that there may be: so many at most."""
+        samples = len(problem.noise) if problem.data is None else len(problem.data)
+        moved = 9 * self.max_sweeps  # the inner points of 10 steps, then the new ones of 20 and 40
+        moved += (10 + 20) * self.max_iterations if any(n != 10 for n in steps) else 0
+        count = 2 * 2 * self.candidates * moved * samples
+        if problem.data is None:
+            count += samples * (problem.teacher_solver or problem.solver).nfe(problem.teacher)
+        return Evaluations(count * getattr(problem.denoiser, "nfe", 1), exact=False)
 
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
         begun = time.perf_counter()

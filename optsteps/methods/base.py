@@ -91,6 +91,19 @@ class SearchResult:
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Evaluations:
+    """Network evaluations of a search, before it is made.
+
+    Attributes:
+        count: of all samples together, guidance counted as 2.
+        exact: are they so many whatever the network answers? Otherwise `count` is an estimate, or the most it can be.
+    """
+
+    count: int
+    exact: bool = True
+
+
 class Method(ABC):
     """Anything that maps a problem and a list of step counts to schedules."""
 
@@ -101,6 +114,10 @@ class Method(ABC):
             ValueError: no step count or one below 1; the problem, or a step count, does not suit the method.
         """
         checked_steps(steps)
+
+    def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations | None:
+        """What a search that shares nothing with others will spend; None where only the search tells."""
+        return None
 
     @abstractmethod
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
@@ -187,3 +204,9 @@ def checked_steps(steps: Sequence[int]) -> list[int]:
     if not counts or counts[0] < 1 or any(int(n) != n for n in steps):
         raise ValueError(f"step counts must be a list of integers of at least 1, got {list(steps)}")
     return counts
+
+
+def steps_between(schedule: Schedule, steps: int) -> Schedule:
+    """So many steps between the ends of a schedule, for what depends on their number and the ends alone."""
+    first, last = schedule.times[[0, -1]].tolist()
+    return Schedule(torch.linspace(first, last, steps + 1, dtype=torch.float64), schedule.process)

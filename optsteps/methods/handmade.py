@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from optsteps.methods.base import Method, SearchProblem, SearchResult, checked_steps
+from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, checked_steps
 from optsteps.processes import Flow, Process
 from optsteps.schedules import FAMILIES, Final, Schedule, build_schedule
 from optsteps.workers import ALONE, Workers
@@ -32,6 +32,9 @@ class HandMade(Method):
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
         self.search(problem, steps)
+
+    def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
+        return Evaluations(0)
 
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
         t = problem.teacher.times.tolist()
@@ -61,6 +64,9 @@ class Given(Method):
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
         self.search(problem, steps)
+
+    def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
+        return Evaluations(0)
 
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
         return SearchResult({n: self.schedule(n) for n in checked_steps(steps)})

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from optsteps.methods.amplitude import calibrate_amplitude
-from optsteps.methods.base import SearchProblem, SearchResult, ShardedMethod
+from optsteps.methods.base import (
+    Evaluations,
+    SearchProblem,
+    SearchResult,
+    ShardedMethod,
+    checked_steps,
+    steps_between,
+)
 from optsteps.methods.entries import Entries
 from optsteps.methods.grid import Grid, flow_scale, grid_of
 from optsteps.schedules import Schedule
@@ -114,6 +121,23 @@ class OSS(ShardedMethod):
         if self.published and problem.solver.name != "euler":
             raise ValueError(f"the released code knows Euler's steps only, not those of {problem.solver.name!r}")
         self.entries.of(problem.noise[:1])
+
+    def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
+        """The teacher's walk and, level by level, a node for every source; with two evaluations per step also one for
+        every step from a source to a later target. `published` evaluates only what a level improves: so many at most.
+        """
+        nodes, steps = self._nodes(problem), checked_steps(steps)
+        solver, times = problem.solver, problem.teacher.times[nodes]
+        walk = (problem.teacher_solver or solver).nfe(problem.teacher)
+        per_sample = walk
+        for sources, targets in self._levels(len(nodes) - 1, steps):
+            per_sample += len(sources)
+            if isinstance(solver, TwoStage):
+                i, j = (sources[:, None] < targets).nonzero().unbind(1)
+                per_sample += int((~solver.single(problem.process, times[sources[i]], times[targets[j]])).sum())
+        if self.amplitude:
+            per_sample += sum(walk + solver.nfe(steps_between(problem.teacher, n)) for n in steps)
+        return Evaluations(per_sample * len(problem.noise) * getattr(problem.denoiser, "nfe", 1), not self.published)
 
     def partial(
         self, problem: SearchProblem, steps: Sequence[int], index: Tensor, previous: Any = None, decision: Any = None

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from optsteps.methods.base import Method, SearchProblem, SearchResult
+from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult
 from optsteps.solvers.base import Solver
 from optsteps.workers import ALONE, Workers
 
@@ -32,6 +32,9 @@ class Restated(Method):
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
         self.method.check(self._restated(problem), steps)
+
+    def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations | None:
+        return self.method.evaluations(self._restated(problem), steps)
 
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
         return self.method.search(self._restated(problem), steps, workers)

@@ -75,8 +75,8 @@ class GenEvalJudge(Judge):
             if not any(judgement.objects for judgement in self._teacher[1].judgements):
                 raise ValueError(
                     f"{type(self.detector).__name__} finds no object in any of the teacher's {len(teacher)} images. "
-                    "That is no score of 0 but a fault of the setting: see whether the detector's weights and classes are "
-                    "those it needs, and whether the model draws what its prompts say"
+                    "That is no score of 0 but a fault of the setting: see whether the detector's weights and classes "
+                    "are those it needs, and whether the model draws what its prompts say"
                 )
             if missing := self._teacher[1].missing:
                 warnings.warn(
