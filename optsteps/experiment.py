@@ -86,7 +86,10 @@ class Experiment:
         if config.runner.states != "device" and device.type != "cpu":
             model, device = replace(model, denoiser=ElsewhereDenoiser(model.denoiser, device)), torch.device("cpu")
         if config.max_batch == "auto":
-            _set_max_batch(config, _fitting_batch(model, device))
+            # a plan counts the same evaluations in batches of any size, and makes none
+            config.max_batch = _MOST if config.plan else _fitting_batch(model, device)
+            for part in (config.method, *config.get("rivals", {}).values()):
+                _set_max_batch(part, config.max_batch)
         solver = instantiate(config.solver)
         t_max, t_min = model.time_range
         options = {k: v for k, v in config.teacher.items() if k not in ("family", "steps", "solver", "final")}
@@ -250,19 +253,24 @@ def _unseen(config: DictConfig) -> range:
     return range(FIRST_TEST_SAMPLE, FIRST_TEST_SAMPLE + config.test.samples)
 
 
-def _fitting_batch(model: Model, device: torch.device, most: int = 256) -> int:
+_MOST = 256  # samples in a batch whose size is "auto"
+
+
+def _fitting_batch(model: Model, device: torch.device) -> int:
     """As many samples as the network takes at once on this machine."""
-    x = unit_noise(0, range(most), model.shape).to(device)
-    t = torch.full((most,), model.time_range[0], dtype=torch.float64)
-    cond = model.cond(range(most), device)
+    x = unit_noise(0, range(_MOST), model.shape).to(device)
+    t = torch.full((_MOST,), model.time_range[0], dtype=torch.float64)
+    cond = model.cond(range(_MOST), device)
     return fitting_batch(model.denoiser, model.process.prior_std(t[0]).to(x) * x, t, cond)
 
 
-def _set_max_batch(config: DictConfig, found: int) -> None:
-    """In place of "auto", which methods may have copied already."""
-    for part in (config, config.method, *config.get("rivals", {}).values()):
-        if part.get("max_batch") == "auto":
-            part.max_batch = found
+def _set_max_batch(method: DictConfig, size: int) -> None:
+    """In place of "auto", which a method, and one inside it, may have copied already."""
+    for key, part in method.items():
+        if key == "max_batch" and part == "auto":
+            method[key] = size
+        elif isinstance(part, DictConfig):
+            _set_max_batch(part, size)
 
 
 def launched(runner: DictConfig, local_rank: int = 0) -> torch.device:

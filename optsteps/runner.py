@@ -40,7 +40,7 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     """Run the experiment that `config` describes and leave its report in `folder`.
 
     Returns:
-        The rows of its table; none for a rank other than 0, which only computes.
+        The rows of its table; none for a rank other than 0, which only computes, nor where only a plan is asked for.
 
     Raises:
         ValueError, OSError: with one paragraph that says what is wrong.
@@ -49,6 +49,10 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     here = place(config.runner)
     if here.world_size > 1 and config.store.folder is None:
         raise ValueError("several processes meet in the store: give a store.folder, or runner.devices=1")
+    if config.plan:
+        if here.rank == 0:
+            Console().print(plan_table(planned(Experiment.composed(config, launched(config.runner), method_name))))
+        return []
     if here.rank > 0:  # of another node, or a task of SLURM's: rank 0 reports
         with further_ranks(config, method_name, folder, here):
             compute(config, method_name, here)
@@ -58,9 +62,6 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     try:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
         experiment = Experiment.composed(config, device, method_name)
-        if config.plan:
-            Console().print(plan_table(planned(experiment)))
-            return []
         store = _store(experiment, device, here)
         with further_ranks(config, method_name, folder, here) as ranks, _progress(config, device, here) as progress:
             for name, reason in experiment.left_out.items():

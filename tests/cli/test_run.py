@@ -353,7 +353,8 @@ def test_evaluations_instead_of_steps(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_batch_that_fits_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    start(monkeypatch, tmp_path, *TINY, *TINY_PLANE, "max_batch=auto")
+    """Also for a method inside a method."""
+    start(monkeypatch, tmp_path, *TINY, *TINY_PLANE, "max_batch=auto", "method=oss_euler")
     assert json.loads((tmp_path / "metrics.json").read_text())["facts"]["max_batch"] == "256"
 
 
