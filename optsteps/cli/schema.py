@@ -267,7 +267,7 @@ def _paragraph(errors: list[ErrorDetails], content: Any, kind: type[Part]) -> st
     name, field = ".".join(path), _field(path, kind)
     if here[0]["type"] == "extra_forbidden":
         part = _field(path[:-1], kind)
-        known = list(part.model_fields) if isinstance(part, type) else []
+        known = list(part.model_fields) if isinstance(part, type) and issubclass(part, Part) else []
         return f"there is no {name}; there are {', '.join(known)}{suggestion(path[-1], known)}"
     if here[0]["type"] == "missing":
         return f"{name} is missing: {_sentence(field)}"
