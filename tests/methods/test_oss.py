@@ -384,7 +384,6 @@ def test_pooled_is_the_default_and_tells_what_every_sample_would_choose() -> Non
         assert torch.equal(found.per_sample[n], alone.per_sample[n])
     assert found.per_sample[5].shape == (4, 6)
     assert found.nfe == alone.nfe
-    assert not torch.equal(alone.schedules[5].times, found.schedules[5].times)
     assert OSS(published=True).average == "median"  # the released code's
 
 
