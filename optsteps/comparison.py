@@ -18,6 +18,8 @@ from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
 from optsteps.trajectories import NOWHERE, Keeping, Trajectories
 
+TRACED = 32  # samples that are compared with the teacher along the way
+
 
 @dataclass(frozen=True)
 class Row:
@@ -93,7 +95,7 @@ class Trial:
     seed: int = 0
     index: Tensor | None = None
     max_batch: int = 512
-    traced: int = 32
+    traced: int = TRACED
     teacher_solver: Solver | None = None
     keeping: Keeping = NOWHERE
     _answers: dict[str, Tensor] = field(default_factory=dict, repr=False)

@@ -225,9 +225,9 @@ def evaluate(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond = None) -> Ten
     check_output(out, x, t, "denoiser")
     # a sum is finite only if all its terms are, and needs no memory; where it overflowed, look closer
     if not math.isfinite(out.detach().sum()) and not bool(torch.isfinite(out).all()):
-        first = int((~torch.isfinite(out)).reshape(len(out), -1).any(1).nonzero()[0])
+        sample = int((~torch.isfinite(out)).reshape(len(out), -1).any(1).nonzero()[0])
         raise ModelError(
-            f"the denoiser returned NaN or inf at time {t[first].item():g} (sample {first} of the batch); check "
+            f"the denoiser returned NaN or inf at time {t[sample].item():g} (sample {sample} of the batch); check "
             "the model's precision and that this time lies in the range it was trained on"
         )
     return out

@@ -6,7 +6,7 @@ import inspect
 import platform
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,16 @@ from optsteps.datasets import ImageSet, to_unit_range
 from optsteps.denoisers import Denoiser, ElsewhereDenoiser, call_nfe, fitting_batch
 from optsteps.fingerprint import probe_inputs, probed
 from optsteps.interpretation import Interpretation, check_interpretation
-from optsteps.methods import Given, HandMade, Method, SearchProblem, SearchResult
+from optsteps.methods import OSS, Given, HandMade, Method, SearchProblem, SearchResult
 from optsteps.metrics import entropy
 from optsteps.metrics.judges import Judge, TeacherJudge
 from optsteps.models import Model
 from optsteps.noise import FIRST_TEST_SAMPLE, sample_generator, unit_noise
+from optsteps.objective import check_objective
 from optsteps.probe import Probe, probe
 from optsteps.schedules import PUBLISHED_LEVELS, Schedule, build_schedule
 from optsteps.solvers import Solver, build_solver
+from optsteps.suggestion import suggestion
 from optsteps.trajectories import Keeping
 from optsteps.workers import ALONE, Workers
 
@@ -53,6 +55,7 @@ class Experiment:
         steps: the students' step counts.
         snap: are the times of schedules to be timesteps?
         data, data_cond: clean samples for methods that need them, or None.
+        left_out: rivals by default that cannot take part, and why.
     """
 
     config: DictConfig
@@ -68,6 +71,7 @@ class Experiment:
     snap: bool
     data: Tensor | None
     data_cond: Cond
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def composed(cls, config: DictConfig, device: torch.device, method: str) -> Experiment:
@@ -87,7 +91,10 @@ class Experiment:
         if config.runner.states != "device" and device.type != "cpu":
             model, device = replace(model, denoiser=ElsewhereDenoiser(model.denoiser, device)), torch.device("cpu")
         if config.max_batch == "auto":
-            _set_max_batch(config, _fitting_batch(model, device))
+            # a plan counts the same evaluations in batches of any size, and makes none
+            config.max_batch = _MOST if config.plan else _fitting_batch(model, device)
+            for part in (config.method, *config.get("rivals", {}).values()):
+                _set_max_batch(part, config.max_batch)
         solver = instantiate(config.solver)
         t_max, t_min = model.time_range
         options = {k: v for k, v in config.teacher.items() if k not in ("family", "steps", "solver", "final", "snap")}
@@ -98,6 +105,8 @@ class Experiment:
         walker = build_solver(config.teacher.solver) if config.teacher.solver is not None else solver
         _name_published(config, model)
         rivals = {name: part for name, part in config.get("rivals", {}).items() if name != method}
+        if method in config.get("rivals", {}) and method not in config.optional_rivals:
+            raise ValueError(f"the rival {method!r} has the main method's name: call it otherwise")
         methods = {method: instantiate(config.method), **{name: instantiate(part) for name, part in rivals.items()}}
         if model.own_schedule is not None:
             methods.setdefault("own", Given(model.own_schedule, own_start=True))
@@ -109,7 +118,9 @@ class Experiment:
             steps = sorted({solver.steps(nfe // per_call, process, *teacher.times[[0, -1]]) for nfe in config.nfe})
         data = _clean_samples(config, model, device)
         judges = _judges(config, model, _unseen(config))
-        return cls(config, device, model, solver, teacher, judged_by, walker, methods, judges, steps, snap, *data)
+        whole = cls(config, device, model, solver, teacher, judged_by, walker, methods, judges, steps, snap, *data)
+        whole._check_figures()
+        return whole._admitted()
 
     def resolved(self, part: str) -> Any:
         """A part of the config as JSON data, None where there is none."""
@@ -150,6 +161,38 @@ class Experiment:
         problem = self.problem(self.model.denoiser, self.searched, workers)
         return check_interpretation(problem, self.config.max_batch)
 
+    def _admitted(self) -> Experiment:
+        """With the methods that can take part. A rival that nobody named, and that cannot, is left out."""
+        problem = self.problem(self.model.denoiser, self.searched)
+        able, left_out = {}, {}
+        for name, method in self.methods.items():
+            try:
+                method.check(problem, self.steps)
+            except ValueError as error:
+                if name == next(iter(self.methods)) or name not in {*self.config.optional_rivals, "own", "published"}:
+                    raise ValueError(f"{name}: {error}") from error
+                left_out[name] = str(error)
+            else:
+                able[name] = method
+        return replace(self, methods=able, left_out=left_out)
+
+    def _check_figures(self) -> None:
+        """Refuse what the judges cannot measure, and figures that they do not have, before anything is sampled."""
+        known: dict[str, bool | None] | None = {}
+        for judge in self.judges:
+            judge.check(len(self.unseen), self.model.shape)
+            known = None if known is None or judge.figures is None else {**known, **judge.figures}
+        check_objective(self.config.objective, known, self.steps)
+        if known is None:  # a judge of somebody's own, which tells its figures when it has measured them
+            return
+        comparable = [name for name, higher_is_better in known.items() if higher_is_better is not None]
+        for name in self.config.metric.verdicts:
+            if name not in comparable:
+                raise ValueError(
+                    f"metric.verdicts names {name!r}, but the figures of this metric that can be better or worse are "
+                    f"{', '.join(comparable)}{suggestion(name, comparable)}"
+                )
+
     @property
     def searched(self) -> range:
         """The samples that searches see."""
@@ -159,6 +202,17 @@ class Experiment:
     def unseen(self) -> range:
         """The samples of the comparison."""
         return _unseen(self.config)
+
+    @property
+    def oracle(self) -> OSS | None:
+        """What searches every sample of the comparison for itself, where the main method is OSS and it is wanted."""
+        main = next(iter(self.methods.values()))
+        return main.alone() if isinstance(main, OSS) and self.config.test.oracle > 1 else None
+
+    @property
+    def oracle_samples(self) -> range:
+        """The unseen samples that the oracle searches."""
+        return self.unseen[: self.config.test.oracle]
 
     def trial(self, denoiser: Denoiser, workers: Workers = ALONE) -> Trial:
         """The comparison on unseen samples, which are kept where `workers` say."""
@@ -215,6 +269,8 @@ class Experiment:
         for judge in self.judges:
             if isinstance(judge, TeacherJudge) and judge.data_range is not None:
                 facts["PSNR data range"] = f"{judge.data_range:g}"
+        if self.left_out:
+            facts["left out"] = "; ".join(f"{name}: {reason}" for name, reason in self.left_out.items())
         if model.distribution is not None:
             value = entropy(model.distribution, 100_000, torch.Generator().manual_seed(0)).value
             facts["entropy of the true distribution"] = f"{value:.3f} nats"
@@ -235,11 +291,14 @@ def _unseen(config: DictConfig) -> range:
     return range(FIRST_TEST_SAMPLE, FIRST_TEST_SAMPLE + config.test.samples)
 
 
-def _fitting_batch(model: Model, device: torch.device, most: int = 256) -> int:
+_MOST = 256  # samples in a batch whose size is "auto"
+
+
+def _fitting_batch(model: Model, device: torch.device) -> int:
     """As many samples as the network takes at once on this machine."""
-    x = unit_noise(0, range(most), model.shape).to(device)
-    t = torch.full((most,), model.time_range[0], dtype=torch.float64)
-    cond = model.cond(range(most), device)
+    x = unit_noise(0, range(_MOST), model.shape).to(device)
+    t = torch.full((_MOST,), model.time_range[0], dtype=torch.float64)
+    cond = model.cond(range(_MOST), device)
     return fitting_batch(model.denoiser, model.process.prior_std(t[0]).to(x) * x, t, cond)
 
 
@@ -267,11 +326,13 @@ def _name_published(config: DictConfig, model: Model) -> None:
     complete(config.get("rivals"))
 
 
-def _set_max_batch(config: DictConfig, found: int) -> None:
-    """In place of "auto", which methods may have copied already."""
-    for part in (config, config.method, *config.get("rivals", {}).values()):
-        if part.get("max_batch") == "auto":
-            part.max_batch = found
+def _set_max_batch(method: DictConfig, size: int) -> None:
+    """In place of "auto", which a method, and one inside it, may have copied already."""
+    for key, part in method.items():
+        if key == "max_batch" and part == "auto":
+            method[key] = size
+        elif isinstance(part, DictConfig):
+            _set_max_batch(part, size)
 
 
 def launched(runner: DictConfig, local_rank: int = 0) -> torch.device:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from optsteps.denoisers import (
     GuidedDenoiser,
     ModelError,
     NetworkDenoiser,
+    call_nfe,
     expand,
 )
 from optsteps.methods.base import SearchProblem
@@ -118,7 +120,7 @@ def check_interpretation(problem: SearchProblem, max_batch: int = 512) -> Interp
     for changes in (1, 2):  # the fewest that make a denoiser of it
         for other in _readings(given, changes):
             try:
-                found = trial.skill(_conditional(problem.denoiser, lambda _, other=other: other), NOWHERE)
+                found = trial.skill(_conditional(problem.denoiser, partial(_replaced, other)), NOWHERE)
             except ModelError:  # a wrong reading may overflow
                 continue
             evaluations += found.evaluations
@@ -142,6 +144,13 @@ def check_interpretation(problem: SearchProblem, max_batch: int = 512) -> Interp
     return Interpretation(skill, evaluations, remark if bad else None)
 
 
+def evaluations_of_check(problem: SearchProblem) -> int:
+    """Network evaluations that `check_interpretation` takes for a denoiser in which it finds nothing wrong."""
+    trial = _Trial.of(problem, max_batch=1)
+    calls = len(trial.levels) + (0 if problem.data is not None else trial.schedule.steps)
+    return len(trial.noise[0]) * calls * call_nfe(_conditional(problem.denoiser))
+
+
 def _conditional(denoiser: Denoiser, change: Callable[[Denoiser], Denoiser] = lambda denoiser: denoiser) -> Denoiser:
     """The denoiser without its guidance, on the device of its own, its innermost part changed."""
     if isinstance(denoiser, GuidedDenoiser):
@@ -149,6 +158,10 @@ def _conditional(denoiser: Denoiser, change: Callable[[Denoiser], Denoiser] = la
     if isinstance(denoiser, ElsewhereDenoiser):
         return ElsewhereDenoiser(_conditional(denoiser.denoiser, change), denoiser.device)
     return change(denoiser)
+
+
+def _replaced(denoiser: Denoiser, _: Denoiser) -> Denoiser:
+    return denoiser
 
 
 def _stated(denoiser: Denoiser, problem: SearchProblem) -> NetworkDenoiser:
@@ -211,7 +224,7 @@ class _Trial:
         low, high = process.noise_level(times[times > process.t_clean][[-1, 0]]).tolist()
         high = high if math.isfinite(high) else max(_LARGE, 2 * low)
         ends = torch.tensor([low, high], dtype=torch.float64).log()
-        levels = torch.lerp(*ends, torch.linspace(*_INNER, _LEVELS, dtype=torch.float64)).exp()
+        levels = torch.lerp(ends[0], ends[1], torch.linspace(*_INNER, _LEVELS, dtype=torch.float64)).exp()
         t_min, t_max = process.time_of_noise_level([low, high]).tolist()
         schedule = build_schedule("logsnr", process, _STEPS, t_max=t_max, t_min=t_min)
         return cls(problem, max_batch, noise, take(cond, torch.arange(count) % size), levels, schedule)  # type: ignore[arg-type]

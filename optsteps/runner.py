@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections.abc import Mapping
@@ -20,23 +21,26 @@ from optsteps.export import run_snippets
 from optsteps.files import write_atomically
 from optsteps.keys import Facts, Keys, import_targets, keys_of, problem_facts
 from optsteps.methods import OSS, Given, SearchProblem, SearchResult
+from optsteps.plan import plan_table, planned
 from optsteps.probe import Probe
 from optsteps.progress import Progress
 from optsteps.ranks import Place, further_ranks, lost, place
 from optsteps.reporting.loggers import log_results
-from optsteps.reporting.run_folder import USAGE, write_config, write_report
-from optsteps.reporting.summary import run_summary
+from optsteps.reporting.run_folder import USAGE, write_report
+from optsteps.reporting.summary import run_summary, terminal_text
 from optsteps.sources import remember_sources
 from optsteps.store import ShardStore, digest
 from optsteps.terminal import say
 from optsteps.workers import ALONE, StoredWorkers, Workers
+
+log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig, folder: Path, method_name: str, command: str) -> list[Row]:
     """Run the experiment that `config` describes and leave its report in `folder`.
 
     Returns:
-        The rows of its table; none for a rank other than 0, which only computes.
+        The rows of its table; none for a rank other than 0, which only computes, nor where only a plan is asked for.
 
     Raises:
         ValueError, OSError: with one paragraph that says what is wrong.
@@ -45,6 +49,11 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     here = place(config.runner)
     if here.world_size > 1 and config.store.folder is None:
         raise ValueError("several processes meet in the store: give a store.folder, or runner.devices=1")
+    if config.plan:
+        if here.rank == 0:
+            stages = planned(Experiment.composed(config, launched(config.runner), method_name))
+            say(terminal_text(lambda console: console.print(plan_table(stages))))
+        return []
     if here.rank > 0:  # of another node, or a task of SLURM's: rank 0 reports
         with further_ranks(config, method_name, folder, here):
             compute(config, method_name, here)
@@ -59,17 +68,20 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
         keys = keys_of(experiment, probe, _called(device))
         store = _store(config, keys, here)
         with further_ranks(config, method_name, folder, here) as ranks, _progress(config, device, here) as progress:
+            for name, reason in experiment.left_out.items():
+                log.warning("%s is left out of the comparison: %s", name, reason)
             checked = _checked(experiment, probe, store, progress)
             denoiser = progress.watch(experiment.model.denoiser)
+            trial = experiment.trial(denoiser, store)
+            rows = [_teacher(experiment, trial, progress)]
             results = _searched(experiment, denoiser, store, keys, progress)
-            rows = _compared(experiment, denoiser, store, keys, progress, results)
+            rows += _compared(experiment, trial, denoiser, store, keys, progress, results)
             failed = lost(ranks, folder, here)
         said = [v for figure in config.metric.verdicts for v in verdicts(rows, method_name, figure)]
         title = f"{experiment.model.name}: {method_name} with {experiment.solver.name}"
         usage = [_usage(folder, results[method_name])] if experiment.model.in_diffusers else []
         facts = {**facts, **keys.described, **checked}
         paths = write_report(folder, title, rows, said, facts, method_name, results, experiment.model.decode)
-        paths.append(write_config(folder, config))
     except SystemExit as error:  # of a model, a data set or a judge: with status 0 it would pass for a result
         logger.finalize("failed")
         raise ValueError(f"something in this run called sys.exit({error.code!r}) before there was a result") from error
@@ -98,10 +110,11 @@ def compute(config: DictConfig, method_name: str, here: Place) -> None:
     with _progress(config, device, here) as progress:
         _checked(experiment, probe, store, progress)
         denoiser = progress.watch(experiment.model.denoiser)
+        trial = experiment.trial(denoiser, store)
+        with progress.stage("teacher"):
+            trial.teacher_samples()
         results = _searched(experiment, denoiser, store, keys, progress)
         with progress.stage("compare"):
-            trial = experiment.trial(denoiser, store)
-            trial.teacher_samples()
             for n in experiment.steps:
                 for schedule, found in experiment.compared(results, n).values():
                     there = trial.from_start_of(schedule) if found.own_start else trial
@@ -146,32 +159,37 @@ def _searching(experiment: Experiment, store: Workers, problem: Facts, method: F
     return store.telling(progress.shard).on("search", steps=experiment.steps, problem=problem, method=method)
 
 
+def _teacher(experiment: Experiment, trial: Trial, progress: Progress) -> Row:
+    """The teacher on unseen samples, before the searches: judges that cannot judge it say so before these are paid."""
+    evaluations = len(trial.noise) * experiment.walker.nfe(experiment.judged_by) * call_nfe(trial.denoiser)
+    with progress.stage("teacher", evaluations):
+        return trial.judge_teacher()
+
+
 def _compared(
     experiment: Experiment,
+    trial: Trial,
     denoiser: Denoiser,
     store: Workers,
     keys: Keys,
     progress: Progress,
     results: Mapping[str, SearchResult],
 ) -> list[Row]:
-    """All of it judged on unseen samples: the teacher, every schedule, and the oracle of the main method."""
-    trial = experiment.trial(denoiser, store)
-    evaluations = len(trial.noise) * experiment.walker.nfe(experiment.judged_by) * call_nfe(denoiser)
-    with progress.stage("teacher", evaluations):
-        rows = [trial.judge_teacher()]
+    """Every schedule judged on unseen samples, and the oracle of the main method."""
+    rows = []
     with progress.stage("compare"):
         for n in experiment.steps:
             compared = experiment.compared(results, n)
             for name, (schedule, found) in compared.items():
                 rows.append(trial.judge(name, schedule, found.nfe, found.seconds, found.own_start))
-                progress.advance((len(rows) - 1) / (len(experiment.steps) * len(compared)))
-    name, method = next(iter(experiment.methods.items()))
-    count = experiment.config.test.oracle
-    if isinstance(method, OSS) and results[name].per_sample is not None and count > 1:
+                progress.advance(len(rows) / (len(experiment.steps) * len(compared)))
+    if experiment.oracle is not None:
+        name = next(iter(experiment.methods))
         with progress.stage("oracle"):
-            own = experiment.problem(denoiser, experiment.unseen[:count], store)
+            own = experiment.problem(denoiser, experiment.oracle_samples, store)
             searching = _searching(experiment, store, problem_facts(own), keys.methods[name], progress)
-            rows += _oracle(method, name, trial, own, method.search(own, experiment.steps, searching))
+            found = experiment.oracle.search(own, experiment.steps, searching.on("oracle", samples=len(own.noise)))
+            rows += _oracle(experiment.oracle, name, trial, own, found)
     return rows
 
 

@@ -216,7 +216,7 @@ class DenoiserTraining(_NoiseTask):
                 f"mirrored = {mirrored:g} needs a network that can be told of it; give it augmentations = 1"
             )
         super().__init__(network, learning_rate, weight_decay, warmup_steps, ema_decays, seed)
-        self.mirrored = mirrored
+        self.mirrored, self.labels = mirrored, network.augmentations
         self.sigma_data = sigma_data
         self.null_label = network.num_classes
         self.p_mean, self.p_std = p_mean, p_std
@@ -233,7 +233,7 @@ class DenoiserTraining(_NoiseTask):
         if not self.mirrored:
             return self.network, images
         mirrored = torch.rand(len(images), device=self.device) < self.mirrored
-        labels = F.pad(mirrored[:, None].float(), (0, self.network.augmentations - 1))
+        labels = F.pad(mirrored[:, None].float(), (0, self.labels - 1))
         return partial(self.network, augmentation=labels), torch.where(
             expand(mirrored, images).bool(), images.flip(-1), images
         )

@@ -56,7 +56,7 @@ class Row:
 
 def against_brute_force(problem: SearchProblem, counts: Sequence[int], start: str = "teacher") -> list[Row]:
     """OSS per sample against every subset, for every step count."""
-    found = OSS(start=start).search(problem, counts)
+    found = OSS(start=start, average="mean").search(problem, counts)
     teacher = sample(problem.denoiser, problem.teacher, problem.solver, problem.noise, problem.cond)
     rows = []
     for n in counts:

@@ -44,7 +44,7 @@ def searchers(max_batch: int) -> dict[str, Callable[[SearchProblem, Sequence[int
     return {
         "loops, batch 1": lambda problem, counts: loops(problem, counts, batch_nodes=False),
         "loops, nodes as a batch": lambda problem, counts: loops(problem, counts, batch_nodes=True),
-        "OSS()": lambda problem, counts: OSS(max_batch=max_batch).search(problem, counts).nfe,
+        "OSS(mean)": lambda problem, counts: OSS(average="mean", max_batch=max_batch).search(problem, counts).nfe,
         "OSS(published, free)": lambda problem, counts: (
             OSS(published=True, start="free", max_batch=max_batch).search(problem, counts).nfe
         ),

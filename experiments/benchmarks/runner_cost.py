@@ -102,11 +102,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=256, help="searched in the scaling")
     options, overrides = parser.parse_known_args()
     torch.set_num_threads(1)
-    # without oss_pooled, which with a store takes its teacher from oss and would hide a cost
-    alone = ["search.samples=16", "test.samples=64", "test.oracle=0", "~method@rivals.oss_pooled"]
+    # without oss_mean, which with a store takes its teacher from oss and would hide a cost
+    alone = ["search.samples=16", "test.samples=64", "test.oracle=0", "~method@rivals.oss", "~method@rivals.oss_mean"]
     overhead([*overrides, *alone], options.repeats)
     shards = [f"search.samples={options.samples}", "method.shard_size=16", "test.samples=16", "test.oracle=0"]
-    rivals = [f"~method@rivals.{name}" for name in ("oss_pooled", "edm", "time_uniform", "logsnr")]
+    rivals = [f"~method@rivals.{name}" for name in ("oss", "oss_mean", "edm", "time_uniform", "logsnr")]
     scaling([*overrides, *shards, *rivals])
 
 

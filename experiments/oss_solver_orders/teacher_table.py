@@ -12,7 +12,7 @@ from pathlib import Path
 from optsteps.reporting.pivot import Record, pivot, read_records
 
 FAMILIES = {"EDM": "EDM", "linear": "DDIM", "Flow": "FM"}
-METHODS = {"naive": "naive", "oss": "OSS-ave", "oss_per_sample": "OSS"}
+METHODS = {"naive": "naive", "oss_mean": "OSS-ave", "oss_mean_per_sample": "OSS"}
 
 
 def named(record: Record) -> Record:

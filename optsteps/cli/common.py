@@ -11,13 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from optsteps.escaping import printable
 from optsteps.files import file_name
+from optsteps.suggestion import suggestion
 from optsteps.terminal import flush, say, take_every_character
 
 _PACKAGE = Path(__file__).parent.parent
@@ -48,9 +49,18 @@ def _home_cache() -> str:
         return str(Path(tempfile.gettempdir()) / f"optsteps-{os.getuid()}")
 
 
+def _sweep_direction() -> str | None:
+    """What the sweeper does with the jobs' numbers, minimize or maximize; None where it asks for none."""
+    if not HydraConfig.initialized():
+        return None
+    direction = HydraConfig.get().sweeper.get("direction")
+    return getattr(direction, "name", direction)  # Optuna's default is an Enum
+
+
 OmegaConf.register_new_resolver("home_cache", _home_cache, replace=True)
 OmegaConf.register_new_resolver("chosen", _chosen, replace=True)
 OmegaConf.register_new_resolver("sweep_name", _sweep_name, replace=True)
+OmegaConf.register_new_resolver("sweep_direction", _sweep_direction, replace=True)
 # of a model or training, in the path of a run's folder
 OmegaConf.register_new_resolver("file_name", file_name, replace=True)
 
@@ -74,7 +84,7 @@ def readable_errors(command: Callable[[], None]) -> Callable[[], None]:
                 raise
             with suppress(OSError):
                 flush(sys.stdout)
-            say(f"{Path(sys.argv[0]).stem}: error: {printable(str(root_error(error)))}", sys.stderr)
+            say(f"{Path(sys.argv[0]).stem}: error: {printable(_sentence(root_error(error)))}", sys.stderr)
             raise SystemExit(1) from None
 
     return run
@@ -85,3 +95,17 @@ def root_error(error: BaseException) -> BaseException:
     while isinstance(error, HydraException) and isinstance(error.__cause__, _MENDABLE):
         error = error.__cause__
     return error
+
+
+def _sentence(error: BaseException) -> str:
+    """What went wrong; where there is no such choice or key, the near ones there are."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        return f"there is no {group}={choice}; there are {', '.join(error.options)}{suggestion(choice, error.options)}"
+    unknown = error.__cause__
+    if isinstance(unknown, (ConfigAttributeError, ConfigKeyError)) and isinstance(unknown.parent_node, DictConfig):
+        known = [str(key) for key in unknown.parent_node]
+        known += [] if unknown.parent_node._get_parent() else [group.name for group in CONFIG_DIR.iterdir()]
+        there = f"; there are {', '.join(known)}" if unknown.parent_node._get_parent() else ""
+        return f"there is no {unknown.full_key}{there}{suggestion(str(unknown.key), known)}"
+    return str(error)

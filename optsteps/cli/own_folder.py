@@ -15,12 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from optsteps.claims import Claim
 from optsteps.files import write_atomically
-from optsteps.reporting.run_folder import results
+from optsteps.reporting.run_data import CONFIG
+from optsteps.reporting.run_folder import results, write_config
 from optsteps.store import digest
 
 RUN = "run.json"
-# resolved, without the logger's part: that may hold a key to somebody's account
-CONFIG = "config.yaml"
 # what changes no result
 _ELSEWHERE = ("logger", "paths", "store.folder", "store.limit_gb")
 
@@ -76,8 +75,8 @@ def claimed(folder: Path, config: DictConfig, method: str, files: Mapping[Path, 
             path.unlink()
         record: dict[str, Any] = {"state": "begun", "config": known, "method": method}
         record |= {"begun": time.strftime("%Y-%m-%d %H:%M:%S"), "host": platform.node(), "pid": os.getpid()}
-        told = OmegaConf.masked_copy(config, [str(key) for key in config if key != "logger"])
-        for path, text in {**files, Path(CONFIG): OmegaConf.to_yaml(told, resolve=True)}.items():
+        write_config(folder, config)
+        for path, text in files.items():
             write_atomically(folder / path, text.encode())
         _write(folder, record)
         yield

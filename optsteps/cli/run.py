@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from optsteps.cli.common import CONFIG_DIR, readable_errors
 from optsteps.cli.objective import run_for_objective
 from optsteps.cli.own_folder import run_in_own_folder
 from optsteps.cli.rival_names import check_rival_names
+from optsteps.cli.schema import Run, checked
 from optsteps.cli.sweep import Sweep, run_job
 from optsteps.experiment import code_version
 from optsteps.ranks import place
@@ -29,13 +31,13 @@ def job(config: DictConfig) -> float | None:
     """Compose and call; the objective is for sweepers."""
     chosen = HydraConfig.get()
     composed = _composed(config)
-    OmegaConf.resolve(config)  # while Hydra is there to be asked
+    config = checked(config, Run)  # while Hydra is there to be asked
+    named = _named_rivals(chosen.overrides.task)
+    config.optional_rivals = [name for name in config.optional_rivals if name not in named]
     folder, method = Path(chosen.runtime.output_dir), chosen.runtime.choices["method"]
-    direction = chosen.sweeper.get("direction")
-    direction = getattr(direction, "name", direction)  # Optuna's default is an Enum
     check_rival_names(config.get("rivals", {}), method, chosen.runtime.choices, chosen.overrides.task)
-    one = partial(run_for_objective, config, folder, method, _command(chosen), direction)
-    if place(config.runner).rank > 0:  # it helps rank 0, whose folder it is
+    one = partial(run_for_objective, config, folder, method, _command(chosen))
+    if config.plan or place(config.runner).rank > 0:  # it leaves nothing, or helps rank 0, whose folder it is
         return one()
     one = partial(run_in_own_folder, one, folder, config, method, composed)
     if chosen.mode == RunMode.RUN:
@@ -48,6 +50,12 @@ def _composed(config: DictConfig) -> dict[Path, str]:
     hydra = HydraConfig.instance().cfg
     parts = {"config.yaml": config, "hydra.yaml": hydra, "overrides.yaml": HydraConfig.get().overrides.task}
     return {Path(".hydra", name): OmegaConf.to_yaml(part) for name, part in parts.items()}
+
+
+def _named_rivals(overrides: Sequence[str]) -> set[str]:
+    """Rivals that the command line chose, by their names in the comparison."""
+    keys = [override.split("=")[0] for override in overrides if not override.startswith("~")]
+    return {key.partition("@rivals.")[2] for key in keys if "@rivals." in key}
 
 
 def _command(chosen: HydraConf) -> str:

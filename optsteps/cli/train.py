@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
 from optsteps.cli.common import CONFIG_DIR, readable_errors
+from optsteps.cli.schema import Train, checked
 from optsteps.files import file_name, write_atomically
 from optsteps.models.checkpoint import load_network, save_network
 from optsteps.reporting.card import model_card
@@ -35,6 +36,7 @@ _SURROUNDINGS = re.compile(
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
 def job(config: DictConfig) -> None:
     """Compose, train, write."""
+    config = checked(config, Train)
     L.seed_everything(config.seed)
     if config.trainer.precision == "auto":
         config.trainer.precision = "bf16-mixed" if torch.cuda.is_available() else "32-true"

@@ -93,11 +93,11 @@ def _decimal(number: float) -> str:
 
 def _check_orders(schedule: Schedule, tool: str) -> None:
     """Raises ValueError unless the tool's sampler, which is told no orders, gives the steps those of the schedule."""
-    if schedule.orders is None or max(asked := effective_orders(schedule)) == 1:
+    if schedule.orders is None or max(asked := effective_orders(schedule, schedule.orders)) == 1:
         return
     solver = schedule.metadata.get("solver")
     full = build_solver(solver).order if solver in SOLVERS else max(schedule.orders)
-    run = effective_orders(Schedule(schedule.times, schedule.process, [full] * schedule.steps))
+    run = effective_orders(schedule, [full] * schedule.steps)
     if asked != run:
         raise ValueError(
             f"the schedule gives its steps the orders {asked}, which a list of sigmas cannot say, and the samplers of "

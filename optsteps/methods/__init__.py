@@ -3,7 +3,7 @@
 from optsteps.methods.amplitude import calibrate_amplitude
 from optsteps.methods.ays import AYS
 from optsteps.methods.ays_published import PublishedAYS
-from optsteps.methods.base import Method, SearchProblem, SearchResult, ShardedMethod
+from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, ShardedMethod
 from optsteps.methods.handmade import Given, HandMade
 from optsteps.methods.oss import OSS
 from optsteps.methods.restated import Restated
@@ -11,6 +11,7 @@ from optsteps.methods.restated import Restated
 __all__ = [
     "AYS",
     "OSS",
+    "Evaluations",
     "Given",
     "HandMade",
     "Method",

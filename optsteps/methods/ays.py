@@ -6,16 +6,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from optsteps.conditions import Cond, take
-from optsteps.methods.base import SearchProblem, SearchResult, ShardedMethod
-from optsteps.methods.coordinate_search import descend
+from optsteps.denoisers import call_nfe
+from optsteps.methods.base import Evaluations, SearchProblem, SearchResult, ShardedMethod, steps_between
+from optsteps.methods.coordinate_search import check_candidates, descend
 from optsteps.methods.handmade import CHOSEN, HandMade
-from optsteps.methods.klub import check_order
+from optsteps.methods.klub import TabulatedKlub, check_order
 from optsteps.methods.klub_table import CoupledTable
 from optsteps.metrics.teacher import mse
 from optsteps.metrics.toy import sliced_wasserstein
@@ -29,6 +30,15 @@ from optsteps.trajectories import Trajectories
 Criterion = Callable[[Tensor, Tensor], float]
 Choice = Literal["judged", "last", "optimum"]
 HIGHEST = 1000.0  # noise level of the grid, where the teacher starts at an infinite one
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """What a criterion may have beside: word of what it cannot compare, before anything is spent."""
+
+    def check(self, samples: int, shape: Sequence[int]) -> None:
+        """Raises ValueError where so many samples of that shape are too few, or of no use to it."""
+        ...
 
 
 class AYS(ShardedMethod):
@@ -70,8 +80,9 @@ class AYS(ShardedMethod):
     the chosen one; and "table", the `CoupledTable`.
 
     Raises:
-        ValueError: unknown `choose` or `criterion`, an order that is not known, no start; in `search`, an unknown
-            start, or one step where the teacher ends at noise level 0.
+        ValueError: unknown `choose` or `criterion`, an order that is not known, an even number of candidates, no start;
+            in `check`, an unknown start or one that has no such schedule, one step where the teacher ends at noise
+            level 0, or as the criterion does where it is `Limited`.
     """
 
     def __init__(
@@ -93,6 +104,7 @@ class AYS(ShardedMethod):
         if not (criterion is None or callable(criterion) or criterion in ("teacher", "distribution")):
             raise ValueError(f"criterion must be 'teacher', 'distribution' or a function, got {criterion!r}")
         check_order(order)
+        check_candidates(candidates)
         if isinstance(starts, str) or not starts:
             raise ValueError(f"starts must be a list of hand-made families, got {starts!r}")
         if min(levels, max_batch, shard_size, block_size) < 1:
@@ -100,6 +112,32 @@ class AYS(ShardedMethod):
         self.order, self.starts, self.levels, self.choose, self.criterion = order, starts, levels, choose, criterion
         self.max_sweeps, self.candidates, self.seed = max_sweeps, candidates, seed
         self.max_batch, self.shard_size, self.block_size = max_batch, shard_size, block_size
+
+    def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
+        for n in steps:
+            for family in self.starts:
+                start_levels(problem, family, intervals(problem, n))
+        if self.choose == "judged" and isinstance(self.criterion, Limited):
+            self.criterion.check(len(problem.noise), problem.noise.shape[1:])
+
+    def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
+        """The teacher's walk where it is needed, the table and, if they are judged, the schedules on the way. How many
+        these are depends on the table: the estimate is their number for Gaussian data of standard deviation 0.5."""
+        solver, samples = problem.solver, len(problem.noise)
+        levels = self._levels(problem, steps)
+        count = len(levels) * (samples if problem.data is None else len(problem.data))
+        ranges = [HandMade(f).schedules(problem, n) for f in self.starts for n in steps if self._has_ranges(problem)]
+        if problem.data is None or self._criterion(problem) == "teacher" or ranges:
+            count += samples * (problem.teacher_solver or solver).nfe(problem.teacher)
+        count += samples * sum(solver.nfe(schedule) for tried in ranges for schedule in tried)
+        judged = self.choose == "judged"
+        if judged:
+            errors = levels**2 / (1 + 4 * levels**2)  # the least mean squared error of estimating such data
+            gaussian = TabulatedKlub(levels, (errors[:, None] - errors).abs(), self.order)
+            paths, _ = self._paths(problem, steps, gaussian, partial(self._first_start, problem))
+            for n, path in paths.items():
+                count += samples * len(path) * solver.nfe(steps_between(problem.teacher, n))
+        return Evaluations(count * call_nfe(problem.denoiser), exact=not judged)
 
     def partial(
         self, problem: SearchProblem, steps: Sequence[int], index: Tensor, previous: Any = None, decision: Any = None
@@ -184,7 +222,7 @@ class AYS(ShardedMethod):
             first, last = (round(int(k) * per_sample) for k in (index[0], index[-1] + 1))
             numbers = torch.arange(first, last)
             data, cond = problem.data[first:last], take(problem.data_cond, numbers)
-        levels = grid(problem, max(self.levels, 4 * max(steps)))
+        levels = self._levels(problem, steps)
         facts = {"process": problem.process.to_dict(), "seed": self.seed, "max_batch": self.max_batch}
         tables = []
         for block in torch.arange(len(numbers)).split(self.block_size):
@@ -208,24 +246,45 @@ class AYS(ShardedMethod):
     def _start(self, problem: SearchProblem, family: str, steps: int, partials: Sequence[_Part]) -> Tensor:
         """The levels above 0 where a descent starts."""
         if not self._has_ranges(problem):
-            return start_levels(problem, family, _intervals(problem, steps))
-        levels = HandMade(family).best(problem, steps, [part.ranges[family] for part in partials]).noise_levels
-        return levels[levels > 0].clamp(max=ends(problem)[0])
+            return start_levels(problem, family, intervals(problem, steps))
+        return _positive_levels(problem, HandMade(family).best(problem, steps, [p.ranges[family] for p in partials]))
+
+    def _first_start(self, problem: SearchProblem, family: str, steps: int) -> Tensor:
+        """The levels above 0 of the first range where a descent may start."""
+        if not self._has_ranges(problem):
+            return start_levels(problem, family, intervals(problem, steps))
+        return _positive_levels(problem, HandMade(family).schedules(problem, steps)[0])
 
     def _descended(self, problem: SearchProblem, steps: Sequence[int], partials: Sequence[_Part]) -> _Decision:
         table = CoupledTable.joined([table for part in partials for table in part.tables])
         klub = table.klub(self.order)
+        paths, walks = self._paths(problem, steps, klub, partial(self._start, problem, partials=partials))
+        return _Decision(paths, walks, {n: klub.of(path) for n, path in paths.items()}, table)
+
+    def _levels(self, problem: SearchProblem, steps: Sequence[int]) -> Tensor:
+        """The table's noise levels [K+1]."""
+        return grid(problem, max(self.levels, 4 * max(steps)))
+
+    def _paths(
+        self,
+        problem: SearchProblem,
+        steps: Sequence[int],
+        klub: TabulatedKlub,
+        start_of: Callable[[str, int], Tensor],
+    ) -> tuple[dict[int, Tensor], dict[int, list[tuple[str, int]]]]:
+        """The schedules walked through [P, n+1] by step count, and the start and the sweeps of each; `start_of` a
+        family and a step count is where a descent starts."""
         paths, walks = {}, {}
         for n in steps:
-            inner = _intervals(problem, n)
+            inner = intervals(problem, n)
             if self.choose == "optimum":
                 paths[n], walks[n] = klub.optimum(inner)[None], [("optimum", 0)]
                 continue
-            starts = {family: self._start(problem, family, n, partials) for family in self.starts}
+            starts = {family: start_of(family, n) for family in self.starts}
             found = {f: descend(klub, start, self.max_sweeps, self.candidates) for f, start in starts.items()}
             paths[n] = torch.cat(list(found.values()))
             walks[n] = [(family, sweeps) for family, path in found.items() for sweeps in range(len(path))]
-        return _Decision(paths, walks, {n: klub.of(path) for n, path in paths.items()}, table)
+        return paths, walks
 
     def _judged(self, problem: SearchProblem, n: int, partials: Sequence[_Part]) -> Tensor:
         """The criterion for every schedule of n steps that was walked through [P]."""
@@ -282,6 +341,12 @@ def _sliced(samples: Tensor, reference: Tensor) -> float:
 _CRITERIA: dict[str, Criterion] = {"teacher": _mean_squared, "distribution": _sliced}
 
 
+def _positive_levels(problem: SearchProblem, schedule: Schedule) -> Tensor:
+    """A start's noise levels above 0, between the `ends`."""
+    levels = schedule.noise_levels
+    return levels[levels > 0].clamp(max=ends(problem)[0])
+
+
 def start_levels(problem: SearchProblem, family: str, steps: int) -> Tensor:
     """A hand-made schedule between the `ends` as noise levels [steps+1]."""
     t_max, t_min = problem.process.time_of_noise_level(ends(problem)).tolist()
@@ -335,7 +400,7 @@ def as_schedule(problem: SearchProblem, levels: Tensor, metadata: dict[str, Any]
     return Schedule(times, problem.process, initial_scale=scale, metadata=described)
 
 
-def _intervals(problem: SearchProblem, steps: int) -> int:
+def intervals(problem: SearchProblem, steps: int) -> int:
     """Steps that KLUB speaks of: not the one to noise level 0."""
     inner = steps - problem.teacher.ends_clean
     if inner < 1:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from optsteps.denoisers import CountedDenoiser
-from optsteps.methods.ays import as_schedule, clean_data, start_levels
-from optsteps.methods.base import Method, SearchProblem, SearchResult, checked_steps
-from optsteps.methods.coordinate_search import descend, interpolated, with_midpoints
+from optsteps.denoisers import CountedDenoiser, call_nfe
+from optsteps.methods.ays import as_schedule, clean_data, intervals, start_levels
+from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, checked_steps
+from optsteps.methods.coordinate_search import check_candidates, descend, interpolated, with_midpoints
 from optsteps.methods.klub_monte_carlo import MonteCarloKlub
 from optsteps.trajectories import Trajectories
 from optsteps.workers import ALONE, Workers
@@ -34,6 +34,10 @@ class PublishedAYS(Method):
         seed: of all noise.
         max_batch: most samples in one call of the denoiser.
 
+    Raises:
+        ValueError: an even number of candidates; in `check`, an unknown start, or one step where the teacher ends at
+            noise level 0.
+
     `SearchResult.evidence`: "path", the schedules of 10 steps after every sweep; "hierarchy", those of 10, 20 and 40.
     """
 
@@ -47,12 +51,29 @@ class PublishedAYS(Method):
         seed: int = 0,
         max_batch: int = 512,
     ) -> None:
+        check_candidates(candidates)
         self.max_sweeps, self.max_iterations, self.start, self.c = max_sweeps, max_iterations, start, c
         self.candidates, self.seed, self.max_batch = candidates, seed, max_batch
+
+    def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
+        start_levels(problem, self.start, 10)
+        for n in steps:
+            intervals(problem, n)
+
+    def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
+        """The teacher's samples where they are the data, and every sweep that there may be: so many at most."""
+        samples = len(problem.noise) if problem.data is None else len(problem.data)
+        moved = 9 * self.max_sweeps  # the inner points of 10 steps, then the new ones of 20 and 40
+        moved += (10 + 20) * self.max_iterations if any(n != 10 for n in steps) else 0
+        count = 2 * 2 * self.candidates * moved * samples
+        if problem.data is None:
+            count += samples * (problem.teacher_solver or problem.solver).nfe(problem.teacher)
+        return Evaluations(count * call_nfe(problem.denoiser), exact=False)
 
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
         begun = time.perf_counter()
         steps = checked_steps(steps)
+        self.check(problem, steps)
         denoiser = CountedDenoiser(problem.denoiser)
         trajectories = Trajectories(problem.denoiser, self.max_batch, problem.keeping)
         data, cond = clean_data(problem, trajectories, torch.arange(len(problem.noise)), self.seed)
@@ -66,7 +87,7 @@ class PublishedAYS(Method):
                 hierarchy[n] = descend(klub, finer, self.max_iterations, self.candidates, new)[-1]
 
         def levels_of(n: int) -> Tensor:
-            inner = n - problem.teacher.ends_clean
+            inner = intervals(problem, n)
             return hierarchy[inner] if inner in hierarchy else interpolated(hierarchy[40], inner)
 
         described = {"method": "ays_published", "sweeps": self.max_sweeps, "c": self.c, "samples": len(data)}

@@ -94,8 +94,37 @@ class SearchResult:
     own_start: bool = False
 
 
+@dataclass(frozen=True)
+class Evaluations:
+    """Network evaluations of a search, before it is made.
+
+    Attributes:
+        count: of all samples together, guidance counted as 2.
+        exact: are they so many whatever the network answers? Otherwise `count` is an estimate, or the most it can be.
+    """
+
+    count: int
+    exact: bool = True
+
+
 class Method(ABC):
     """Anything that maps a problem and a list of step counts to schedules."""
+
+    def chooses_orders(self, problem: SearchProblem) -> bool:
+        """Do its schedules have orders of their own? Then their times are compared without these, too."""
+        return False
+
+    def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
+        """Refuse what the method cannot take, before anything is spent: it evaluates nothing.
+
+        Raises:
+            ValueError: no step count or one below 1; the problem, or a step count, does not suit the method.
+        """
+        checked_steps(steps)
+
+    def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations | None:
+        """What a search that shares nothing with others will spend; None where only the search tells."""
+        return None
 
     @abstractmethod
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
@@ -105,7 +134,7 @@ class Method(ABC):
             workers: who computes what is divided over samples; methods that are not divided leave them alone.
 
         Raises:
-            ValueError: no step count, one below 1, or the problem does not suit the method.
+            ValueError: no step count, one below 1, or as `check`.
         """
 
 
@@ -147,6 +176,7 @@ class ShardedMethod(Method):
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
         start = time.perf_counter()
         steps = checked_steps(steps)
+        self.check(problem, steps)
         shards = torch.arange(len(problem.noise)).split(self.shard_size)
         partials: list[Any] = [None] * len(shards)
         decision: Any = None
@@ -181,3 +211,9 @@ def checked_steps(steps: Sequence[int]) -> list[int]:
     if not counts or counts[0] < 1 or any(int(n) != n for n in steps):
         raise ValueError(f"step counts must be a list of integers of at least 1, got {list(steps)}")
     return counts
+
+
+def steps_between(schedule: Schedule, steps: int) -> Schedule:
+    """So many steps between the ends of a schedule, for what depends on their number and the ends alone."""
+    first, last = schedule.times[[0, -1]].tolist()
+    return Schedule(torch.linspace(first, last, steps + 1, dtype=torch.float64), schedule.process)

@@ -24,14 +24,19 @@ def descend(
     Raises:
         ValueError: an even number of candidates, fewer than 3, or more steps than the bound has levels for.
     """
-    if candidates < 3 or candidates % 2 == 0:
-        raise ValueError(f"candidates must be odd and at least 3, the point itself being one; got {candidates}")
+    check_candidates(candidates)
     path = [klub.snap_apart(start)]
     for _ in range(max_sweeps):
         path.append(sweep(klub, path[-1], candidates, movable))
         if torch.equal(path[-1], path[-2]):
             return torch.stack(path[:-1])
     return torch.stack(path)
+
+
+def check_candidates(candidates: int) -> None:
+    """Raises ValueError unless candidates are an odd number of at least 3: a point, and as many on either side."""
+    if candidates < 3 or candidates % 2 == 0:
+        raise ValueError(f"candidates must be odd and at least 3, the point itself being one; got {candidates}")
 
 
 def sweep(klub: Klub, levels: Tensor, candidates: int = 11, movable: Tensor | None = None) -> Tensor:

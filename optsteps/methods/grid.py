@@ -12,7 +12,7 @@ from optsteps.denoisers import CountedDenoiser
 from optsteps.methods.base import SearchProblem
 from optsteps.methods.entries import ALL, Entries
 from optsteps.processes import Process
-from optsteps.solvers.base import Denoise, State, first_order
+from optsteps.solvers.base import Denoise, Solver, State, first_order
 from optsteps.solvers.multistep import Multistep
 from optsteps.solvers.singlestep import TwoStage
 from optsteps.trajectories import Trajectories
@@ -277,22 +277,23 @@ class TwoStageGrid(Grid):
         self.put(targets, self._reached[numbers, place, torch.arange(len(targets))], where)
 
 
-def build_grid(problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int, entries: Entries = ALL) -> Grid:
-    """The grid that suits the problem's solver.
+def grid_of(solver: Solver) -> type[MultistepGrid] | type[TwoStageGrid]:
+    """The grid that suits a solver.
 
     Raises:
         ValueError: a stochastic solver, or one that is neither of one evaluation per step nor of two.
     """
-    if problem.solver.stochastic:
+    if solver.stochastic:
         raise ValueError(
-            f"OSS compares a step's end with the teacher's state, which solver {problem.solver.name!r} reaches only up "
-            "to its noise; search with a deterministic solver, or use a method for stochastic ones"
+            f"OSS compares a step's end with the teacher's state, which solver {solver.name!r} reaches only up to its "
+            "noise; search with a deterministic solver (method=oss_euler searches with Euler's), or use a method for "
+            "stochastic ones, such as AYS"
         )
-    if isinstance(problem.solver, Multistep):
-        return MultistepGrid(problem, index, nodes, max_batch, entries)
-    if isinstance(problem.solver, TwoStage):
-        return TwoStageGrid(problem, index, nodes, max_batch, entries)
-    raise ValueError(f"OSS knows solvers of one and of two evaluations per step; {problem.solver.name!r} is neither")
+    if isinstance(solver, Multistep):
+        return MultistepGrid
+    if isinstance(solver, TwoStage):
+        return TwoStageGrid
+    raise ValueError(f"OSS knows solvers of one and of two evaluations per step; {solver.name!r} is neither")
 
 
 def expand_mask(mask: Tensor, x: Tensor) -> Tensor:

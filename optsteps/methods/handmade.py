@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optsteps.methods.base import Method, SearchProblem, SearchResult, ShardedMethod, checked_steps
+from optsteps.denoisers import call_nfe
+from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, ShardedMethod, checked_steps
 from optsteps.metrics.teacher import mse
 from optsteps.processes import Flow, Process
 from optsteps.schedules import FAMILIES, Final, Schedule, build_schedule
@@ -67,6 +68,19 @@ class HandMade(ShardedMethod):
             raise ValueError("noise_max and noise_min must be numbers, lists with a number in them, or None")
         self.noise_max, self.noise_min = noise_max, noise_min
         self.max_batch, self.shard_size = max_batch, shard_size
+
+    def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
+        for n in steps:
+            self.schedules(problem, n)
+
+    def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
+        """None for a formula on one range; otherwise the teacher's walk and one down every range."""
+        tried = [self.schedules(problem, n) for n in checked_steps(steps)]
+        if all(len(schedules) == 1 for schedules in tried):
+            return Evaluations(0)
+        walks = sum(problem.solver.nfe(schedule) for schedules in tried for schedule in schedules)
+        walks += (problem.teacher_solver or problem.solver).nfe(problem.teacher)
+        return Evaluations(walks * len(problem.noise) * call_nfe(problem.denoiser))
 
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
         schedules = {n: self.schedules(problem, n) for n in checked_steps(steps)}
@@ -164,6 +178,12 @@ class Given(Method):
 
     def __init__(self, schedule: Callable[[int], Schedule], own_start: bool = False) -> None:
         self.schedule, self.own_start = schedule, own_start
+
+    def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
+        self.search(problem, steps)
+
+    def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
+        return Evaluations(0)
 
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
         schedules = {n: self.schedule(n) for n in checked_steps(steps)}

@@ -6,16 +6,25 @@ Indices into the teacher's times count from the noisy end, 0 ... N; the paper co
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from optsteps.denoisers import call_nfe
 from optsteps.methods.amplitude import calibrate_amplitude
-from optsteps.methods.base import SearchProblem, SearchResult, ShardedMethod
+from optsteps.methods.base import (
+    Evaluations,
+    SearchProblem,
+    SearchResult,
+    ShardedMethod,
+    checked_steps,
+    steps_between,
+)
 from optsteps.methods.entries import Entries
-from optsteps.methods.grid import Grid, build_grid, flow_scale
+from optsteps.methods.grid import Grid, flow_scale, grid_of
 from optsteps.schedules import Schedule
 from optsteps.shards import storable
 from optsteps.solvers.multistep import Multistep
@@ -50,8 +59,10 @@ class OSS(ShardedMethod):
     Args:
         start: "teacher": the first step leaves from the teacher's first time. "free": any node may be first; the
             initial noise is put there unscaled in flow coordinates, and the schedule keeps that scale.
-        average: how the samples' choices become one schedule: "mean" or "median" of their index vectors, rounded half
-            up (increments of at least 1 survive both), or "pooled": one programme on costs averaged over samples.
+        average: how one schedule comes of many samples. "pooled": one programme on costs averaged over samples, whose
+            path is the one whose mean cost was minimised. "mean" or "median", the paper's: of the samples' own index
+            vectors, rounded half up (increments of at least 1 survive both), a path that nobody searched. None:
+            "pooled", or where `published` the released code's "median".
         published: reproduce the released code: a level starts from the one before ("at most k steps"), the read-back
             mixes levels and may repeat index 0, and "median" averages the entries len//2 and len//2 - 1, truncated
             towards the clean end. A repeated index is a step of no length and is left out of the `Schedule`.
@@ -66,19 +77,23 @@ class OSS(ShardedMethod):
         shard_size: samples searched together; memory grows with it, not with the number of samples ("pooled" keeps
             every sample's states).
 
+    `SearchResult.per_sample` holds what every sample would choose: by a programme of its own, or for "pooled" among the
+    steps from the states that the pooled steps reach, which takes no further evaluation.
+
     `SearchResult.evidence`: "final_mse", for every n the samples' costs at the clean end [B]; for "pooled" also
     "costs", every level's mean costs of every order from the nodes left to those reached [M, I, J] (inf where there is
     no such step).
 
     Raises:
-        ValueError: unknown `start`, `average` or `orders`; in `search`, more steps than the grid has or more grid steps
-            than the teacher has, a stochastic solver, or `published` with another solver than Euler's.
+        ValueError: unknown `start`, `average` or `orders`; in `check`, more steps than the grid has or more grid steps
+            than the teacher has, a solver that is stochastic or of more than two evaluations per step, channels or
+            frames that the samples have not, or `published` with another solver than Euler's.
     """
 
     def __init__(
         self,
         start: Start = "teacher",
-        average: Average = "mean",
+        average: Average | None = None,
         published: bool = False,
         grid_steps: int | None = None,
         amplitude: bool = False,
@@ -90,6 +105,7 @@ class OSS(ShardedMethod):
     ) -> None:
         if start not in ("teacher", "free"):
             raise ValueError(f"start must be 'teacher' or 'free', got {start!r}")
+        average = average or ("median" if published else "pooled")
         if average not in ("mean", "median", "pooled"):
             raise ValueError(f"average must be 'mean', 'median' or 'pooled', got {average!r}")
         if orders not in ("chosen", "fixed"):
@@ -102,11 +118,42 @@ class OSS(ShardedMethod):
         self.max_batch, self.shard_size, self.grid_steps = max_batch, shard_size, grid_steps
         self.entries, self.orders = Entries(channels, frames), orders
 
+    def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
+        grid_of(problem.solver)
+        available = len(self._nodes(problem)) - 1
+        if max(steps) > available:
+            raise ValueError(
+                f"{max(steps)} student steps were asked for, but the teacher has only {available} to choose from; a "
+                "student's times are a subset of the teacher's"
+            )
+        if self.published and problem.solver.name != "euler":
+            raise ValueError(f"the released code knows Euler's steps only, not those of {problem.solver.name!r}")
+        self.entries.of(problem.noise[:1])
+
+    def chooses_orders(self, problem: SearchProblem) -> bool:
+        return isinstance(problem.solver, Multistep) and problem.solver.order > 1
+
+    def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
+        """The teacher's walk and, level by level, a node for every source; with two evaluations per step also one for
+        every step from a source to a later target. `published` evaluates only what a level improves: so many at most.
+        """
+        nodes, steps = self._nodes(problem), checked_steps(steps)
+        solver, times = problem.solver, problem.teacher.times[nodes]
+        walk = (problem.teacher_solver or solver).nfe(problem.teacher)
+        per_sample = walk
+        for sources, targets in self._levels(len(nodes) - 1, steps):
+            per_sample += len(sources)
+            if isinstance(solver, TwoStage):
+                i, j = (sources[:, None] < targets).nonzero().unbind(1)
+                per_sample += int((~solver.single(problem.process, times[sources[i]], times[targets[j]])).sum())
+        if self.amplitude:
+            per_sample += sum(walk + solver.nfe(steps_between(problem.teacher, n)) for n in steps)
+        return Evaluations(per_sample * len(problem.noise) * call_nfe(problem.denoiser), not self.published)
+
     def partial(
         self, problem: SearchProblem, steps: Sequence[int], index: Tensor, previous: Any = None, decision: Any = None
     ) -> _Paths | _PooledLevel:
         """Per sample: the whole search of these samples. Pooled: one level of it, after the decision on the last."""
-        self._check(problem, steps)
         if self.average == "pooled":
             return self._pooled_level(problem, steps, index, previous, decision)
         grid = self._started(problem, steps, index)
@@ -137,6 +184,12 @@ class OSS(ShardedMethod):
             finals,
             grid.trajectories.evaluations,
         )
+
+    def alone(self) -> OSS:
+        """The same search with a programme for every sample alone, whose paths are a bound for any schedule of all."""
+        own = copy(self)
+        own.average = "mean" if self.average == "pooled" else self.average
+        return own
 
     def rounds(self, steps: Sequence[int]) -> int:
         return steps[-1] + 1 if self.average == "pooled" else 1
@@ -179,11 +232,11 @@ class OSS(ShardedMethod):
             "teacher_steps": problem.teacher.steps,
             "indices": path.tolist(),
         }
-        kept = orders.tolist() if orders is not None and _has_orders(problem) else None
+        kept = orders.tolist() if orders is not None and self.chooses_orders(problem) else None
         return Schedule(times[path], problem.process, kept, initial_scale=scale, metadata=described)
 
     def _started(self, problem: SearchProblem, steps: Sequence[int], index: Tensor) -> Grid:
-        grid = build_grid(problem, index, self._nodes(problem), self.max_batch, self.entries)
+        grid = grid_of(problem.solver)(problem, index, self._nodes(problem), self.max_batch, self.entries)
         for node in self._starts(grid.last, steps):
             grid.put_start(node)
         return grid
@@ -235,14 +288,14 @@ class OSS(ShardedMethod):
         schedules: dict[int, Schedule],
         nfe: float,
         evidence: dict[str, Any],
-        paths: dict[int, Tensor] | None = None,
-        orders: dict[int, Tensor] | None = None,
+        paths: dict[int, Tensor],
+        orders: dict[int, Tensor],
     ) -> SearchResult:
         if self.amplitude:
             for n, schedule in schedules.items():
                 schedules[n], cost = calibrate_amplitude(problem, schedule, self.max_batch)
                 nfe += cost
-        return SearchResult(schedules, nfe, 0.0, paths, orders if _has_orders(problem) else None, evidence)
+        return SearchResult(schedules, nfe, 0.0, paths, orders if self.chooses_orders(problem) else None, evidence)
 
     def _pooled_level(
         self,
@@ -264,14 +317,17 @@ class OSS(ShardedMethod):
             _advance(grid, decided[-1], levels[len(decided) - 1][1])
             if len(decided) in steps:
                 finals = {**finals, len(decided): grid.final_mse()}
-        total = torch.empty(0)
+        total, own = torch.empty(0), torch.empty(2, len(grid), 0, dtype=torch.long)
         if len(decided) < len(levels):
             sources, targets = levels[len(decided)]
             grid.evaluate(sources, targets)
             total = torch.zeros(len(grid.choices), len(sources), len(targets), dtype=torch.float64)
+            own = torch.empty(2, len(grid), len(targets), dtype=torch.long)
             for sample in range(len(grid)):
-                total += self._costs(grid, sample, sources, targets)
-        return _PooledLevel(finals, total, grid.choices, grid.trajectories.evaluations, grid)
+                costs = self._costs(grid, sample, sources, targets)
+                total += costs
+                own[:, sample] = torch.stack(_least(costs)[1:])
+        return _PooledLevel(finals, total, own, grid.choices, grid.trajectories.evaluations, grid)
 
     def _pooled_decision(
         self,
@@ -287,21 +343,25 @@ class OSS(ShardedMethod):
             sources, _ = levels[len(decided)]
             costs = torch.stack([part.costs for part in partials]).sum(0) / len(problem.noise)
             _, choice, source = _least(costs)
-            return [*decided, _PooledDecision(costs, choice, sources[source])]
+            own_choice, own_source = torch.cat([part.own for part in partials], 1)
+            return [*decided, _PooledDecision(costs, choice, sources[source], own_choice, sources[own_source])]
         tables = []
         for (_, targets), level in zip(levels, decided, strict=True):
-            table = torch.zeros(2, 1, last + 1, dtype=torch.long)
-            table[0, 0, targets], table[1, 0, targets] = level.origin, level.choice
+            # what was decided for all samples and, below it, what each would choose
+            table = torch.zeros(2, len(problem.noise) + 1, last + 1, dtype=torch.long)
+            table[0, :, targets] = torch.cat([level.origin[None], level.own_origin])
+            table[1, :, targets] = torch.cat([level.choice[None], level.own_choice])
             tables.append((table[0], table[1]))
         orders = torch.tensor(partials[0].choices)
-        schedules = {}
+        schedules, own_paths, own_orders = {}, {}, {}
         for n in steps:
             path, choice = _read_back(tables[:n])
             schedules[n] = self.path_schedule(problem, nodes[path[0]], orders[choice[0]])
+            own_paths[n], own_orders[n] = nodes[path[1:]], orders[choice[1:]]
         nfe = sum(part.evaluations for part in partials) / len(problem.noise)
         finals = {n: torch.cat([part.finals[n] for part in partials]) for n in steps}
         evidence = {"final_mse": finals, "costs": [level.costs for level in decided]}
-        return self._result(problem, schedules, nfe, evidence)
+        return self._result(problem, schedules, nfe, evidence, own_paths, own_orders)
 
     def _nodes(self, problem: SearchProblem) -> Tensor:
         """Indices [N+1] of the teacher's times that may be chosen."""
@@ -311,16 +371,6 @@ class OSS(ShardedMethod):
         if not 1 <= wanted <= whole:
             raise ValueError(f"grid_steps must lie between 1 and the teacher's {whole} steps, got {wanted}")
         return torch.linspace(0, whole, wanted + 1, dtype=torch.float64).round().long()
-
-    def _check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
-        available = len(self._nodes(problem)) - 1
-        if steps[-1] > available:
-            raise ValueError(
-                f"{steps[-1]} student steps were asked for, but the teacher has only {available} to choose from; a "
-                "student's times are a subset of the teacher's"
-            )
-        if self.published and problem.solver.name != "euler":
-            raise ValueError(f"the released code knows Euler's steps only, not those of {problem.solver.name!r}")
 
 
 @storable
@@ -338,11 +388,13 @@ class _Paths:
 @dataclass(frozen=True)
 class _PooledLevel:
     """A shard in the pooled programme: final costs [b] of the step counts done, the sum over samples of this level's
-    costs [M, I, J], the orders they are of, the evaluations so far, and the nodes: too large for a store, and made
-    again from the decisions where a shard was read from one."""
+    costs [M, I, J], for every target each sample's own choice of order and source [2, b, J], the orders they are of,
+    the evaluations so far, and the nodes: too large for a store, and made again from the decisions where a shard was
+    read from one."""
 
     finals: dict[int, Tensor]
     costs: Tensor
+    own: Tensor
     choices: list[int]
     evaluations: int
     grid: Grid | None = field(default=None, metadata={"stored": False})
@@ -351,11 +403,13 @@ class _PooledLevel:
 @dataclass(frozen=True)
 class _PooledDecision:
     """One level decided for all samples: mean costs [M, I, J], and for every target the choice of order and the node
-    of least cost [J]."""
+    of least cost [J], beside each sample's own [B, J]."""
 
     costs: Tensor
     choice: Tensor
     origin: Tensor
+    own_choice: Tensor
+    own_origin: Tensor
 
 
 def _advance(grid: Grid, decided: _PooledDecision, targets: Tensor) -> None:
@@ -363,11 +417,6 @@ def _advance(grid: Grid, decided: _PooledDecision, targets: Tensor) -> None:
     everywhere = torch.ones(len(grid), len(targets), dtype=torch.bool)
     choice, origin = (part.expand(len(grid), -1) for part in (decided.choice, decided.origin))
     grid.advance(choice, origin, targets, everywhere)
-
-
-def _has_orders(problem: SearchProblem) -> bool:
-    """May a step of the problem's solver have several orders?"""
-    return isinstance(problem.solver, Multistep) and problem.solver.order > 1
 
 
 def _least(costs: Tensor) -> tuple[Tensor, Tensor, Tensor]:

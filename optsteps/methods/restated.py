@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from optsteps.methods.base import Method, SearchProblem, SearchResult
+from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult
 from optsteps.solvers.base import Solver
 from optsteps.workers import ALONE, Workers
 
@@ -22,7 +22,7 @@ class Restated(Method):
         samples: of the problem's noise, the first so many; None for all.
 
     Raises:
-        ValueError: fewer samples than 1 or, in `search`, more than the problem has.
+        ValueError: fewer samples than 1 or, in `check` and `search`, more than the problem has.
     """
 
     def __init__(self, method: Method, solver: Solver | None = None, samples: int | None = None) -> None:
@@ -30,12 +30,20 @@ class Restated(Method):
             raise ValueError(f"a search needs at least 1 sample, got {samples}")
         self.method, self.solver, self.samples = method, solver, samples
 
+    def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
+        self.method.check(self._restated(problem), steps)
+
+    def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations | None:
+        return self.method.evaluations(self._restated(problem), steps)
+
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
+        return self.method.search(self._restated(problem), steps, workers)
+
+    def _restated(self, problem: SearchProblem) -> SearchProblem:
         available = len(problem.noise)
         count = available if self.samples is None else self.samples
         if count > available:
             raise ValueError(f"the search wants {count} samples and the problem has {available}")
         noise, cond = problem.samples(torch.arange(count))
         solver = self.solver or problem.solver
-        own = replace(problem, solver=solver, noise=noise, cond=cond)
-        return self.method.search(own, steps, workers)
+        return replace(problem, solver=solver, noise=noise, cond=cond)

@@ -166,16 +166,29 @@ def fidelity_per_set(samples: Tensor, reference: Tensor, sets: int, settings: Fi
     Raises:
         ValueError: too few samples for that many sets, or as in `fidelity_values`.
     """
-    if sets < 2:
-        raise ValueError(f"an interval needs at least 2 disjoint sets, got {sets}")
-    size = len(samples) // sets
-    if size <= settings.neighbours:
-        raise ValueError(f"{len(samples)} samples make {sets} sets of {size}, too few; ask for fewer sets")
+    size = size_of_sets(len(samples), sets, settings)
     # at random, because samples often come sorted or cycled by class
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(settings.seed)).to(samples.device)
     per_set = replace(settings, kid_subsets=max(1, settings.kid_subsets // sets))
     values = [fidelity_values(samples[part], reference, per_set) for part in order[: sets * size].split(size)]
     return {name: torch.tensor([value[name] for value in values], dtype=torch.float64) for name in values[0]}
+
+
+def size_of_sets(samples: int, sets: int, settings: FidelitySettings) -> int:
+    """How many of so many samples each of the disjoint sets behind an interval has.
+
+    Raises:
+        ValueError: too few samples for that many sets.
+    """
+    if sets < 2:
+        raise ValueError(f"an interval needs at least 2 disjoint sets, got {sets}")
+    size, least = samples // sets, settings.neighbours + 1
+    if size < least:
+        raise ValueError(
+            f"{samples} samples make {sets} sets of {size}, too few for {', '.join(settings.figures)}: take at least "
+            f"{sets * least} samples, or fewer sets (an interval needs sets of {least} or more)"
+        )
+    return size
 
 
 def checked_features(features: Tensor, what: str, settings: FidelitySettings) -> Tensor:

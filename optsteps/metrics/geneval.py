@@ -48,10 +48,11 @@ PUBLISHED = Rules()
 
 @dataclass(frozen=True)
 class Judgement:
-    """Whether an image is what was asked for; `reasons` says why it is not."""
+    """Whether an image is what was asked for; `reasons` says why it is not, `objects` how many were detected in it."""
 
     correct: bool
     reasons: tuple[str, ...] = ()
+    objects: int = 0
 
 
 def judge_image(asked: Metadata, detections: Sequence[Detection], rules: Rules = PUBLISHED) -> Judgement:
@@ -72,7 +73,7 @@ def judge_image(asked: Metadata, detections: Sequence[Detection], rules: Rules =
         found = len(counted(detections, unwanted.name, asked.tag, rules))
         if found >= unwanted.count:
             reasons.append(f"{found} of {unwanted.name}, fewer than {unwanted.count} asked for")
-    return Judgement(not reasons, tuple(reasons))
+    return Judgement(not reasons, tuple(reasons), len(detections))
 
 
 def counted(detections: Sequence[Detection], name: str, tag: str, rules: Rules = PUBLISHED) -> list[Detection]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from optsteps.conditions import Cond
-from optsteps.datasets.geneval import Metadata
+from optsteps.datasets.geneval import TASKS, Metadata
 from optsteps.metrics.detections import Detection, Detector, Limited
 from optsteps.metrics.geneval import PUBLISHED, Rules
 from optsteps.metrics.geneval_score import GenEvalScore, check_prompts, score_images
@@ -40,8 +40,9 @@ class GenEvalJudge(Judge):
 
     Raises:
         ValueError: a task has a single prompt, of which there is no interval; a class or colour is asked for that the
-            detector says it does not know (`Limited`); in `judge`, samples that are no colour images or more than there
-            is metadata of, impossible detections, and as the detector does.
+            detector says it does not know (`Limited`); in `check` and `judge`, samples that are no colour images or
+            more than there is metadata of; in `judge`, a detector that finds no object in any image of the teacher's,
+            impossible detections, and as the detector does.
     """
 
     needs_many = True
@@ -55,9 +56,28 @@ class GenEvalJudge(Judge):
         self.detector, self.metadata, self.rules, self.max_batch = detector, list(metadata), rules, max_batch
         self._teacher: tuple[Tensor, GenEvalScore] | None = None
 
+    @property
+    def figures(self) -> dict[str, bool | None]:
+        tasks = [task for task in TASKS if any(asked.tag == task for asked in self.metadata)]
+        return dict.fromkeys(["geneval", *(f"geneval_{task}" for task in tasks), "geneval_retention"], True)
+
+    def check(self, samples: int, shape: Sequence[int] | None) -> None:
+        super().check(samples, shape)
+        check_prompts(self.metadata[:samples])
+        if samples > len(self.metadata):
+            raise ValueError(f"there are {samples} samples, but metadata of {len(self.metadata)}")
+        if shape is not None:
+            _check_colour(shape)
+
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
         if self._teacher is None or self._teacher[0] is not teacher:  # the same for every row
             self._teacher = (teacher, self.score(teacher))
+            if not any(judgement.objects for judgement in self._teacher[1].judgements):
+                raise ValueError(
+                    f"{type(self.detector).__name__} finds no object in any of the teacher's {len(teacher)} images. "
+                    "That is no score of 0 but a fault of the setting: see whether the detector's weights and classes "
+                    "are those it needs, and whether the model draws what its prompts say"
+                )
             if missing := self._teacher[1].missing:
                 warnings.warn(
                     f"no prompt of {', '.join(missing)}: geneval is the mean of the other tasks", stacklevel=2
@@ -74,8 +94,7 @@ class GenEvalJudge(Judge):
 
     def score(self, images: Tensor) -> GenEvalScore:
         """Of images [B, 3, H, W] in [-1, 1]; raises as `judge`."""
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"GenEval judges colour images [B, 3, H, W]; these samples are {list(images.shape[1:])}")
+        _check_colour(images.shape[1:])
         if len(images) > len(self.metadata):
             raise ValueError(f"there are {len(images)} samples, but metadata of {len(self.metadata)}")
         height, width = images.shape[2:]
@@ -89,3 +108,8 @@ class GenEvalJudge(Judge):
             if len(found) != len(part):
                 raise ValueError(f"{type(self.detector).__name__} answered {len(part)} images with {len(found)} lists")
             yield from found
+
+
+def _check_colour(shape: Sequence[int]) -> None:
+    if len(shape) != 3 or shape[0] != 3:
+        raise ValueError(f"GenEval judges colour images [B, 3, H, W]; these samples are {list(shape)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,13 @@ from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from optsteps.conditions import Cond
 from optsteps.metrics.accuracy import class_correct
 from optsteps.metrics.extractors import build_extractor, extract_features, register_extractor, to_uint8
-from optsteps.metrics.features import HIGHER_IS_BETTER, FidelitySettings, fidelity_per_set, fidelity_values
+from optsteps.metrics.features import (
+    HIGHER_IS_BETTER,
+    FidelitySettings,
+    fidelity_per_set,
+    fidelity_values,
+    size_of_sets,
+)
 from optsteps.metrics.statistics import Interval, bootstrap, paired_difference, spread
 from optsteps.metrics.teacher import mse, psnr
 from optsteps.metrics.toy import Distribution, negative_log_likelihood, sliced_wasserstein
@@ -69,6 +75,25 @@ class Judge(ABC):
 
     needs_many: bool = False
 
+    @property
+    def figures(self) -> dict[str, bool | None] | None:
+        """The figures that it may give, by name, and whether higher is better (None: neither is), for those who ask
+        before anything is sampled; None where only `judge` tells."""
+        return None
+
+    def check(self, samples: int, shape: Sequence[int] | None) -> None:
+        """Refuse, before anything is sampled, what `judge` would refuse for its number or shape.
+
+        Args:
+            samples: how many will be judged together.
+            shape: of one of them; None where it is not known yet, as that of decoded images.
+
+        Raises:
+            ValueError: too few or too many samples, or of a shape that cannot be judged.
+        """
+        if samples < 2:
+            raise ValueError(f"an interval needs at least 2 samples, and there are to be {samples}")
+
     @abstractmethod
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
         """Figures by name, for samples x [B, ...], the teacher's samples from the same noise, and their condition."""
@@ -84,6 +109,10 @@ class TeacherJudge(Judge):
 
     def __init__(self, data_range: float | None) -> None:
         self.data_range = data_range
+
+    @property
+    def figures(self) -> dict[str, bool | None]:
+        return {"mse": False} if self.data_range is None else {"mse": False, "psnr": True}
 
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
         errors = mse(x, teacher)
@@ -111,6 +140,15 @@ class PerceptualJudge(Judge):
             self.network = LearnedPerceptualImagePatchSimilarity(network).net.eval()
         self.max_batch = max_batch
 
+    @property
+    def figures(self) -> dict[str, bool | None]:
+        return {"lpips": False}
+
+    def check(self, samples: int, shape: Sequence[int] | None) -> None:
+        super().check(samples, shape)
+        if shape is not None:
+            _check_image(shape)
+
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
         pairs = zip(_coloured(x).split(self.max_batch), _coloured(teacher).split(self.max_batch), strict=True)
         with torch.no_grad():
@@ -136,6 +174,17 @@ class ClipJudge(Judge):
             self.model = CLIPModel.from_pretrained(path).eval()
         self.processor = AutoProcessor.from_pretrained(path)
 
+    @property
+    def figures(self) -> dict[str, bool | None]:
+        return {"clip": True}
+
+    def check(self, samples: int, shape: Sequence[int] | None) -> None:
+        super().check(samples, shape)
+        if samples > len(self.prompts):
+            raise ValueError(f"there are {samples} samples, but prompts of {len(self.prompts)}")
+        if shape is not None:
+            _check_image(shape)
+
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
         images = list(to_uint8(_coloured(x)))
         cosines = []
@@ -156,9 +205,13 @@ class ClipJudge(Judge):
 
 def _coloured(x: Tensor) -> Tensor:
     """Images [B, 1 or 3, H, W] in [-1, 1] with three channels, float32 on the CPU."""
-    if x.ndim != 4 or x.shape[1] not in (1, 3):
-        raise ValueError(f"images have 1 or 3 channels, [B, C, H, W]; these samples are {list(x.shape[1:])}")
+    _check_image(x.shape[1:])
     return x.float().cpu().clamp(-1, 1).expand(-1, 3, -1, -1)
+
+
+def _check_image(shape: Sequence[int]) -> None:
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise ValueError(f"images have 1 or 3 channels, [B, C, H, W]; these samples are {list(shape)}")
 
 
 class DecodedJudge(Judge):
@@ -172,6 +225,14 @@ class DecodedJudge(Judge):
     def __init__(self, decode: Callable[[Tensor], Tensor], judge: Judge) -> None:
         self.decode, self.judged_by, self.needs_many = decode, judge, judge.needs_many
         self._teacher: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def figures(self) -> dict[str, bool | None] | None:
+        of_images = self.judged_by.figures
+        return None if of_images is None else {f"pixel_{name}": higher for name, higher in of_images.items()}
+
+    def check(self, samples: int, shape: Sequence[int] | None) -> None:
+        self.judged_by.check(samples, None)
 
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
         if self._teacher is None or self._teacher[0] is not teacher:  # the same for every row
@@ -189,6 +250,15 @@ class ClassJudge(Judge):
 
     def __init__(self, weights: str) -> None:
         self.classifier, _ = load_network(weights, Classifier)
+
+    @property
+    def figures(self) -> dict[str, bool | None]:
+        return {"accuracy": True}
+
+    def check(self, samples: int, shape: Sequence[int] | None) -> None:
+        super().check(samples, shape)
+        if shape is not None:
+            class_correct(self.classifier.cpu(), torch.zeros(1, *shape), torch.zeros(1))
 
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
         if cond is None:
@@ -231,9 +301,19 @@ class FidelityJudge(Judge):
         self.reference = load_file(resolve_weights(features))["features"]
         self.sets, self.settings = sets, FidelitySettings(kid_subsets, figures=tuple(figures))
 
+    @property
+    def figures(self) -> dict[str, bool | None]:
+        return {name: HIGHER_IS_BETTER[name] for name in self.settings.figures}
+
+    def check(self, samples: int, shape: Sequence[int] | None) -> None:
+        super().check(samples, shape)
+        size_of_sets(samples, self.sets, self.settings)
+        if shape is not None:
+            _check_fidelity(shape)
+            extract_features(self.extractor.cpu(), torch.zeros(1, *shape))
+
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
-        if x.ndim != 4:
-            raise ValueError(f"FID and its kin compare images [B, C, H, W], not samples of shape {tuple(x.shape[1:])}")
+        _check_fidelity(x.shape[1:])
         found = extract_features(self.extractor.to(x.device), x)
         return _fidelity(found, self.reference, self.sets, self.settings)
 
@@ -256,6 +336,14 @@ class CoordinateJudge(Judge):
         self.truth = distribution.sample(samples, torch.Generator().manual_seed(0))
         self.sets, self.settings = sets, FidelitySettings(kid_subsets, figures=tuple(figures))
 
+    @property
+    def figures(self) -> dict[str, bool | None]:
+        return {name: HIGHER_IS_BETTER[name] for name in self.settings.figures}
+
+    def check(self, samples: int, shape: Sequence[int] | None) -> None:
+        super().check(samples, shape)
+        size_of_sets(samples, self.sets, self.settings)
+
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
         return _fidelity(x.cpu().double(), self.truth, self.sets, self.settings)
 
@@ -273,6 +361,10 @@ class DistributionJudge(Judge):
     def __init__(self, distribution: Distribution, samples: int) -> None:
         self.distribution = distribution
         self.truth = distribution.sample(samples, torch.Generator().manual_seed(0))
+
+    @property
+    def figures(self) -> dict[str, bool | None]:
+        return {"nll": None, "sliced_wasserstein": False}
 
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
         x = x.cpu().double()
@@ -294,13 +386,22 @@ class FigureCriterion:
     def __init__(self, judge: Judge, figure: str) -> None:
         self.judge, self.figure = judge, figure
 
+    def check(self, samples: int, shape: Sequence[int]) -> None:
+        """Refuse what the judge refuses, and a figure that it has not, before a search begins; see `Judge.check`."""
+        self.judge.check(samples, shape)
+        if self.judge.figures is not None:
+            self._check_figure(self.judge.figures)
+
     def __call__(self, samples: Tensor, reference: Tensor) -> float:
         """Raises ValueError where the judge has no such figure."""
         figures = self.judge.judge(samples, reference, None)
-        if self.figure not in figures:
-            raise ValueError(f"{type(self.judge).__name__} has no figure {self.figure!r}; it has {', '.join(figures)}")
+        self._check_figure(figures)
         found = figures[self.figure]
         return -found.interval.value if found.higher_is_better else found.interval.value
+
+    def _check_figure(self, figures: Collection[str]) -> None:
+        if self.figure not in figures:
+            raise ValueError(f"{type(self.judge).__name__} has no figure {self.figure!r}; it has {', '.join(figures)}")
 
 
 def _fidelity(features: Tensor, reference: Tensor, sets: int, settings: FidelitySettings) -> dict[str, Figure]:
@@ -308,3 +409,8 @@ def _fidelity(features: Tensor, reference: Tensor, sets: int, settings: Fidelity
     values = fidelity_values(features, reference, settings)
     per_set = fidelity_per_set(features, reference, sets, settings)
     return {name: set_wise(value, per_set[name], HIGHER_IS_BETTER[name]) for name, value in values.items()}
+
+
+def _check_fidelity(shape: Sequence[int]) -> None:
+    if len(shape) != 3:
+        raise ValueError(f"FID and its kin compare images [B, C, H, W], not samples of shape {tuple(shape)}")

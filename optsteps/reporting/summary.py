@@ -1,10 +1,10 @@
-"""What a run says at its end."""
+"""What a run says on the terminal."""
 
 from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -23,7 +23,21 @@ def run_summary(
         warnings: a sentence each.
         places: what there is, and its path.
     """
-    # for the terminal, but not on it: it may fail
+
+    def write(console: Console) -> None:
+        console.print(terminal_table(rows))
+        for sentence in warnings:
+            console.print(sentence, style="red")
+        for sentence in verdict_sentences(verdicts):
+            console.print(sentence)
+        for what, path in places:
+            console.print(f"{what}: {path}", soft_wrap=True)  # in one piece, to be copied
+
+    return terminal_text(write)
+
+
+def terminal_text(write: Callable[[Console], None]) -> str:
+    """What `write` prints on a console, for the terminal but not on it: that may fail."""
     terminal, encoding = Console(), getattr(sys.stdout, "encoding", None) or "utf-8"
     text = io.TextIOWrapper(io.BytesIO(), encoding, errors="backslashreplace", newline="\n")
     # names and paths are no markup
@@ -35,12 +49,6 @@ def run_summary(
         highlight=False,
         emoji=False,
     )
-    console.print(terminal_table(rows))
-    for sentence in warnings:
-        console.print(sentence, style="red")
-    for sentence in verdict_sentences(verdicts):
-        console.print(sentence)
-    for what, path in places:
-        console.print(f"{what}: {path}", soft_wrap=True)  # in one piece, to be copied
+    write(console)
     text.seek(0)
     return text.read().removesuffix("\n")

@@ -73,12 +73,8 @@ ALONGSIDE = {
     "model=scenes": ["test.samples=12", "model.guidance=1"],
     "metric=geneval_scenes": ["model=scenes", "test.samples=12", "model.guidance=1"],
     "experiment=geneval_scenes": ["test.samples=12", "rivals.ays.levels=16"],
-    # OSS needs a solver that is deterministic
-    **{
-        f"solver={name}": [*TINY_PLANE, "method=edm", "~method@rivals.oss_pooled"]
-        for name in SOLVERS
-        if build_solver(name).stochastic
-    },
+    # OSS needs a solver that is deterministic; as a rival it is left out
+    **{f"solver={name}": [*TINY_PLANE, "method=edm"] for name in SOLVERS if build_solver(name).stochastic},
     "logger=wandb": [*TINY_PLANE, "logger.mode=offline"],
     # noise levels of SD 1.5 under its own process; a mixture is of no kind that anything is published for
     "method=published": [*TINY_PLANE, "process=vp", "method.model=sd15"],
@@ -144,7 +140,7 @@ def test_a_run_leaves_what_it_promises_and_is_repeatable(tmp_path: Path, monkeyp
     oracle = [row for row in first if row["oracle"]]
     assert [row["samples"] for row in oracle] == [3, 3]
     rivals = {row["method"] for row in first if not row["oracle"]}
-    assert rivals == {"teacher", "oss", "oss_pooled", "edm", "time_uniform", "logsnr"}
+    assert rivals == {"teacher", "oss", "oss_mean", "edm", "time_uniform", "logsnr"}
 
 
 @pytest.mark.parametrize(
@@ -152,7 +148,19 @@ def test_a_run_leaves_what_it_promises_and_is_repeatable(tmp_path: Path, monkeyp
     [
         (["method=nonsense"], ["nonsense", "oss"]),
         (["solver=nonsense"], ["nonsense", "euler"]),
-        (["solver=er_sde_2", "~method@rivals.oss_pooled"], ["er_sde_2", "deterministic"]),
+        (["solver=er_sde_2"], ["oss: ", "er_sde_2", "deterministic"]),
+        (["solver=er_sde_2", "method=edm", "+method@rivals.mine=oss"], ["mine: ", "er_sde_2", "deterministic"]),
+        (["solver=er_sde_2", "method=edm", "method@rivals.oss=oss_median"], ["oss: ", "er_sde_2", "deterministic"]),
+        (["+method@rivals.mine=ays", "+rivals.mine.candidates=4"], ["candidates", "4"]),
+        (["method=ays", "method.starts=[edn]"], ["edn"]),
+        (["method.channels=[3]"], ["channels [3]"]),
+        (["metric.verdicts=[foo]"], ["'foo'", "psnr, accuracy, kid"]),
+        ([*TINY_PLANE, "metric.verdicts=[nll]"], ["'nll'", "mse, sliced_wasserstein"]),
+        (["test.samples=8"], ["8 samples make 4 sets of 2", "16"]),
+        (["metric.judges.2.sets=1"], ["at least 2 disjoint sets"]),
+        (["objective.figure=fid"], ["objective.figure=fid", "kid"]),
+        (["objective.figure=psnr", "objective.steps=7"], ["objective.steps=7", "[2, 3]"]),
+        (["method=ays_fid", "search.samples=4"], ["4 samples make 2 sets of 2"]),
         (["solver=deis", "solver.kind=rho"], ["tab", "logrho", "rho"]),
         (["solver=unipc", "solver.order=5"], ["unipc", "5"]),
         (["nfe=[1]", "solver=heun"], ["1", "heun"]),
@@ -181,6 +189,10 @@ def test_a_run_leaves_what_it_promises_and_is_repeatable(tmp_path: Path, monkeyp
 def test_errors_are_one_paragraph(
     overrides: list[str], expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
+    def evaluated(*_args: object) -> None:
+        raise AssertionError("an evaluation")
+
+    monkeypatch.setattr("optsteps.denoisers.CountedDenoiser.__call__", evaluated)
     with pytest.raises(SystemExit) as stopped:
         start(monkeypatch, tmp_path, *TINY, *overrides)
     assert stopped.value.code == 1
@@ -190,6 +202,31 @@ def test_errors_are_one_paragraph(
     for word in expected:
         assert word in message
     assert not (tmp_path / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "left_out"),
+    [
+        (["method=ays", "solver=ddim_stochastic", "dataset=mnist", "search.data=16"], ["oss", "oss_mean"]),
+        (["method=ays_fid", "solver=sde_dpmpp_2m", "search.samples=12"], ["oss", "oss_mean"]),
+        (["method=ays"], []),
+    ],
+)
+def test_a_default_rival_that_cannot_take_part_is_left_out_with_a_sentence(
+    overrides: list[str], left_out: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """README's commands of AYS, with few samples."""
+    _small_mnist(tmp_path, 20, 28)
+    small = ["method.max_sweeps=1", "method.levels=16", f"paths.data={tmp_path}", "metric=teacher"]
+    start(monkeypatch, tmp_path / "run", *TINY, *small, *overrides)
+    found = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    said = found["facts"].get("left out", "")
+    methods = {row["method"] for row in found["rows"]}
+    assert {"edm", "time_uniform", "logsnr"} < methods
+    for name in ("oss", "oss_mean"):
+        assert (name in methods) == (name not in left_out)
+        assert (f"{name}: OSS compares a step's end with the teacher's state" in said) == (name in left_out)
+    assert ("left out" in (tmp_path / "run" / "report.md").read_text()) == bool(left_out)
 
 
 def test_truncated_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -379,7 +416,8 @@ def test_evaluations_instead_of_steps(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_batch_that_fits_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    start(monkeypatch, tmp_path, *TINY, *TINY_PLANE, "max_batch=auto")
+    """Also for a method inside a method."""
+    start(monkeypatch, tmp_path, *TINY, *TINY_PLANE, "max_batch=auto", "method=oss_euler")
     assert json.loads((tmp_path / "metrics.json").read_text())["facts"]["max_batch"] == "256"
 
 

@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 
 from optsteps.cli import run as command
-from optsteps.cli.objective import objective
+from optsteps.objective import objective
 
 # jobs of a second; sweeps have the same threads in whatever process, so that their numbers can be compared
 TINY = ["steps=[2,3]", "teacher.steps=6", "search.samples=3", "test.samples=32", "test.oracle=0", "logger=none"]
 TINY += ["model=mixture", "metric=toy", "metric.judges.1.samples=64", "method=edm", "runner.threads=1"]
-TINY += ["store.folder=null", *(f"~method@rivals.{name}" for name in ("oss_pooled", "time_uniform", "logsnr"))]
+TINY += ["store.folder=null", *(f"~method@rivals.{name}" for name in ("oss", "oss_mean", "time_uniform", "logsnr"))]
 # rivals that let a job pass, fail and die
 PASSES = "{_target_:optsteps.methods.HandMade,family:logsnr,final:t_min}"
 FAILS = "{_target_:optsteps.methods.HandMade,family:nonsense,final:t_min}"
@@ -243,5 +244,11 @@ def test_objective_is_the_main_methods(tmp_path: Path) -> None:
 
     rows = [row("edm", 5, 20.0), row("oss", 5, 26.0), row("oss", 10, 33.0), row("oss", 5, 28.0, oracle=True)]
     (tmp_path / "metrics.json").write_text(json.dumps({"method": "oss", "rows": rows}))
-    assert objective(tmp_path, "psnr", None, "maximize") == 29.5
-    assert objective(tmp_path, "psnr", 10, None) == 33.0
+
+    def wanted(steps: int | None, direction: str | None) -> DictConfig:
+        return OmegaConf.create({"figure": "psnr", "steps": steps, "direction": direction})
+
+    assert objective(tmp_path, wanted(None, "maximize")) == 29.5
+    assert objective(tmp_path, wanted(10, None)) == 33.0
+    with pytest.raises(ValueError, match="worst psnr"):
+        objective(tmp_path, wanted(None, "minimize"))

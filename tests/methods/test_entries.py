@@ -12,7 +12,7 @@ from optsteps import SearchProblem, build_schedule
 from optsteps.methods import OSS
 from optsteps.methods import grid as grids
 from optsteps.methods.entries import Entries
-from optsteps.methods.grid import build_grid
+from optsteps.methods.grid import grid_of
 from optsteps.models.analytic import GaussianMixture
 from optsteps.processes import Flow
 from optsteps.solvers import build_solver
@@ -36,7 +36,7 @@ def test_costs_are_those_of_the_entries_chosen(solver: str) -> None:
     problem, nodes = video_problem(solver), torch.arange(9)
     sources, targets = torch.tensor([0]), torch.arange(1, 9)
     chosen = Entries(channels=[0, 2], frames=[3])
-    grid = build_grid(problem, torch.arange(2), nodes, 64, chosen)
+    grid = grid_of(problem.solver)(problem, torch.arange(2), nodes, 64, chosen)
     grid.put_start(0)
     grid.evaluate(sources, targets)
     found = grid.costs(1, sources, targets)[0, 0]

@@ -78,7 +78,7 @@ def test_the_released_loops_have_the_quirks_they_are_known_for() -> None:
         assert evaluations == 20 * 6 + 20
         path = torch.tensor([20 - i for i in reversed(traced.path)])
         free += int(path[0] > 0)
-        reached = end_mse(problem, OSS(start="free").path_schedule(problem, path))[number].item()
+        reached = end_mse(problem, OSS(average="mean", start="free").path_schedule(problem, path))[number].item()
         mixed += not math.isclose(reached, traced.least[-1][0] * size**2, rel_tol=1e-6)
     assert free >= 4  # most paths start below N
     assert mixed >= 2  # the path read back is often not the one that was costed
@@ -103,7 +103,7 @@ def test_repeats_of_the_first_index_are_left_out_of_the_schedule() -> None:
 
 
 def check_exact(problem: SearchProblem, counts: Sequence[int], start: str = "teacher") -> None:
-    found = OSS(start=start).search(problem, counts)
+    found = OSS(average="mean", start=start).search(problem, counts)
     clean = problem.teacher.times[-1]
     size = (problem.process.alpha(clean) + problem.process.sigma(clean)).item()  # of a unit of flow coordinates
     tolerance = 1e-6 if problem.noise.dtype == torch.float64 else 1e-3
@@ -139,7 +139,7 @@ def test_search_is_the_naive_programme_on_the_shipped_network(dtype: torch.dtype
 @pytest.mark.parametrize("process", PROCESSES)
 def test_traced_path_costs_what_it_says(process: str, start: str) -> None:
     problem = mixture_problem(process, samples=6, teacher_steps=20)
-    method = OSS(start=start)
+    method = OSS(average="mean", start=start)
     found = method.search(problem, [1, 3, 6])
     for n in (1, 3, 6):
         for number, path in enumerate(found.per_sample[n]):
@@ -151,7 +151,7 @@ def test_traced_path_costs_what_it_says(process: str, start: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_traced_path_costs_what_it_says_on_a_network(dtype: torch.dtype) -> None:
     problem = unet_problem(dtype, samples=3, teacher_steps=16)
-    method = OSS()
+    method = OSS(average="mean")
     found = method.search(problem, [4])
     for number, path in enumerate(found.per_sample[4]):
         reached = end_mse(problem, method.path_schedule(problem, path))[number].item()
@@ -161,7 +161,7 @@ def test_traced_path_costs_what_it_says_on_a_network(dtype: torch.dtype) -> None
 
 def test_all_of_the_teachers_steps_are_the_teacher() -> None:
     problem = mixture_problem("flow", samples=3, teacher_steps=9)
-    found = OSS().search(problem, [9])
+    found = OSS(average="mean").search(problem, [9])
     assert torch.equal(found.per_sample[9], torch.arange(10).expand(3, 10))
     assert torch.equal(found.schedules[9].times, problem.teacher.times)
     assert found.evidence["final_mse"][9].max() < 1e-28
@@ -197,7 +197,9 @@ def test_search_comes_near_the_best_subset(process: str, start: str) -> None:
 # --- batches, shards, step counts
 
 
-@pytest.mark.parametrize("options", [{}, {"start": "free"}, {"published": True, "start": "free"}])
+@pytest.mark.parametrize(
+    "options", [{"average": "mean"}, {"average": "mean", "start": "free"}, {"published": True, "start": "free"}]
+)
 @pytest.mark.parametrize("model", ["mixture", "network"])
 def test_indices_do_not_depend_on_max_batch(model: str, options: dict[str, object]) -> None:
     problem = (
@@ -218,7 +220,7 @@ def test_indices_do_not_depend_on_max_batch(model: str, options: dict[str, objec
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_indices_do_not_depend_on_max_batch_on_the_shipped_network(dtype: torch.dtype) -> None:
     problem = shipped_problem(dtype, samples=4, teacher_steps=100)
-    one, seven, many = (OSS(max_batch=size).search(problem, [5, 10]).per_sample for size in (1, 7, 512))
+    one, seven, many = (OSS(average="mean", max_batch=size).search(problem, [5, 10]).per_sample for size in (1, 7, 512))
     for n in (5, 10):
         differing = [int((other[n] != many[n]).sum()) for other in (one, seven)]
         print(f"\n{dtype} {n} steps: {differing} of {many[n].numel()} indices differ at max_batch 1 and 7", end="")
@@ -226,7 +228,7 @@ def test_indices_do_not_depend_on_max_batch_on_the_shipped_network(dtype: torch.
         assert max(differing) <= (0 if dtype == torch.float64 else 0.05 * many[n].numel())
 
 
-@pytest.mark.parametrize("options", [{}, {"start": "free"}, {"average": "pooled"}, {"published": True}])
+@pytest.mark.parametrize("options", [{}, {"start": "free"}, {"average": "mean"}, {"published": True}])
 def test_one_search_answers_every_step_count(options: dict[str, object]) -> None:
     problem = mixture_problem("edm", samples=5, teacher_steps=24)
     together = OSS(**options).search(problem, [10, 3, 5, 5])
@@ -239,7 +241,7 @@ def test_one_search_answers_every_step_count(options: dict[str, object]) -> None
             assert torch.equal(alone.per_sample[n], together.per_sample[n])
 
 
-@pytest.mark.parametrize("options", [{}, {"average": "median"}, {"average": "pooled"}, {"published": True}])
+@pytest.mark.parametrize("options", [{}, {"average": "median"}, {"average": "mean"}, {"published": True}])
 def test_shards_change_nothing(options: dict[str, object]) -> None:
     problem = mixture_problem("vp", samples=7, teacher_steps=20)
     whole = OSS(**options).search(problem, [2, 6])
@@ -255,7 +257,7 @@ def test_shards_change_nothing(options: dict[str, object]) -> None:
 
 def test_partial_and_combine_are_the_search() -> None:
     problem = mixture_problem("edm", samples=5, teacher_steps=16)
-    for method in (OSS(), OSS(average="pooled")):
+    for method in (OSS(), OSS(average="mean")):
         shards = [torch.tensor([0, 1, 2]), torch.tensor([3, 4])]
         partials, decision = [None, None], None
         for _ in range(10):
@@ -293,7 +295,7 @@ def test_only_useful_nodes_are_evaluated(counts: list[int], average: str) -> Non
 
 def test_free_start_evaluates_the_useful_nodes() -> None:
     problem = mixture_problem("flow", samples=2, teacher_steps=24)
-    found = OSS(start="free").search(problem, [5, 8])
+    found = OSS(average="mean", start="free").search(problem, [5, 8])
     starts = 24 - 5 + 1
     assert found.nfe == 24 + starts + sum(useful_nodes(24, [5, 8], level) for level in range(1, 8))
 
@@ -307,17 +309,17 @@ def test_published_evaluates_no_more_than_the_released_loops(start: str) -> None
 
 def test_guidance_counts_twice() -> None:
     problem = mixture_problem("edm", samples=2, teacher_steps=10)
-    plain = OSS().search(problem, [3]).nfe
+    plain = OSS(average="mean").search(problem, [3]).nfe
     doubled = Watched(problem.denoiser)
     doubled.nfe = 2
-    assert OSS().search(dataclasses.replace(problem, denoiser=doubled), [3]).nfe == 2 * plain
+    assert OSS(average="mean").search(dataclasses.replace(problem, denoiser=doubled), [3]).nfe == 2 * plain
 
 
 @pytest.mark.parametrize("max_batch", [1, 5, 64])
 def test_batches_are_common_and_bounded(max_batch: int) -> None:
     problem = mixture_problem("edm", samples=6, teacher_steps=20)
     watched = Watched(problem.denoiser)
-    OSS(max_batch=max_batch).search(dataclasses.replace(problem, denoiser=watched), [4])
+    OSS(average="mean", max_batch=max_batch).search(dataclasses.replace(problem, denoiser=watched), [4])
     assert max(watched.batches) <= max_batch
     walk = 20 * math.ceil(6 / max_batch)
     levels = [6, *(6 * useful_nodes(20, [4], level) for level in (1, 2, 3))]
@@ -355,7 +357,6 @@ def test_costs_lose_nothing_to_cancellation(dtype: torch.dtype) -> None:
 def test_pooled_is_the_naive_programme_on_stacked_samples(process: str, start: str) -> None:
     problem = mixture_problem(process, samples=5, teacher_steps=16)
     found = OSS(average="pooled", start=start, shard_size=2).search(problem, [1, 4, 7])
-    assert found.per_sample is None
     for n in (1, 4, 7):
         traced = exact(problem, list(range(5)), n, start)
         indices = torch.tensor(found.schedules[n].metadata["indices"])
@@ -369,7 +370,21 @@ def test_pooled_over_one_sample_is_per_sample() -> None:
     pooled, alone = (OSS(average=average).search(problem, [3, 8]) for average in ("pooled", "mean"))
     for n in (3, 8):
         assert torch.equal(pooled.schedules[n].times, alone.schedules[n].times)
+        assert torch.equal(pooled.per_sample[n], alone.per_sample[n])
         assert pooled.evidence["final_mse"][n].item() == pytest.approx(alone.evidence["final_mse"][n].item(), rel=1e-9)
+
+
+def test_pooled_is_the_default_and_tells_what_every_sample_would_choose() -> None:
+    """At the nodes that the pooled steps reach, as the naive programme of every sample says for the first level."""
+    problem = mixture_problem("edm", samples=4, teacher_steps=16)
+    found, pooled = (method.search(problem, [1, 2, 5]) for method in (OSS(), OSS(average="pooled")))
+    assert {n: found.schedules[n] for n in (1, 2, 5)} == {n: pooled.schedules[n] for n in (1, 2, 5)}
+    alone = OSS().alone().search(problem, [1, 2, 5])
+    for n in (1, 2):  # the first level's states are the same whoever chooses, and so the path of two steps
+        assert torch.equal(found.per_sample[n], alone.per_sample[n])
+    assert found.per_sample[5].shape == (4, 6)
+    assert found.nfe == alone.nfe
+    assert OSS(published=True).average == "median"  # the released code's
 
 
 # --- averages
@@ -438,7 +453,7 @@ def test_model_wide_schedule_is_the_average_of_the_samples(average: str) -> None
 # --- schedules
 
 
-@pytest.mark.parametrize("options", [{}, {"average": "median"}, {"average": "pooled"}])
+@pytest.mark.parametrize("options", [{}, {"average": "median"}, {"average": "mean"}])
 @pytest.mark.parametrize("process", PROCESSES)
 def test_exactly_n_steps_between_the_teachers_ends(process: str, options: dict[str, object]) -> None:
     problem = mixture_problem(process, samples=4, teacher_steps=15)
@@ -457,7 +472,7 @@ def test_teachers_own_starting_scale_is_kept() -> None:
     scaled = Schedule(problem.teacher.times, EDM(), initial_scale=70.0)
     problem = dataclasses.replace(problem, teacher=scaled)
     for start in ("teacher", "free"):
-        method = OSS(start=start)
+        method = OSS(average="mean", start=start)
         found = method.search(problem, [4])
         for number, path in enumerate(found.per_sample[4]):
             schedule = method.path_schedule(problem, path)
@@ -469,7 +484,7 @@ def test_teachers_own_starting_scale_is_kept() -> None:
 @pytest.mark.parametrize("process", PROCESSES)
 def test_free_start_travels_with_the_schedule(process: str, tmp_path) -> None:
     problem = mixture_problem(process, samples=12, teacher_steps=20)
-    method = OSS(start="free")
+    method = OSS(average="mean", start="free")
     found = method.search(problem, [3])
     below = (found.per_sample[3][:, 0] > 0).nonzero()[:, 0].tolist()
     assert below, "no sample starts below the teacher's first time: the test needs another seed"
@@ -496,7 +511,7 @@ def two_classes(x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
     return each[cond, torch.arange(len(x))]
 
 
-@pytest.mark.parametrize("options", [{}, {"published": True, "start": "free"}])
+@pytest.mark.parametrize("options", [{"average": "mean"}, {"published": True, "start": "free"}])
 def test_conditions_travel_with_their_samples(options: dict[str, object]) -> None:
     problem = dataclasses.replace(
         mixture_problem("edm", samples=6, teacher_steps=20), denoiser=two_classes, cond=torch.tensor([0, 1, 1, 0, 1, 0])
@@ -519,7 +534,7 @@ def test_a_nested_condition_is_the_same_search() -> None:
     nested = dataclasses.replace(
         problem, denoiser=lambda x, t, cond: two_classes(x, t, cond["label"]), cond={"label": problem.cond}
     )
-    for method in (OSS(max_batch=5), OSS(max_batch=5, average="pooled")):
+    for method in (OSS(max_batch=5), OSS(max_batch=5, average="mean")):
         assert method.search(nested, [4]).schedules[4] == method.search(problem, [4]).schedules[4]
 
 
@@ -556,7 +571,7 @@ def peak_bytes(samples: int, **options: object) -> int:
     return live.peak
 
 
-@pytest.mark.parametrize("options", [{}, {"published": True, "start": "free"}])
+@pytest.mark.parametrize("options", [{"average": "mean"}, {"published": True, "start": "free"}])
 def test_memory_does_not_grow_with_the_number_of_samples(options: dict[str, object]) -> None:
     few, many = peak_bytes(16, **options), peak_bytes(64, **options)
     states = 8 * 13 * 784 * 8
@@ -586,7 +601,7 @@ def test_unknown_options_are_named(options: dict[str, object], message: str) -> 
 @pytest.mark.parametrize("steps", [[], [0], [-1, 3], [2.5]])
 def test_step_counts_must_be_positive_integers(steps: list[float]) -> None:
     with pytest.raises(ValueError, match="step counts must be a list of integers of at least 1"):
-        OSS().search(mixture_problem("edm", samples=1, teacher_steps=5), steps)
+        OSS(average="mean").search(mixture_problem("edm", samples=1, teacher_steps=5), steps)
 
 
 @pytest.mark.parametrize("average", ["mean", "pooled"])
@@ -599,7 +614,7 @@ def test_more_steps_than_the_teacher(average: str) -> None:
 def test_a_stochastic_solver_is_refused(name: str) -> None:
     problem = dataclasses.replace(mixture_problem("edm", samples=1, teacher_steps=5), solver=build_solver(name))
     with pytest.raises(ValueError, match=f"'{name}' reaches only up to its noise"):
-        OSS().search(problem, [2])
+        OSS(average="mean").search(problem, [2])
 
 
 @pytest.mark.parametrize("name", ["heun", "dpmpp_2m"])
@@ -650,14 +665,14 @@ def test_a_denoiser_that_breaks_in_the_search_alone_names_the_time() -> None:
         return torch.where((len(calls) > 20) & (t[:, None] < 1), math.nan, x / (1 + t[:, None]))
 
     with pytest.raises(ValueError, match=r"NaN or inf at time 0\.\d+ \(sample \d+ of the batch\)"):
-        OSS().search(dataclasses.replace(problem, denoiser=breaks_later), [4])
+        OSS(average="mean").search(dataclasses.replace(problem, denoiser=breaks_later), [4])
 
 
 def test_a_denoiser_of_another_shape_names_shapes_and_time() -> None:
     problem = mixture_problem("edm", samples=3, teacher_steps=6)
     narrow = dataclasses.replace(problem, denoiser=lambda x, t, cond: x[:, :1])
     with pytest.raises(ValueError, match=r"shape \(3, 1\) for an input of shape \(3, 2\) at time 80"):
-        OSS().search(narrow, [2])
+        OSS(average="mean").search(narrow, [2])
 
 
 def test_noise_and_cond_go_together() -> None:
@@ -677,6 +692,6 @@ def test_no_graph_is_built() -> None:
     weight = torch.ones((), dtype=torch.float64, requires_grad=True)
     problem = mixture_problem("edm", samples=2, teacher_steps=8)
     learnable = dataclasses.replace(problem, denoiser=lambda x, t, cond: weight * problem.denoiser(x, t, cond))
-    found = OSS().search(learnable, [3])
+    found = OSS(average="mean").search(learnable, [3])
     assert not found.evidence["final_mse"][3].requires_grad
     assert not sample(learnable.denoiser, found.schedules[3], problem.solver, problem.noise).requires_grad

@@ -65,7 +65,7 @@ def naive(problem: SearchProblem, number: int, steps: int, stride: int = 1) -> t
 @pytest.mark.parametrize("solver", MULTISTEP)
 def test_search_is_the_naive_programme(solver: str, process: str) -> None:
     problem = problem_with(process, solver)
-    found = OSS().search(problem, [2, 4])
+    found = OSS(average="mean").search(problem, [2, 4])
     assert found.per_sample is not None
     assert found.per_sample_orders is not None
     for n in (2, 4):
@@ -80,7 +80,7 @@ def test_search_is_the_naive_programme(solver: str, process: str) -> None:
 @pytest.mark.parametrize("solver", TWO_STAGE)
 def test_search_with_two_evaluations_a_step_is_the_naive_programme(solver: str, process: str) -> None:
     problem = problem_with(process, solver)
-    found = OSS(grid_steps=6).search(problem, [2, 3])
+    found = OSS(average="mean", grid_steps=6).search(problem, [2, 3])
     assert found.per_sample is not None
     assert found.per_sample_orders is None
     assert found.schedules[3].orders is None
@@ -95,7 +95,7 @@ def test_search_with_two_evaluations_a_step_is_the_naive_programme(solver: str, 
 @pytest.mark.parametrize("solver", [*MULTISTEP, *TWO_STAGE])
 def test_the_path_read_back_costs_what_it_says(solver: str, process: str) -> None:
     problem = problem_with(process, solver, samples=6, teacher_steps=20)
-    method = OSS(grid_steps=10 if solver in TWO_STAGE else None)
+    method = OSS(average="mean", grid_steps=10 if solver in TWO_STAGE else None)
     found = method.search(problem, [3, 5])
     end = sample(problem.denoiser, problem.teacher, problem.solver, problem.noise)
     for n in (3, 5):
@@ -110,7 +110,7 @@ def test_the_path_read_back_costs_what_it_says(solver: str, process: str) -> Non
 @pytest.mark.parametrize("solver", ["dpmpp_3m", "unipc"])
 def test_pooled_of_one_sample_is_its_own_search(solver: str) -> None:
     problem = problem_with("edm", solver, samples=1, teacher_steps=16)
-    own, pooled = OSS().search(problem, [3, 5]), OSS(average="pooled").search(problem, [3, 5])
+    own, pooled = OSS(average="mean").search(problem, [3, 5]), OSS(average="pooled").search(problem, [3, 5])
     for n in (3, 5):
         assert torch.equal(own.schedules[n].times, pooled.schedules[n].times)
         assert own.schedules[n].orders == pooled.schedules[n].orders
@@ -130,7 +130,7 @@ def test_batches_and_shards_change_nothing(average: str) -> None:
 
 def test_the_model_wide_orders_are_the_most_frequent_ones() -> None:
     problem = problem_with("edm", "dpmpp_3m", samples=9, teacher_steps=20)
-    found = OSS().search(problem, [4])
+    found = OSS(average="mean").search(problem, [4])
     expected = [max((1, 2, 3), key=column.tolist().count) for column in found.per_sample_orders[4].T]
     counts = [max(column.tolist().count(m) for m in (1, 2, 3)) for column in found.per_sample_orders[4].T]
     for chosen, column, count in zip(found.schedules[4].orders, found.per_sample_orders[4].T, counts, strict=True):
@@ -141,7 +141,7 @@ def test_the_model_wide_orders_are_the_most_frequent_ones() -> None:
 
 def test_evaluations_of_two_stage_search_are_one_a_pair() -> None:
     problem = problem_with("edm", "dpm2", samples=2, teacher_steps=12)
-    found = OSS(grid_steps=6).search(problem, [3])
+    found = OSS(average="mean", grid_steps=6).search(problem, [3])
     walk = 2 * 12  # the teacher's
     first = 1 + (6 - 3 + 1)  # from node 0 to nodes 1 ... 4
     second = 4 + sum(1 for i in range(1, 5) for j in range(2, 6) if i < j)
@@ -154,7 +154,7 @@ def test_a_flow_that_leaves_from_infinity() -> None:
     problem = SearchProblem(
         three_gaussians().denoiser(Flow()), Flow(), build_solver("dpmpp_2m"), noise(4, 2), teacher(Flow(), 14)
     )
-    found = OSS().search(problem, [4])
+    found = OSS(average="mean").search(problem, [4])
     assert bool((found.per_sample_orders[4][:, :2] == 1).all())
     assert all(math.isfinite(v) for v in found.evidence["final_mse"][4].tolist())
 
@@ -162,7 +162,7 @@ def test_a_flow_that_leaves_from_infinity() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_network_in_its_own_precision(dtype: torch.dtype) -> None:
     problem = dataclasses.replace(unet_problem(dtype, samples=2, teacher_steps=12), solver=build_solver("dpmpp_2m"))
-    method = OSS()
+    method = OSS(average="mean")
     found = method.search(problem, [3])
     end = sample(problem.denoiser, problem.teacher, problem.solver, problem.noise, problem.cond)
     for number, (path, orders) in enumerate(zip(found.per_sample[3], found.per_sample_orders[3], strict=True)):
@@ -178,7 +178,7 @@ def test_every_deterministic_solver_can_be_searched_with() -> None:
         problem = dataclasses.replace(mixture_problem("edm", samples=2, teacher_steps=8), solver=build_solver(name))
         if problem.solver.stochastic:
             continue
-        assert OSS().search(problem, [2]).schedules[2].steps == 2
+        assert OSS(average="mean").search(problem, [2]).schedules[2].steps == 2
 
 
 @pytest.mark.parametrize("average", ["mean", "pooled"])

@@ -123,11 +123,40 @@ def test_the_teachers_row_has_no_retention() -> None:
     assert len(figures) == 14
 
 
-def test_a_teacher_that_draws_nothing_retains_nothing() -> None:
+class CatsInTheDark(Bright):
+    """Sees a cat in every other image, which nobody asked for."""
+
+    def __call__(self, images: Tensor, asked: Sequence[Metadata]) -> list[list[Detection]]:
+        cat = Detection("cat", 0.95, (0.0, 0.0, 3.0, 3.0))
+        return [found or [cat] for found in super().__call__(images, asked)]
+
+
+def test_a_teacher_that_has_nothing_right_retains_nothing() -> None:
     nothing = _images(_right(*range(48)))
-    figures = GenEvalJudge(Bright(), METADATA).judge(_images(_right()), nothing, None)
+    figures = GenEvalJudge(CatsInTheDark(), METADATA).judge(_images(_right()), nothing, None)
     assert "geneval_retention" not in figures
     assert figures["geneval"].interval.value == 1
+
+
+def test_a_detector_that_finds_nothing_at_all_is_a_fault_of_the_setting() -> None:
+    nothing, one = _images(_right(*range(48))), _images(_right(*range(1, 48)))
+    with pytest.raises(ValueError, match="Bright finds no object in any of the teacher's 48 images"):
+        GenEvalJudge(Bright(), METADATA).judge(one, nothing, None)
+    # students may well draw nothing
+    assert GenEvalJudge(Bright(), METADATA).judge(nothing, one, None)["geneval"].interval.value == 0
+
+
+def test_what_cannot_be_judged_is_known_before_anything_is_sampled() -> None:
+    judge = GenEvalJudge(Bright(), METADATA)
+    assert judge.figures is not None
+    assert list(judge.figures) == ["geneval", *(f"geneval_{task}" for task in TASKS), "geneval_retention"]
+    judge.check(48, (3, 4, 4))
+    for samples, shape, message in ((49, None, "49 samples"), (48, (1, 4, 4), "colour images"), (1, None, "2 samples")):
+        with pytest.raises(ValueError, match=message):
+            judge.check(samples, shape)
+    decoded = DecodedJudge(lambda latents: -latents, judge)
+    assert list(decoded.figures or {}) == [f"pixel_{name}" for name in judge.figures]
+    decoded.check(48, (4, 8, 8))
 
 
 def test_missing_tasks_are_said_once() -> None:

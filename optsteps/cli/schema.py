@@ -1,0 +1,310 @@
+"""What the configs of `optsteps` and `optsteps-train` hold: every field with its type, its range and a sentence.
+
+A composed config is held to this before anything is built of it. The parts that name a `_target_`, such as a model, a
+method or a solver, have the fields of the function or class that they name: see `optsteps.cli.targets`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Annotated, Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from optsteps.cli.targets import check_targets, typed
+from optsteps.schedules import FAMILIES
+from optsteps.solvers import SOLVERS
+from optsteps.suggestion import suggestion
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    repeated = [value for place, value in enumerate(values) if value in values[:place]]
+    if repeated:
+        raise ValueError(f"{repeated[0]} is named more than once")
+    return values
+
+
+def _not_one(count: int) -> int:
+    if count == 1:
+        raise ValueError("an interval needs 2 samples; give 0 for none")
+    return count
+
+
+def _one_of(known: Collection[str]) -> Callable[[str], str]:
+    def check(name: str) -> str:
+        if name not in known:
+            raise ValueError(f"known are {', '.join(known)}{suggestion(name, known)}")
+        return name
+
+    return check
+
+
+Count = Annotated[int, Field(ge=1)]
+Counts = Annotated[list[Count], Field(min_length=1), BeforeValidator(_as_list), AfterValidator(_distinct)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Name = Annotated[str, Field(min_length=1)]
+Node = dict[str, Any]  # with a _target_
+
+
+class Part(BaseModel):
+    """A part of a config: its fields, and no others."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class Teacher(Part):
+    """The many-step schedule; further fields are the family's parameters."""
+
+    model_config = ConfigDict(extra="allow")
+
+    family: Annotated[str, AfterValidator(_one_of(FAMILIES))]
+    """Hand-made family of the teacher's schedule."""
+    steps: Count
+    """Steps of the teacher in searches."""
+    final: Literal["zero", "t_min"] | None
+    """Where the last step goes: zero, to noise level 0; t_min, to the model's least; null, as the model is used."""
+    solver: Annotated[str, AfterValidator(_one_of(SOLVERS))] | None
+    """Solver that walks the teacher's schedule, by name; null for the students'."""
+    snap: bool | None
+    """Whether times of schedules are rounded to timesteps; null, as the model is used."""
+
+
+class Search(Part):
+    """The samples that searches see."""
+
+    samples: Count
+    """How many samples of noise the searches see."""
+    data: Count | None
+    """How many clean samples methods get that need them; null for 1024 of a dataset, or for none without one."""
+
+
+class Test(Part):
+    """The samples of the comparison."""
+
+    samples: Annotated[int, Field(ge=2)]
+    """How many unseen samples are compared; an interval needs 2."""
+    oracle: Annotated[int, Field(ge=0), AfterValidator(_not_one)]
+    """How many of them are also searched one by one, as a bound: none, or the 2 and more that an interval needs."""
+    teacher_steps: Count
+    """Steps of the teacher that samples are compared with."""
+
+
+class Store(Part):
+    """Where finished work is kept."""
+
+    folder: Name | None
+    """Folder of the store; null keeps nothing."""
+    limit_gb: Annotated[float, Field(gt=0)] | None
+    """Size in GB that the store is held to; null for no limit."""
+    precision: Literal["float32", "float16", "bfloat16"] | None
+    """Number format of kept trajectories and predictions; null for the one they have."""
+
+
+class Objective(Part):
+    """What a job returns to a sweeper."""
+
+    figure: str | None
+    """Figure of the main method that a sweeper looks for the best of, such as psnr; null for none."""
+    steps: Count | None
+    """Step count of that figure; null for the mean over all."""
+    direction: Literal["minimize", "maximize"] | None
+    """What the sweeper does with it."""
+
+
+class Runner(Part):
+    """The machine."""
+
+    accelerator: str
+    """Kind of device, by Lightning's names: auto, cpu, gpu, ..."""
+    devices: Count | Literal["auto"]
+    """Processes on a node; auto for one a GPU."""
+    num_nodes: Count
+    """Nodes that the command is started on."""
+    launcher: Literal["local", "slurm"]
+    """Who starts the processes: this command, or SLURM's srun."""
+    precision: Literal["float32", "float16", "bfloat16"]
+    """Number format of the network's arithmetic."""
+    threads: Count | None
+    """Threads of each process; null for torch's choice."""
+    states: Literal["device", "cpu", "disk"]
+    """Where the states of a search lie."""
+    scratch: Name
+    """Folder for those states where they lie on disk."""
+
+
+class Metric(Part):
+    """What is measured, and what is said of it."""
+
+    verdicts: Annotated[list[str], AfterValidator(_distinct)]
+    """Figures in which the main method is compared with its rivals."""
+    judges: Annotated[list[Node], Field(min_length=1)]
+    """What measures."""
+
+
+class Paths(Part):
+    """Folders."""
+
+    data: Name
+    """Folder of the data sets."""
+    outputs: Name
+    """Folder of what runs leave."""
+
+
+class Run(Part):
+    """The config of `optsteps`."""
+
+    process: Node | None = None
+    """Noising process; empty for the one that the model brings."""
+    solver: Node
+    """Solver of the students."""
+    dataset: Node | None = None
+    """Clean samples for methods that need them."""
+    method: Node
+    """The main method."""
+    rivals: dict[str, Node | None] = {}
+    """What the main method is compared with, by name."""
+    optional_rivals: list[str]
+    """Rivals that are left out, with a sentence, where they cannot take part."""
+    metric: Metric
+    model: Node
+    """The model that is sampled."""
+    runner: Runner
+    logger: Node
+    """Where figures go besides the run's folder."""
+    plan: bool
+    """Whether to print the network evaluations of every stage, and stop there."""
+    steps: Counts
+    """Step counts of the students, such as [5,10]; 5 is [5]."""
+    nfe: Counts | None
+    """Network evaluations per sample instead of step counts; null for none."""
+    seed: Seed
+    """Seed of everything that is drawn, an integer from 0 on."""
+    teacher: Teacher
+    search: Search
+    test: Test
+    check_model: bool
+    """Whether the model is called a few times to see that it can be relied on."""
+    max_batch: Count | Literal["auto"]
+    """Most samples that the network sees at once; auto for what fits."""
+    store: Store
+    objective: Objective
+    paths: Paths
+
+
+class Training(Part):
+    """What is trained."""
+
+    name: Name
+    """Name of the weights that come of it."""
+    batch_size: Count
+    """Images in a batch."""
+    max_steps: Count
+    """Steps of the optimiser."""
+    ema_decays: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=1), AfterValidator(_distinct)]
+    """Decays of averaged weights, per step; those of the least validation loss are kept."""
+    task: Node
+    """Network and loss."""
+
+
+class Train(Part):
+    """The config of `optsteps-train`."""
+
+    dataset: Node
+    """Images to learn from."""
+    training: Training
+    logger: Node
+    """Where the losses go besides the run's folder."""
+    seed: Seed
+    """Seed of everything that is drawn, an integer from 0 on."""
+    weights: Name | None
+    """Weights to start from, a file or shipped:NAME; null for random ones."""
+    paths: Paths
+    weights_precision: Literal["float32", "bfloat16"]
+    """Number format of the weights that come of it."""
+    compile: bool
+    """Whether the network is compiled by torch.compile."""
+    trainer: Node
+    """Lightning's Trainer."""
+
+
+# arguments that the program gives itself
+_SUPPLIED = {"model": ("process", "device")}
+
+
+def checked(config: DictConfig, kind: type[Run] | type[Train]) -> DictConfig:
+    """`config`, resolved and held to its schema; `steps=5` has become [5].
+
+    Raises:
+        ValueError: one paragraph for the first part that is not as it should be, with the value as it was given.
+    """
+    OmegaConf.resolve(config)
+    try:
+        content: Any = OmegaConf.to_container(config, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ValueError(f"{error.full_key} has no default: give {error.full_key}=...") from None
+    try:
+        valid = kind.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(_paragraph(error.errors(), content, kind)) from None
+    check_targets(content, _SUPPLIED)
+    for field in ("steps", "nfe"):
+        if field in config:
+            config[field] = getattr(valid, field)
+    return config
+
+
+def _paragraph(errors: list[ErrorDetails], content: Any, kind: type[Part]) -> str:
+    """The first field that is wrong; of a field that may be one of several things, all that it is not."""
+    path = _path(errors[0]["loc"], content)
+    here = [error for error in errors if _path(error["loc"], content) == path]
+    if path and path[-1].isdecimal():  # one entry of a list, which is shown whole, as it was typed
+        path = path[:-1]
+    name, field = ".".join(path), _field(path, kind)
+    if here[0]["type"] == "extra_forbidden":
+        part = _field(path[:-1], kind)
+        known = list(part.model_fields) if isinstance(part, type) and issubclass(part, Part) else []
+        return f"there is no {name}; there are {', '.join(known)}{suggestion(path[-1], known)}"
+    if here[0]["type"] == "missing":
+        return f"{name} is missing: {_sentence(field)}"
+    value = content
+    for key in path:
+        value = value[int(key)] if isinstance(value, list) else value[key]
+    wrong = [
+        error["msg"].removeprefix("Value error, ").replace("Input", "it").replace("String", "it") for error in here
+    ]
+    return f"{name}={typed(value)}: {' or '.join(wrong)}. {_sentence(field)}".strip()
+
+
+def _path(loc: tuple[int | str, ...], content: Any) -> tuple[str, ...]:
+    """The part of an error's place that lies in the config: what follows names one of several types."""
+    path: list[str] = []
+    for key in loc:
+        inside = isinstance(content, Mapping) or (isinstance(content, list) and isinstance(key, int))
+        if not inside:
+            break
+        path.append(str(key))
+        content = content.get(key) if isinstance(content, Mapping) else content[int(key)]
+    return tuple(path)
+
+
+def _field(path: tuple[str, ...], kind: type[Part]) -> Any:
+    """The field at a path of a config's schema, the part itself for the path of one; None inside a node."""
+    found: Any = kind
+    for key in path:
+        fields = found.model_fields if isinstance(found, type) and issubclass(found, Part) else {}
+        if key not in fields:
+            return found if not isinstance(found, type) else None
+        inner = fields[key].annotation
+        found = inner if isinstance(inner, type) and issubclass(inner, Part) else fields[key]
+    return found
+
+
+def _sentence(field: Any) -> str:
+    return (getattr(field, "description", None) or getattr(field, "__doc__", None) or "").strip()
