@@ -46,8 +46,8 @@ class Averages(nn.Module):
     """Exponential moving averages of a network's weights, one for each decay.
 
     After step n the decay is (n - 1) / (n + 9) at most, so an average is over about the last tenth of the steps until
-    it has its own length: it forgets the weights that the training began with, and decays above 1 - 10 / steps of the
-    training cannot be told apart.
+    it has its own length: it forgets the weights that the training began with, and in a training of n steps decays
+    above 1 - 10 / n cannot be told apart.
 
     Args:
         network: to be averaged.
@@ -196,6 +196,8 @@ class DenoiserTraining(_NoiseTask):
     Raises:
         ValueError: images are to be mirrored, but the network has no augmentation labels.
     """
+
+    network: UNet
 
     def __init__(
         self,
