@@ -100,8 +100,8 @@ def test_a_job_that_would_find_something_else_now_is_run_again(
     folder = tmp_path / "sweep"
 
     def started(*overrides: str) -> str:
-        chosen = [f"--config-dir={tmp_path / 'conf'}", "model=mine", "metric=teacher"]
-        sweep(monkeypatch, folder, *chosen, "seed=0", *overrides)
+        config_dir = f"--config-dir={tmp_path / 'conf'}"
+        sweep(monkeypatch, folder, "model=mine", "metric=teacher", "seed=0", *overrides, config_dir)
         return "".join(capsys.readouterr())
 
     (tmp_path / "helper.py").write_text("factor = 1")
