@@ -245,7 +245,7 @@ def check_output(out: object, x: Tensor, t: Tensor, what: str) -> None:
         )
     if not out.is_floating_point():
         raise ModelError(
-            f"the {what} returned numbers of {out.dtype} for an input of {x.dtype}; return floating point numbers, such "
+            f"the {what} returned numbers of {out.dtype} for an input of {x.dtype}; return floating numbers, such "
             "as the output before it is rounded, compared or taken for complex"
         )
     if out.device != x.device:

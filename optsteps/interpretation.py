@@ -37,8 +37,9 @@ _NUMBERS, _FEWEST, _MOST = 2048, 4, 256
 _STEPS, _LEVELS, _INNER = 12, 8, (0.2, 0.85)
 # the largest noise level to begin at where the model's own is infinite
 _LARGE = 100.0
-# exact denoisers and the shipped ones have at most 1.06 times the error of the best linear one, well below 1 where noise
-# and data are of one size (unless the data is Gaussian), and slopes of 0.81 to 1.02, as a walk of few steps loses spread
+# exact denoisers and the shipped ones have at most 1.06 times the error of the best linear one, well below 1 where
+# noise and data are of one size (unless the data is Gaussian), and slopes of 0.81 to 1.02: a walk of few steps loses
+# spread
 _BAD, _AWFUL, _USELESS, _SKILLED, _SLOPES = 1.12, 1.5, 0.95, 0.9, (0.75, 1.2)
 # by which another reading must be better, of the mean logarithm
 _MARGIN = 0.05
@@ -134,8 +135,8 @@ def check_interpretation(problem: SearchProblem, max_batch: int = 512) -> Interp
         raise ModelError(f"{said}, but {best.errors[worst]:.2f} times {_difference(given, reading)}")
     bad = skill.errors.max() > _AWFUL
     remark = (
-        f"the denoiser's error is up to {skill.errors.max():.2f} times that of the best linear denoiser (at noise level "
-        f"{skill.noise_levels[int(skill.errors.argmax())]:.3g}), which an exact one never exceeds, and no other "
+        f"the denoiser's error is up to {skill.errors.max():.2f} times that of the best linear denoiser (at noise "
+        f"level {skill.noise_levels[int(skill.errors.argmax())]:.3g}), which an exact one never exceeds, and no other "
         "prediction type or clock is better: is the model trained, and on this noising process?"
     )
     return Interpretation(skill, evaluations, remark if bad else None)
