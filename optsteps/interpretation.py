@@ -101,7 +101,7 @@ def check_interpretation(problem: SearchProblem, max_batch: int = 512) -> Interp
     """Noise a few samples, the problem's data or else the denoiser's own, and look how well it removes the noise.
 
     Guidance is left out: what it makes is no denoiser of anything. Where the errors are large, the network is read as
-    one of every other prediction type, and at 1000 and 1/1000 times its times, each of which costs as much again.
+    one of every other prediction type, and at 1000 or 1/1000 times its times, each of which costs as much again.
 
     Raises:
         ModelError: it is no denoiser as it is stated, and is one under another prediction type or clock; also as
@@ -116,7 +116,7 @@ def check_interpretation(problem: SearchProblem, max_batch: int = 512) -> Interp
     given, evaluations = _stated(denoiser, problem), skill.evaluations
     best, reading = skill, given
     for changes in (1, 2):  # the fewest that make a denoiser of it
-        for other in _readings(given, changes):
+        for other in _readings(given, changes, float(problem.teacher.times[0])):
             try:
                 found = trial.skill(_conditional(problem.denoiser, lambda _, other=other: other), NOWHERE)
             except ModelError:  # a wrong reading may overflow
@@ -158,10 +158,14 @@ def _stated(denoiser: Denoiser, problem: SearchProblem) -> NetworkDenoiser:
     return denoiser if isinstance(denoiser, NetworkDenoiser) else NetworkDenoiser(denoiser, problem.process, "x0")
 
 
-def _readings(given: NetworkDenoiser, changes: int) -> Iterator[NetworkDenoiser]:
-    """The same network under another prediction type or another clock, or under both."""
+def _readings(given: NetworkDenoiser, changes: int, t_max: float) -> Iterator[NetworkDenoiser]:
+    """The same network under another prediction type or another clock, or under both.
+
+    No clock runs to more than 1000 timesteps: what lies beyond a table of embeddings ends a GPU's process.
+    """
+    own = given.time_scale
     for prediction in PREDICTIONS:
-        for scale in (given.time_scale, given.time_scale * 1000, given.time_scale / 1000):
+        for scale in [own, own / 1000] + [own * 1000] * (own * 1000 * t_max <= 1000):
             if (prediction != given.prediction) + (scale != given.time_scale) == changes:
                 yield replace(given, prediction=prediction, time_scale=scale)
 
