@@ -40,7 +40,7 @@ _STEPS, _LEVELS, _INNER = 12, 8, (0.2, 0.85)
 # the largest noise level to begin at where the model's own is infinite
 _LARGE = 100.0
 # exact denoisers and the shipped ones have at most 1.06 times the error of the best linear one, well below 1 where
-# noise and data are of one size (unless the data is Gaussian), and slopes of 0.81 to 1.02, as a walk of few steps loses
+# noise and data are of one size (unless the data is Gaussian), and slopes of 0.81 to 1.02: a walk of few steps loses
 # spread
 _BAD, _AWFUL, _USELESS, _SKILLED, _SLOPES = 1.12, 1.5, 0.95, 0.9, (0.75, 1.2)
 # by which another reading must be better, of the mean logarithm
@@ -103,7 +103,7 @@ def check_interpretation(problem: SearchProblem, max_batch: int = 512) -> Interp
     """Noise a few samples, the problem's data or else the denoiser's own, and look how well it removes the noise.
 
     Guidance is left out: what it makes is no denoiser of anything. Where the errors are large, the network is read as
-    one of every other prediction type, and at 1000 and 1/1000 times its times, each of which costs as much again.
+    one of every other prediction type, and at 1000 or 1/1000 times its times, each of which costs as much again.
 
     Raises:
         ModelError: it is no denoiser as it is stated, and is one under another prediction type or clock; also as
@@ -118,7 +118,7 @@ def check_interpretation(problem: SearchProblem, max_batch: int = 512) -> Interp
     given, evaluations = _stated(denoiser, problem), skill.evaluations
     best, reading = skill, given
     for changes in (1, 2):  # the fewest that make a denoiser of it
-        for other in _readings(given, changes):
+        for other in _readings(given, changes, float(problem.teacher.times[0])):
             try:
                 found = trial.skill(_conditional(problem.denoiser, partial(_replaced, other)), NOWHERE)
             except ModelError:  # a wrong reading may overflow
@@ -171,10 +171,14 @@ def _stated(denoiser: Denoiser, problem: SearchProblem) -> NetworkDenoiser:
     return denoiser if isinstance(denoiser, NetworkDenoiser) else NetworkDenoiser(denoiser, problem.process, "x0")
 
 
-def _readings(given: NetworkDenoiser, changes: int) -> Iterator[NetworkDenoiser]:
-    """The same network under another prediction type or another clock, or under both."""
+def _readings(given: NetworkDenoiser, changes: int, t_max: float) -> Iterator[NetworkDenoiser]:
+    """The same network under another prediction type or another clock, or under both.
+
+    No clock runs to more than 1000 timesteps: what lies beyond a table of embeddings ends a GPU's process.
+    """
+    own = given.time_scale
     for prediction in PREDICTIONS:
-        for scale in (given.time_scale, given.time_scale * 1000, given.time_scale / 1000):
+        for scale in [own, own / 1000] + [own * 1000] * (own * 1000 * t_max <= 1000):
             if (prediction != given.prediction) + (scale != given.time_scale) == changes:
                 yield replace(given, prediction=prediction, time_scale=scale)
 

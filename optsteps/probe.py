@@ -69,8 +69,8 @@ def _unchanging(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
     for name, before, after in zip(("x", "t", "cond"), (x, t, cond), given, strict=True):
         if fingerprint(before) != fingerprint(after):
             raise ModelError(
-                f"the denoiser changes its input {name} in place, and whoever called it still needs it: work on a "
-                f"copy, or replace operations in place (such as {name} *= 2) by others ({name} = {name} * 2)"
+                f"the denoiser changes its input {name} in place, which its caller still needs: work on a copy, "
+                f"or replace operations in place (such as {name} *= 2) by others ({name} = {name} * 2)"
             )
     return out
 

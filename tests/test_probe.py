@@ -155,7 +155,7 @@ MISBEHAVING: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: GuidedDenoiser(returning(lambda out: out[..., 0]), 2.0, {"label": torch.zeros(1)}),
         r"the denoiser returned shape \(16, 1, 4\) for an input of shape \(16, 1, 4, 4\)",
     ),
-    "integers": (lambda: returning(Tensor.int), r"numbers of torch.int32 .* return floating point"),
+    "integers": (lambda: returning(Tensor.int), r"numbers of torch.int32 .* return floating numbers"),
     "a network's integers": (
         lambda: NetworkDenoiser(lambda x, t, cond: x.round().long(), EDM(), "eps"),
         "the network returned numbers of torch.int64",
