@@ -102,10 +102,10 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return f"there is no {group}={choice}; there are {', '.join(error.options)}{suggestion(choice, error.options)}"
-    unknown = error.__cause__
-    if isinstance(unknown, (ConfigAttributeError, ConfigKeyError)) and isinstance(unknown.parent_node, DictConfig):
-        known = [str(key) for key in unknown.parent_node]
-        known += [] if unknown.parent_node._get_parent() else [group.name for group in CONFIG_DIR.iterdir()]
-        there = f"; there are {', '.join(known)}" if unknown.parent_node._get_parent() else ""
-        return f"there is no {unknown.full_key}{there}{suggestion(str(unknown.key), known)}"
+    if isinstance(error, (ConfigAttributeError, ConfigKeyError)) and isinstance(error.parent_node, DictConfig):
+        known = [str(key) for key in error.parent_node]
+        if error.full_key != str(error.key):  # inside a part, whose keys are few
+            return f"there is no {error.full_key}; there are {', '.join(known)}{suggestion(str(error.key), known)}"
+        known += [group.name for group in CONFIG_DIR.iterdir() if group.is_dir()]
+        return f"there is no {error.full_key}{suggestion(str(error.key), known)}"
     return str(error)

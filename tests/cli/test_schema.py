@@ -98,7 +98,7 @@ def test_values_out_of_range_are_refused_as_they_were_typed(override: str, expec
         (["+method.chanels=[0]"], "(did you mean channels?)"),
         (["model=diffusers"], "model.path has no default: give model.path=..."),
         (["model=mixture", "~model.means"], "model.means is missing: mixture needs it"),
-        (["~teacher.steps"], "teacher.steps is missing: Steps of the teacher in searches."),
+        (["~search.samples"], "search.samples is missing: How many samples of noise the searches see."),
     ],
 )
 def test_names_that_are_missing_or_not_known(overrides: list[str], expected: str) -> None:
