@@ -502,6 +502,8 @@ def test_walks_of_different_times_go_together(name: str, parameters: dict[str, A
     schedules = [_schedule(where, "random", "zero" if seed % 2 else "t_min", steps, seed) for seed in range(4)]
     if where == "flow":  # two of the walks leave from t = 1, which is not remembered
         schedules[:2] = [Schedule([1.0, *schedule.times[1:].tolist()], process) for schedule in schedules[:2]]
+    # a step takes the solver's full order unless it is told another
+    schedules = [Schedule(schedule.times, process, [solver.order] * steps) for schedule in schedules]
     noise = _normal(4, 3, 3, seed=0)
     alone = torch.stack([_our_walk(solver, *walk) for walk in zip(schedules, noise, strict=True)])  # [walk, n+1, B, d]
 
