@@ -58,7 +58,7 @@ def test_a_method_that_is_called_like_the_reference() -> None:
     ("override", "said"),
     [
         ("+method@rivals.teacher=edm", "rivals.teacher: the comparison has a row"),
-        ("+method@rivals.oss=oss_median", "rivals.oss: this is the name of the main method"),
+        ("method@rivals.oss=oss_median", "rivals.oss: this is the name of the main method"),
         ("+rivals={../../../escape:{_target_:optsteps.methods.HandMade,family:edm}}", "names files"),
     ],
 )

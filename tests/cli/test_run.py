@@ -103,7 +103,7 @@ def test_times_whose_orders_were_searched_stand_in_the_table_without_them(
     results = json.loads((tmp_path / "metrics.json").read_text())
     times = {(row["method"], row["steps"]): row["times"] for row in results["rows"]}
     for n in (2, 3):
-        for name in ("oss", "oss_pooled"):
+        for name in ("oss", "oss_mean"):
             assert times[f"{name}_without_orders", n] == times[name, n]
     assert not any(name.startswith("edm_without") for name, _ in times)
     files = {n: json.loads((tmp_path / "schedules" / f"oss_without_orders_{n}.json").read_text()) for n in (2, 3)}
