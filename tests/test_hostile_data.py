@@ -139,19 +139,19 @@ def pickled(trap: Trap) -> Path:
 
 @pytest.mark.parametrize("variant", SHARDS)
 def test_a_store(trap: Trap, variant: str) -> None:
-
+    store = trap.folder / "store"
     tree = json.dumps(SHARDS[variant](trap)) if "deep" not in variant else '{"list":[' * 100_000 + "]}" * 100_000
-    path = trap.folder / "ke" / "content"
-    path.parent.mkdir()
+    path = store / "ke" / "content"
+    path.parent.mkdir(parents=True)
     path.write_bytes(save({"0": torch.ones(1)}, {"tree": tree}))
     path.rename(path.with_name(f"key.{file_digest(path)}.safetensors"))
     with pytest.warns(DamagedShardWarning, match=r"key\.\w+\.safetensors: this is no shard"):
-        assert ShardStore(trap.folder).compute(["key"], lambda _: "computed") == ["computed"]
+        assert ShardStore(store).compute(["key"], lambda _: "computed") == ["computed"]
 
 
 def test_a_store_whose_shard_is_a_pipe_or_a_folder(trap: Trap) -> None:
-    (trap.folder / "ke" / "key.aa.safetensors").mkdir(parents=True)
-    os.mkfifo(trap.folder / "ke" / "key.bb.safetensors")
+    (trap.folder / "ke" / f"key.{'a' * 64}.safetensors").mkdir(parents=True)
+    os.mkfifo(trap.folder / "ke" / f"key.{'b' * 64}.safetensors")
     assert ShardStore(trap.folder).compute(["key"], lambda _: 1) == [1]
 
 

@@ -118,7 +118,8 @@ def range_table(rows: Sequence[Row]) -> str:
         if row.teacher is not None:
             whose = f"{whose}, compared with {row.teacher.steps} steps of the teacher from there"
         ends = [f"{level:.4g}" for level in _ends(schedule)]
-        lines.append([row.method, str(row.steps), ends[0], ends[1] + ", 0" * schedule.ends_clean, whose])
+        cells = [row.method, str(row.steps), ends[0], ends[1] + ", 0" * schedule.ends_clean, str(whose)]
+        lines.append([markdown(cell) for cell in cells])
     return markdown_lines(["method", "steps", "from noise level", "to", "whose range"], lines)
 
 

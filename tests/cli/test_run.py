@@ -269,7 +269,7 @@ def test_full_disk_leaves_no_half_written_file(tmp_path: Path, monkeypatch: pyte
 def test_nothing_is_lost_at_the_end(tmp_path: Path) -> None:
     """Without git and a home, printing to a full disk, from an infinite noise level: results and exit status 0."""
     free = ["process=flow", "model.noise_max=inf", "teacher.family=time_uniform", "method=time_uniform"]
-    free += [f"~method@rivals.{name}" for name in ("oss_pooled", "edm", "logsnr", "time_uniform")]
+    free += [f"~method@rivals.{name}" for name in ("oss_mean", "edm", "logsnr", "time_uniform")]
     own = [o for o in (*TINY, *TINY_PLANE, *free) if o.split("=")[0] not in ("store.folder", "logger")]
     environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "OPTSTEPS_DATA")}
     with open("/dev/full", "w") as full:

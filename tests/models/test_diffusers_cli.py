@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ TINY += ["runner=cpu", "teacher.family=time_uniform"]
 
 
 def start(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> dict[str, Any]:
-    """`optsteps OVERRIDES`, in this process, with `folder` as the run's; its metrics."""
+    """`optsteps OVERRIDES`, in this process, in a new folder run/ of `folder`; its metrics."""
+    shutil.rmtree(folder / "run", ignore_errors=True)
     monkeypatch.setattr(sys, "argv", ["optsteps", f"hydra.run.dir={folder}/run", "model=diffusers", *TINY, *overrides])
     command.main()
     found: dict[str, Any] = json.loads((folder / "run" / "metrics.json").read_text())
@@ -86,8 +88,8 @@ def test_published_is_of_the_pipelines_own_kind_however_it_is_named(
     size = [f"model.{name}={value}" for name, value in SIZES.get("sdxl", {}).items()]
     given = [f"model.path={tmp_path}/sdxl", f"model.prompts={prompts}", *size, "store.folder=null"]
     process = VP.scaled_linear()
-    expected = build_schedule("published", process, 3, model="sdxl", final="zero").times.tolist()
-    alone = ["~method@rivals.oss_pooled", "~method@rivals.edm", "~method@rivals.logsnr"]
+    expected = build_schedule("published", process, 3, model="sdxl", final="zero", snap=True).times.tolist()
+    alone = ["~method@rivals.oss_mean", "~method@rivals.edm", "~method@rivals.logsnr"]
     for named in (["method=published"], ["method=time_uniform", "+method@rivals.published=published"]):
         rows = start(monkeypatch, tmp_path, *given, *named, *alone)["rows"]
         [row] = [row for row in rows if (row["method"], row["steps"]) == ("published", 3)]
@@ -95,7 +97,7 @@ def test_published_is_of_the_pipelines_own_kind_however_it_is_named(
         assert row["range"] == "its authors'"
     others = [*given, "method=published", "method.model=sd15", *alone]
     [row] = [r for r in start(monkeypatch, tmp_path, *others)["rows"] if (r["method"], r["steps"]) == ("published", 3)]
-    sd15 = build_schedule("published", process, 3, model="sd15", final="zero").times.tolist()
+    sd15 = build_schedule("published", process, 3, model="sd15", final="zero", snap=True).times.tolist()
     assert row["times"] == pytest.approx(sd15, abs=0.1)
     unet2d().save_pretrained(tmp_path / "unet")
     said = error(monkeypatch, capsys, tmp_path, f"model.path={tmp_path}/unet", "process=ddpm", "method=published")
@@ -110,7 +112,7 @@ def test_leading_spacing_is_compared_with_a_teacher_of_its_start(
     pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(config)
     pipe.save_pretrained(tmp_path / "sd")
     given = [f"model.path={tmp_path}/sd", f"model.prompts={prompts}", "store.folder=null", "steps=[3]"]
-    found = start(monkeypatch, tmp_path, *given, "method=time_uniform", "~method@rivals.oss_pooled")
+    found = start(monkeypatch, tmp_path, *given, "method=time_uniform", "~method@rivals.oss_mean")
     rows = {row["method"]: row for row in found["rows"]}
     assert rows["own"]["times"] == [667, 334, 1, -1]
     assert (rows["own"]["teacher_start"], rows["time_uniform"]["teacher_start"]) == (667, None)
@@ -196,7 +198,9 @@ def test_a_flow_with_the_other_solvers_and_methods(
     assert {row["nfe"] for row in found["rows"] if row["steps"] == 2} == {2}
     schedule = Schedule.load(tmp_path / "run" / "schedule_2.json")
     assert isinstance(schedule.process, Flow)
-    assert schedule.times[0] == 1, "as its pipeline starts"
+    assert schedule.metadata["range"] == "chosen on the search's samples"
+    found = start(monkeypatch, tmp_path, *given, "method=oss")
+    assert Schedule.load(tmp_path / "run" / "schedule_2.json").times[0] == 1, "as its pipeline starts"
     assert "latents=" not in (tmp_path / "run" / "use_in_diffusers.py").read_text()
 
 

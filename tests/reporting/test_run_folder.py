@@ -131,7 +131,7 @@ def test_rivals_of_any_name(tmp_path: Path) -> None:
     report = (folder / "report.md").read_text()
     tables = [line for line in report.splitlines() if line.startswith("|")]
     columns = {len(re.findall(r"(?<!\\)\|", line)) for line in tables}
-    assert len(columns) == 2, "of the figures and of the verdicts"
+    assert len(columns) == 3, "of the figures, the verdicts and the ranges"
     assert "\n# c" not in report
     assert not re.search(r"(?<!\\)<img", report)
 
