@@ -47,7 +47,7 @@ def spent(said: str) -> dict[str, int]:
         ["solver=heun", "teacher.final=zero", "method.grid_steps=6"],
         ["solver=heun", "teacher.solver=euler", "method.start=free", "process=flow", "steps=3"],
         ["method=oss", "method.amplitude=true", "model=digits", "model.guidance=2"],
-        ["method=ays", "method.choose=optimum", "method.levels=16", "search.data=5"],
+        ["method=ays", "method.choose=optimum", "method.levels=16", "search.data=200"],
         ["method=ays", "method.choose=last", "method.levels=16", "solver=ddim_stochastic"],
         ["method=oss_euler", "method.samples=2", "solver=sde_dpmpp_2m", "nfe=[2,4]"],
     ],
@@ -91,5 +91,7 @@ def test_a_store_spends_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     start(monkeypatch, tmp_path / "run", f"store.folder={tmp_path / 'store'}")
     counted = spent(capsys.readouterr().err)
     assert counted["search oss"] == int(plan["search oss"])
-    assert counted["search oss_mean"] == int(plan["search oss_mean"]) - 3 * 9 - 3  # the walk, and the first level
+    assert counted["search oss_mean"] <= int(plan["search oss_mean"]) - 3 * (
+        9 + 1 + 8
+    )  # the walk, and what one step reaches
     assert torch.tensor(list(counted.values())).sum() < int(plan["in all"])

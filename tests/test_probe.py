@@ -155,7 +155,7 @@ MISBEHAVING: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: GuidedDenoiser(returning(lambda out: out[..., 0]), 2.0, {"label": torch.zeros(1)}),
         r"the denoiser returned shape \(16, 1, 4\) for an input of shape \(16, 1, 4, 4\)",
     ),
-    "integers": (lambda: returning(Tensor.int), r"numbers of torch.int32 .* return floating numbers"),
+    "integers": (lambda: returning(Tensor.int), r"numbers of torch.int32 .* return floating point numbers"),
     "a network's integers": (
         lambda: NetworkDenoiser(lambda x, t, cond: x.round().long(), EDM(), "eps"),
         "the network returned numbers of torch.int64",
@@ -427,6 +427,7 @@ def test_the_report_says_what_the_checks_cost(start: Callable[..., Any], tmp_pat
     found = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert found["facts"]["checks of the model"].startswith(f"{3 * PROBES} evaluations to see that it answers")
     assert "remark" not in found["facts"]
+    (tmp_path / "run").rename(tmp_path / "checked")
     start("random", "check_model=false")
     found = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert found["facts"]["checks of the model"] == "left out (check_model=false)"

@@ -21,7 +21,7 @@ from optsteps.trajectories import NOWHERE, Keeping
 from optsteps.workers import StoredWorkers
 
 METHODS: dict[str, Any] = {
-    "mean": lambda: OSS(shard_size=8),
+    "mean": lambda: OSS(average="mean", shard_size=8),
     "pooled": lambda: OSS(average="pooled", shard_size=8),
     "judged": lambda: AYS(levels=16, block_size=4, shard_size=8),
     "last": lambda: AYS(levels=16, block_size=4, shard_size=8, choose="last"),
@@ -90,16 +90,16 @@ def test_searches_share_trajectories_and_predictions(tmp_path: Path) -> None:
     """Another average evaluates nothing; other step counts and AYS evaluate what is new."""
     keeping = Keeping(StoredWorkers(ShardStore(tmp_path), {}))
     stated, denoiser = problem(keeping=keeping)
-    OSS(shard_size=8).search(stated, [3, 5])
+    OSS(shard_size=8, average="mean").search(stated, [3, 5])
     first = denoiser.calls
     assert same(
         OSS(shard_size=8, average="median").search(stated, [3, 5]),
         OSS(shard_size=8, average="median").search(problem()[0], [3, 5]),
     )
     assert denoiser.calls == first
-    OSS(shard_size=8).search(stated, [3])
+    OSS(shard_size=8, average="mean").search(stated, [3])
     assert denoiser.calls == first
-    OSS(shard_size=8).search(stated, [3, 4, 5])
+    OSS(shard_size=8, average="mean").search(stated, [3, 4, 5])
     assert denoiser.calls == first + 3  # one node more can be left after three steps: that level of each shard
     first = denoiser.calls
     AYS(shard_size=8, levels=16, block_size=4).search(stated, [3])

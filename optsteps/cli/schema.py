@@ -235,7 +235,7 @@ class Train(Part):
 
 
 # arguments that the program gives itself
-_SUPPLIED = {"model": ("process", "device")}
+_SUPPLIED = {"model": ("process", "device"), "training.task": ("ema_decays", "seed")}
 
 
 def checked(config: DictConfig, kind: type[Run] | type[Train]) -> DictConfig:

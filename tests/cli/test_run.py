@@ -36,6 +36,7 @@ CHOICES = sorted(
 )
 # what a choice needs beside it: a metric for its data, a method for its solver, a logger that stays offline
 ALONGSIDE = {
+    "experiment=geneval_scenes": ["model.precision=float32"],  # bfloat16 is slow where a CPU does not compute in it
     "model=mixture": TOY,
     "model=grid": TOY,
     "metric=toy": TINY_PLANE,
