@@ -36,7 +36,6 @@ CHOICES = sorted(
 )
 # what a choice needs beside it: a metric for its data, a method for its solver, a logger that stays offline
 ALONGSIDE = {
-    "experiment=geneval_scenes": ["model.precision=float32"],  # bfloat16 is slow where a CPU does not compute in it
     "model=mixture": TOY,
     "model=grid": TOY,
     "metric=toy": TINY_PLANE,
@@ -73,7 +72,8 @@ ALONGSIDE = {
     # two prompts of every task
     "model=scenes": ["test.samples=12", "model.guidance=1"],
     "metric=geneval_scenes": ["model=scenes", "test.samples=12", "model.guidance=1"],
-    "experiment=geneval_scenes": ["test.samples=12", "rivals.ays.levels=16"],
+    # bfloat16 is slow where a CPU does not compute in it
+    "experiment=geneval_scenes": ["test.samples=12", "rivals.ays.levels=16", "model.precision=float32"],
     # OSS needs a solver that is deterministic; as a rival it is left out
     **{f"solver={name}": [*TINY_PLANE, "method=edm"] for name in SOLVERS if build_solver(name).stochastic},
     "logger=wandb": [*TINY_PLANE, "logger.mode=offline"],
