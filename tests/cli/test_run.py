@@ -35,6 +35,8 @@ CHOICES = sorted(
     if f"{file.parent.name}={file.stem}" not in OF_PIPELINES
 )
 # what a choice needs beside it: a metric for its data, a method for its solver, a logger that stays offline
+# bfloat16 is slow where a CPU does not compute in it
+FLOAT32 = "model.precision=float32"
 ALONGSIDE = {
     "model=mixture": TOY,
     "model=grid": TOY,
@@ -47,7 +49,7 @@ ALONGSIDE = {
     "method=ays_fid": ["metric=teacher", "search.samples=12", "method.max_sweeps=1", "method.levels=16"],
     "method=ays_published": [*TINY_PLANE, "method.max_sweeps=1", "method.max_iterations=1"],
     "experiment=solver_orders_mixture": ["nfe=null", "teacher.solver=heun", "test.samples=32"],
-    "experiment=solver_orders_mnist": ["nfe=null", "test.samples=32", "metric.judges.1.sets=4"],
+    "experiment=solver_orders_mnist": ["nfe=null", "test.samples=32", "metric.judges.1.sets=4", FLOAT32],
     "experiment=ays_images": [
         "~dataset",
         "search.data=null",
@@ -57,6 +59,7 @@ ALONGSIDE = {
         "method.max_sweeps=1",
         "method.levels=16",
         "metric.judges.1.sets=4",
+        FLOAT32,
     ],
     **{
         f"experiment=ays_toys{grid}": [
@@ -72,8 +75,9 @@ ALONGSIDE = {
     # two prompts of every task
     "model=scenes": ["test.samples=12", "model.guidance=1"],
     "metric=geneval_scenes": ["model=scenes", "test.samples=12", "model.guidance=1"],
-    # bfloat16 is slow where a CPU does not compute in it
-    "experiment=geneval_scenes": ["test.samples=12", "rivals.ays.levels=16", "model.precision=float32"],
+    "experiment=geneval_scenes": ["test.samples=12", "rivals.ays.levels=16", FLOAT32],
+    "model=cifar10": ["test.samples=4", "test.oracle=0", "search.samples=1"],
+    **{f"experiment=teacher_{family}": [FLOAT32] for family in ("edm", "ddim", "flow")},
     # OSS needs a solver that is deterministic; as a rival it is left out
     **{f"solver={name}": [*TINY_PLANE, "method=edm"] for name in SOLVERS if build_solver(name).stochastic},
     "logger=wandb": [*TINY_PLANE, "logger.mode=offline"],
@@ -81,7 +85,7 @@ ALONGSIDE = {
     "method=published": [*TINY_PLANE, "process=vp", "method.model=sd15"],
     # precision and recall compare every pair of 10,000 features: tests/metrics has them, on fewer
     "metric=fidelity": ["metric.judges.2.sets=4", "metric.judges.2.figures=[fid,kid]"],
-    "experiment=mnist_fid": ["test.samples=32", "metric.judges.2.sets=4", "metric.judges.2.figures=[fid,kid]"],
+    "experiment=mnist_fid": ["test.samples=32", "metric.judges.2.sets=4", "metric.judges.2.figures=[fid,kid]", FLOAT32],
 }
 
 
@@ -184,7 +188,7 @@ def test_a_run_leaves_what_it_promises_and_is_repeatable(tmp_path: Path, monkeyp
         (["store.precision=float8"], ["store.precision", "float8"]),
         (["runner.states=tape"], ["runner.states", "tape"]),
         (["runner.devices=2"], ["store.folder", "runner.devices=1"]),
-        (["store.folder="], ["store.folder=''", "store.folder=null"]),
+        (["store.folder="], ["store.folder=: ", "store.folder=null"]),
     ],
 )
 def test_errors_are_one_paragraph(
