@@ -188,7 +188,7 @@ def test_a_run_leaves_what_it_promises_and_is_repeatable(tmp_path: Path, monkeyp
         (["store.precision=float8"], ["store.precision", "float8"]),
         (["runner.states=tape"], ["runner.states", "tape"]),
         (["runner.devices=2"], ["store.folder", "runner.devices=1"]),
-        (["store.folder="], ["store.folder=: ", "store.folder=null"]),
+        (["store.folder="], ["store.folder=: ", "null keeps nothing"]),
     ],
 )
 def test_errors_are_one_paragraph(
