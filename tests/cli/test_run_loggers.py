@@ -164,7 +164,7 @@ def test_disabled_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_mode_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     with pytest.raises(SystemExit):
         start(monkeypatch, tmp_path, *SMALL, "logger=wandb", "logger.mode=nonsense")
-    assert "logger.mode='nonsense': W&B can be online, offline, disabled" in capsys.readouterr().err
+    assert "logger.mode=nonsense: it should be 'online', 'offline' or 'disabled'" in capsys.readouterr().err
 
 
 class Server(BaseHTTPRequestHandler):
