@@ -137,10 +137,17 @@ def test_every_training_is_valid(training: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "override", ["training.batch_size=0", "training.ema_decay=1", "workers=-1", "seed=1.5", "training.task.p_std=abc"]
+    "override",
+    ["training.batch_size=0", "training.ema_decays=[1]", "weights_precision=int8", "seed=1.5", "training.task.p_std=x"],
+        "training.batch_size=0",
+        "training.ema_decays=[1]",
+        "weights_precision=int8",
+        "seed=1.5",
+        "training.task.p_std=abc",
+    ],
 )
 def test_a_training_s_values_are_checked_too(override: str) -> None:
-    with pytest.raises(ValueError, match=f"^{override}: "):
+    with pytest.raises(ValueError, match=f"^{re.escape(override)}: "):
         checked(with_value("train", override), Train)
 
 
