@@ -138,7 +138,7 @@ def test_every_training_is_valid(training: str) -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["training.batch_size=0", "training.ema_decays=[1]", "weights_precision=int8", "seed=1.5", "training.task.p_std=x"],
+    [
         "training.batch_size=0",
         "training.ema_decays=[1]",
         "weights_precision=int8",
