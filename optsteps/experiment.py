@@ -105,8 +105,6 @@ class Experiment:
         walker = build_solver(config.teacher.solver) if config.teacher.solver is not None else solver
         _name_published(config, model)
         rivals = {name: part for name, part in config.get("rivals", {}).items() if name != method}
-        if method in config.get("rivals", {}) and method not in config.optional_rivals:
-            raise ValueError(f"the rival {method!r} has the main method's name: call it otherwise")
         methods = {method: instantiate(config.method), **{name: instantiate(part) for name, part in rivals.items()}}
         if model.own_schedule is not None:
             methods.setdefault("own", Given(model.own_schedule, own_start=True))

@@ -31,13 +31,14 @@ def check_rival_names(
         ValueError: a name is reserved, is the main method's while the rival is another method, or could be a path.
     """
     touched = [override.lstrip("+~") for override in overrides]
-    for name in map(str, rivals):
+    names = [method, *map(str, rivals)]
+    for name in names[1:]:
         if not _NAME.fullmatch(name):
             raise ValueError(
                 f"rivals.{name}: a rival's name stands in tables and names files, so it begins with a letter, a digit "
                 f"or _ and has those, spaces and . + - alone, at most 100; {name!r} has others"
             )
-        if name in (*_RESERVED, f"{method}_per_sample"):
+        if name in (*_RESERVED, f"{method}_per_sample") or name in {f"{other}_without_orders" for other in names}:
             raise ValueError(
                 f"rivals.{name}: the comparison has a row {name!r} of its own; give the rival another name"
             )

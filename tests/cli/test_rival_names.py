@@ -23,7 +23,7 @@ def test_names_that_could_be_paths_or_markup(name: str) -> None:
         check_rival_names({name: {}}, "oss", CHOICES, [])
 
 
-@pytest.mark.parametrize("name", ["teacher", "own", "oss_per_sample"])
+@pytest.mark.parametrize("name", ["teacher", "own", "oss_per_sample", "oss_without_orders"])
 def test_names_of_rows_that_a_comparison_has_itself(name: str) -> None:
     with pytest.raises(ValueError, match=f"rivals.{name}: the comparison has a row '{name}' of its own"):
         check_rival_names({name: {}}, "oss", CHOICES, [])
@@ -41,6 +41,11 @@ def test_names_of_rows_that_a_comparison_has_itself(name: str) -> None:
 def test_another_method_under_the_main_one_s_name(choices: dict[str, str], overrides: list[str]) -> None:
     with pytest.raises(ValueError, match=r"would vanish behind it; give it another name, e.g. \+method@rivals.oss_2"):
         check_rival_names({"oss": {}}, "oss", choices, overrides)
+
+
+def test_the_row_of_a_rival_without_its_orders() -> None:
+    with pytest.raises(ValueError, match="rivals.ays_without_orders: the comparison has a row"):
+        check_rival_names({"ays": {}, "ays_without_orders": {}}, "oss", CHOICES, [])
 
 
 def test_names_that_are_right() -> None:
