@@ -26,7 +26,7 @@ from optsteps.processes import Process
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
-from optsteps.sources import code_facts, is_own
+from optsteps.storage.sources import code_facts, is_own
 
 # samples of the probe: several, so that several conditions are among them, but a batch that every machine has room for
 PROBES = 8

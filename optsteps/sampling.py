@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from optsteps.brownian import BrownianPaths
 from optsteps.conditions import Cond, batch_size
 from optsteps.denoisers import CountedDenoiser, Denoiser, expand
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Denoise, Solver, State
+from optsteps.solvers.brownian import BrownianPaths
 
 
 def check_batch(noise: Tensor, cond: Cond) -> None:

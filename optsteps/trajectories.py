@@ -16,12 +16,12 @@ from torch import Tensor
 
 from optsteps.conditions import Cond, fingerprint, take
 from optsteps.denoisers import CountedDenoiser, Denoiser
-from optsteps.files import zeros_on_disk
 from optsteps.fingerprint import solver_facts
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
-from optsteps.workers import ALONE, Workers
+from optsteps.storage.files import zeros_on_disk
+from optsteps.storage.workers import ALONE, Workers
 
 T = TypeVar("T")
 

@@ -31,8 +31,8 @@ from optsteps.cli import export as export_command
 from optsteps.cli import report as report_command
 from optsteps.export import read_schedule, run_snippets
 from optsteps.processes import EDM, VP
-from optsteps.store import DamagedShardWarning, ShardStore, file_digest
-from optsteps.unpickling import tensors_alone
+from optsteps.storage.store import DamagedShardWarning, ShardStore, file_digest
+from optsteps.storage.unpickling import tensors_alone
 
 SECRET = "canary-of-the-environment"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -97,15 +97,17 @@ def as_tree(value: Any) -> dict[str, Any]:
 
 
 SHARDS: dict[str, Callable[[Trap], Any]] = {
-    "instantiate": lambda t: as_before("optsteps.experiment", "instantiate", config={**PAYLOAD, "command": t.command}),
-    "instantiate a function that writes": lambda t: as_before(
-        "optsteps.experiment", "instantiate", config={"_target_": "torch.save", "obj": 1, "f": str(t.marker)}
+    "instantiate": lambda t: as_before(
+        "optsteps.running.experiment", "instantiate", config={**PAYLOAD, "command": t.command}
     ),
-    "instantiate by one name": lambda t: named("optsteps.experiment.instantiate", config=t.command),
+    "instantiate a function that writes": lambda t: as_before(
+        "optsteps.running.experiment", "instantiate", config={"_target_": "torch.save", "obj": 1, "f": str(t.marker)}
+    ),
+    "instantiate by one name": lambda t: named("optsteps.running.experiment.instantiate", config=t.command),
     "a function of the system": lambda t: named("os.system", command=t.command),
     "a built-in": lambda t: named("builtins.eval", source=f"__import__('os').system({t.command!r})"),
     "subprocess of the package": lambda t: as_before(
-        "optsteps.experiment", "subprocess.run", args=t.command, shell=True
+        "optsteps.running.experiment", "subprocess.run", args=t.command, shell=True
     ),
     "unpickling by torch-fidelity": lambda t: as_before(
         "optsteps.metrics.extractors",
@@ -114,9 +116,11 @@ SHARDS: dict[str, Callable[[Trap], Any]] = {
         feature_extractor_weights_path=str(pickled(t)),
     ),
     "writing by the package": lambda t: as_before(
-        "optsteps.files", "write_atomically", path=str(t.root / "elsewhere" / "x"), content="x"
+        "optsteps.storage.files", "write_atomically", path=str(t.root / "elsewhere" / "x"), content="x"
     ),
-    "an attribute of a registered class": lambda t: named("optsteps.methods.klub_table.CoupledTable.measure", data=1),
+    "an attribute of a registered class": lambda t: named(
+        "optsteps.methods.ays.klub_table.CoupledTable.measure", data=1
+    ),
     "nested 100,000 deep": lambda _: None,
 }
 

@@ -15,9 +15,9 @@ from optsteps.models.analytic import GaussianMixture
 from optsteps.noise import unit_noise
 from optsteps.processes import EDM
 from optsteps.solvers import build_solver
-from optsteps.store import ShardStore
+from optsteps.storage.store import ShardStore
+from optsteps.storage.workers import StoredWorkers
 from optsteps.trajectories import Keeping, Trajectories
-from optsteps.workers import StoredWorkers
 
 EXACT = GaussianMixture([[-2.0, 0.0], [2.0, 0.5]], [0.3, 0.2]).denoiser(EDM())
 NOISE = unit_noise(0, range(16), (2,)).double()

@@ -30,7 +30,7 @@ def test_configs_weights_and_types_travel(unpacked: Path) -> None:
         assert source
         assert source == {f.name for f in unpacked.rglob(f"*.{kind}")}
     assert (unpacked / "optsteps" / "py.typed").exists()
-    assert (unpacked / "optsteps" / "reporting" / "page.html").exists()
+    assert (unpacked / "optsteps" / "reporting" / "sweep" / "page.html").exists()
 
 
 @pytest.mark.parametrize("overrides", [["experiment=mixture"], ["test.samples=32"]], ids=["mixture", "mnist"])

@@ -16,9 +16,9 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from optsteps.methods.coordinate_search import descend
-from optsteps.methods.klub import TabulatedKlub
-from optsteps.methods.klub_monte_carlo import gaussian_term
+from optsteps.methods.ays.coordinate_search import descend
+from optsteps.methods.ays.klub import TabulatedKlub
+from optsteps.methods.ays.klub_monte_carlo import gaussian_term
 from optsteps.processes import EDM
 from optsteps.reporting.canvas import looks, panels, to_png
 from optsteps.reporting.tables import markdown_lines

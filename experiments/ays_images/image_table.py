@@ -13,9 +13,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from optsteps.metrics import Interval
-from optsteps.reporting.early_stopping import stopping_png
-from optsteps.reporting.pivot import pivot, read_records, value_and_interval
 from optsteps.reporting.quantities import quantity
+from optsteps.reporting.run.early_stopping import stopping_png
+from optsteps.reporting.sweep.pivot import pivot, read_records, value_and_interval
 from optsteps.reporting.tables import markdown_lines
 
 METHOD, CURVES = "ays_fid", ("ddim_stochastic", "sde_dpmpp_2m", "euler", "dpmpp_2m")

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from optsteps.datasets import ImageSet, mnist, to_unit_range
 from optsteps.denoisers import CountedDenoiser
-from optsteps.methods.coordinate_search import descend, sweep
-from optsteps.methods.klub_monte_carlo import MonteCarloKlub
-from optsteps.methods.klub_table import CoupledTable
+from optsteps.methods.ays.coordinate_search import descend, sweep
+from optsteps.methods.ays.klub_monte_carlo import MonteCarloKlub
+from optsteps.methods.ays.klub_table import CoupledTable
 from optsteps.models import Model, pretrained
 from optsteps.noise import sample_generator
 from optsteps.processes import EDM

@@ -2,10 +2,10 @@
 
 python experiments/benchmarks/runner_cost.py --repeats 7 --samples 256 model=digits
 
-Overhead: the search and the samples of a run by `optsteps.runner.compute`, with a fresh store, against the same calls
-in a bare loop that keeps nothing and shows nothing; one process, one thread, interleaved. Scaling: the command with 1
-and 2 processes of one thread each, by the time of its search (the second process starts with the first one's search,
-and its imports count).
+Overhead: the search and the samples of a run by `optsteps.running.runner.compute`, with a fresh store, against the same
+calls in a bare loop that keeps nothing and shows nothing; one process, one thread, interleaved. Scaling: the command
+with 1 and 2 processes of one thread each, by the time of its search (the second process starts with the first one's
+search, and its imports count).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from optsteps.cli.common import CONFIG_DIR
-from optsteps.experiment import Experiment, launched
-from optsteps.ranks import Place
-from optsteps.runner import compute
+from optsteps.running.experiment import Experiment, launched
+from optsteps.running.ranks import Place
+from optsteps.running.runner import compute
 from optsteps.sampling import sample
 
 ONE_THREAD = ["metric=teacher", "runner=cpu", "runner.threads=1", "logger=none"]

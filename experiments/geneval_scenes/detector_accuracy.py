@@ -21,9 +21,9 @@ from optsteps.datasets.geneval import TASKS, Metadata
 from optsteps.datasets.images import to_unit_range
 from optsteps.datasets.scene_prompts import prompts
 from optsteps.datasets.scenes import Scene, render, scene_of
-from optsteps.metrics.detections import Detection
-from optsteps.metrics.geneval import judge_image
-from optsteps.metrics.scene_detector import SceneDetector
+from optsteps.metrics.geneval.detections import Detection
+from optsteps.metrics.geneval.rules import judge_image
+from optsteps.metrics.geneval.scene_detector import SceneDetector
 
 HEAD = """| task | scenes | own prompt | another of the task | as drawn | one of any task | as drawn |
 |---|---|---|---|---|---|---|"""

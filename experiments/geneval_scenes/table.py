@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from optsteps.datasets.geneval import TASKS
-from optsteps.reporting.pivot import pivot, read_records, value_alone, value_and_interval
 from optsteps.reporting.quantities import quantity
-from optsteps.reporting.records import Record
+from optsteps.reporting.sweep.pivot import pivot, read_records, value_alone, value_and_interval
+from optsteps.reporting.sweep.records import Record
 from optsteps.reporting.tables import NOTHING, markdown_lines
 
 STEPS = 10

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from optsteps.reporting.pivot import pivot, read_records
 from optsteps.reporting.quantities import quantity
+from optsteps.reporting.sweep.pivot import pivot, read_records
 
 FIGURES = {"psnr": max, "fid": min, "kid": min}
 

@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from optsteps.reporting.pivot import Record, pivot, read_records
+from optsteps.reporting.sweep.pivot import Record, pivot, read_records
 
 FAMILIES = {"EDM": "EDM", "linear": "DDIM", "Flow": "FM"}
 METHODS = {"naive": "naive", "oss_mean": "OSS-ave", "oss_mean_per_sample": "OSS"}

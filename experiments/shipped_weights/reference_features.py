@@ -13,9 +13,9 @@ from pathlib import Path
 from safetensors.torch import save
 
 from optsteps.datasets import mnist
-from optsteps.files import write_atomically
 from optsteps.metrics.extractors import build_extractor, extract_features, register_extractor
 from optsteps.models import Classifier, load_network
+from optsteps.storage.files import write_atomically
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

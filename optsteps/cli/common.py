@@ -16,10 +16,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from optsteps.escaping import printable
-from optsteps.files import file_name
-from optsteps.suggestion import suggestion
-from optsteps.terminal import flush, say, take_every_character
+from optsteps.storage.files import file_name
+from optsteps.text.escaping import printable
+from optsteps.text.suggestion import suggestion
+from optsteps.text.terminal import flush, say, take_every_character
 
 _PACKAGE = Path(__file__).parent.parent
 # a wheel carries the configs inside the package; a checkout has them beside it

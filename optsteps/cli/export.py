@@ -11,9 +11,9 @@ from optsteps.cli.common import readable_errors
 from optsteps.export import diffusers_snippet, read_schedule, to_comfyui, to_csv, to_kdiffusion
 from optsteps.export.reading import ENDS, READABLE_FORMS, End
 from optsteps.export.text import FORMS
-from optsteps.files import write_atomically
 from optsteps.processes import EDM, VP, Flow, Process
 from optsteps.schedules import Schedule
+from optsteps.storage.files import write_atomically
 
 PROCESSES: dict[str, Callable[[], Process]] = {"sd": VP.scaled_linear, "ddpm": VP.linear, "flow": Flow, "edm": EDM}
 

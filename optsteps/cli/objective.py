@@ -6,8 +6,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from optsteps.objective import objective
-from optsteps.runner import run
+from optsteps.running.objective import objective
+from optsteps.running.runner import run
 
 
 def run_for_objective(config: DictConfig, folder: Path, method: str, command: str) -> float | None:

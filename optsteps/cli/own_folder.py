@@ -13,11 +13,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from optsteps.claims import Claim
-from optsteps.files import write_atomically
+from optsteps.reporting.run.folder import results, write_config
 from optsteps.reporting.run_data import CONFIG
-from optsteps.reporting.run_folder import results, write_config
-from optsteps.store import digest
+from optsteps.storage.claims import Claim
+from optsteps.storage.files import write_atomically
+from optsteps.storage.store import digest
 
 RUN = "run.json"
 # what changes no result

@@ -8,11 +8,11 @@ import warnings
 from pathlib import Path
 
 from optsteps.cli.common import readable_errors
-from optsteps.escaping import printable
-from optsteps.reporting.layout import choose_layout
-from optsteps.reporting.records import LeftOutWarning, read_all
-from optsteps.reporting.sweep_report import FORMATS, write_sweep_report
-from optsteps.terminal import say
+from optsteps.reporting.sweep.layout import choose_layout
+from optsteps.reporting.sweep.records import LeftOutWarning, read_all
+from optsteps.reporting.sweep.report import FORMATS, write_sweep_report
+from optsteps.text.escaping import printable
+from optsteps.text.terminal import say
 
 # the report is written, and something was left out of it
 INCOMPLETE = 3

@@ -20,10 +20,10 @@ from optsteps.cli.own_folder import run_in_own_folder
 from optsteps.cli.rival_names import check_rival_names
 from optsteps.cli.schema import Run, checked
 from optsteps.cli.sweep import Sweep, run_job
-from optsteps.experiment import code_version
-from optsteps.ranks import place
-from optsteps.runner import results_key
-from optsteps.terminal import say
+from optsteps.running.experiment import code_version
+from optsteps.running.ranks import place
+from optsteps.running.runner import results_key
+from optsteps.text.terminal import say
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")

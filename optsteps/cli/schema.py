@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from optsteps.cli.targets import check_targets, typed
 from optsteps.schedules import FAMILIES
 from optsteps.solvers import SOLVERS
-from optsteps.suggestion import suggestion
+from optsteps.text.suggestion import suggestion
 
 
 def _as_list(value: Any) -> Any:

@@ -23,12 +23,12 @@ from hydra.core.utils import configure_log
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from optsteps.claims import Claim
 from optsteps.cli.common import root_error
-from optsteps.files import write_atomically
-from optsteps.keys import RESULTS_KEY
-from optsteps.store import digest
-from optsteps.terminal import say
+from optsteps.running.keys import RESULTS_KEY
+from optsteps.storage.claims import Claim
+from optsteps.storage.files import write_atomically
+from optsteps.storage.store import digest
+from optsteps.text.terminal import say
 
 JOB, METRICS = "job.json", "metrics.json"
 Record = dict[str, Any]
@@ -132,7 +132,7 @@ def _attempt(function: Callable[[], Any], file: Path, facts: Record, returned: s
     # a server that has imported everything and computed nothing: children are forked off it at once, and no thread or
     # GPU context of ours comes with them
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["optsteps.runner"])
+    context.set_forkserver_preload(["optsteps.running.runner"])
     # joblib's workers call for a method of their own, which the server does not know
     if multiprocessing.get_start_method(allow_none=True) == "loky":
         multiprocessing.set_start_method(None, force=True)

@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from hydra.utils import get_object
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from optsteps.suggestion import suggestion
+from optsteps.text.suggestion import suggestion
 
 _PLAIN = (int, float, str, bool, type(None))
 

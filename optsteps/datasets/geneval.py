@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from optsteps.datasets.lines import read_lines
-from optsteps.documents import parse_json
+from optsteps.storage.documents import parse_json
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 RELATIONS = ("left of", "right of", "above", "below")

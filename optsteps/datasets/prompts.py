@@ -6,7 +6,7 @@ from pathlib import Path
 
 from optsteps.datasets.geneval import TASKS, Metadata, as_metadata
 from optsteps.datasets.lines import read_lines
-from optsteps.documents import parse_json
+from optsteps.storage.documents import parse_json
 
 Prompt = str | Metadata
 

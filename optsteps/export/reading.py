@@ -15,10 +15,10 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from optsteps.documents import read_text
 from optsteps.export.text import CSV_COLUMNS, FORMS
 from optsteps.processes import VP, Process, as_times
 from optsteps.schedules import Schedule, snap_levels
+from optsteps.storage.documents import read_text
 
 # the arguments of diffusers' pipelines: noise level 0 comes after what they list
 ARGUMENT_FORMS = ("diffusers-sigmas", "diffusers-timesteps")

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from optsteps.export.schedulers import effective_orders
+from optsteps.export.diffusers.schedulers import effective_orders
 from optsteps.export.variants import warn_of_variant
 from optsteps.schedules import Schedule
 from optsteps.solvers import SOLVERS, build_solver

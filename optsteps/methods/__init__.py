@@ -1,11 +1,9 @@
 """Methods: anything that maps a problem and step counts to schedules."""
 
-from optsteps.methods.amplitude import calibrate_amplitude
-from optsteps.methods.ays import AYS
-from optsteps.methods.ays_published import PublishedAYS
+from optsteps.methods.ays import AYS, PublishedAYS
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, ShardedMethod
 from optsteps.methods.handmade import Given, HandMade
-from optsteps.methods.oss import OSS
+from optsteps.methods.oss import OSS, calibrate_amplitude
 from optsteps.methods.restated import Restated
 
 __all__ = [

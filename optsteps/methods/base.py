@@ -18,8 +18,8 @@ from optsteps.processes import Process
 from optsteps.sampling import check_batch
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
+from optsteps.storage.workers import ALONE, Workers
 from optsteps.trajectories import NOWHERE, Keeping
-from optsteps.workers import ALONE, Workers
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,8 @@ class ShardedMethod(Method):
     def partial(
         self, problem: SearchProblem, steps: Sequence[int], index: Tensor, previous: Any = None, decision: Any = None
     ) -> Any:
-        """This round's contribution of the samples `index` [b]: what a shard can hold (`optsteps.shards`: register
-        dataclasses with `storable`), tensors on the CPU."""
+        """This round's contribution of the samples `index` [b]: what a shard can hold (`optsteps.storage.shards`:
+        register dataclasses with `storable`), tensors on the CPU."""
 
     @abstractmethod
     def combine(

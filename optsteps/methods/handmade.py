@@ -15,8 +15,8 @@ from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResu
 from optsteps.metrics.teacher import mse
 from optsteps.processes import Flow, Process
 from optsteps.schedules import FAMILIES, Final, Schedule, build_schedule
+from optsteps.storage.workers import ALONE, Workers
 from optsteps.trajectories import Trajectories
-from optsteps.workers import ALONE, Workers
 
 # families whose formula is stated in noise levels, and the ranges they are tried on under a flow: its own runs from
 # level 999 or beyond to 0.001, on most of which nothing happens, and their authors run them on no flow

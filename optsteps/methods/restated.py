@@ -9,7 +9,7 @@ import torch
 
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult
 from optsteps.solvers.base import Solver
-from optsteps.workers import ALONE, Workers
+from optsteps.storage.workers import ALONE, Workers
 
 
 class Restated(Method):

@@ -23,7 +23,7 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY  # type: ignore[
 from torch_fidelity.utils import create_feature_extractor  # type: ignore[import-untyped, unused-ignore]
 
 from optsteps.datasets import to_unit_range
-from optsteps.unpickling import tensors_alone
+from optsteps.storage.unpickling import tensors_alone
 
 _networks: dict[str, Callable[[], nn.Module]] = {}
 

@@ -27,7 +27,7 @@ from optsteps.metrics.teacher import mse, psnr
 from optsteps.metrics.toy import Distribution, negative_log_likelihood, sliced_wasserstein
 from optsteps.models.checkpoint import load_network, resolve_weights
 from optsteps.models.classifier import Classifier
-from optsteps.unpickling import tensors_alone
+from optsteps.storage.unpickling import tensors_alone
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
-from optsteps.files import write_atomically
 from optsteps.models.classifier import Classifier
 from optsteps.models.text_unet import TextUNet
 from optsteps.models.unet import UNet
+from optsteps.storage.files import write_atomically
 
 NETWORKS: dict[str, type[nn.Module]] = {"UNet": UNet, "TextUNet": TextUNet, "Classifier": Classifier}
 SHIPPED = Path(__file__).parent / "weights"

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from optsteps.comparison import Row
-from optsteps.escaping import matplotlib_text
 from optsteps.reporting.tables import TEACHER
+from optsteps.text.escaping import matplotlib_text
 
 INK, FAINT = "#222222", "#8a8a8a"
 # Okabe and Ito's colours for all kinds of sight, without the yellow; the first is the main method's

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from optsteps.escaping import markdown
+from optsteps.text.escaping import markdown
 
 
 def model_card(facts: Mapping[str, str], history: Sequence[Mapping[str, float]], curve: str) -> str:

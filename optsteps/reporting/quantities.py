@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from optsteps.escaping import printable
 from optsteps.metrics.statistics import Interval
+from optsteps.text.escaping import printable
 
 
 @dataclass(frozen=True)

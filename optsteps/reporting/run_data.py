@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from optsteps.documents import read_bytes, read_text, read_yaml
+from optsteps.storage.documents import read_bytes, read_text, read_yaml
 
 METRICS, CONFIG = "metrics.json", "config.yaml"
 

@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from optsteps.comparison import Row, VerdictRow
-from optsteps.escaping import markdown
 from optsteps.metrics.judges import Figure
 from optsteps.reporting.quantities import QUANTITIES, quantity
 from optsteps.schedules import Schedule
+from optsteps.text.escaping import markdown
 
 TEACHER = "teacher"
 CAPTION = (

@@ -17,11 +17,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from optsteps.brownian import BrownianPaths
 from optsteps.conditions import Cond, take
 from optsteps.denoisers import Denoiser
 from optsteps.processes import EDM, Process
 from optsteps.schedules import Schedule
+from optsteps.solvers.brownian import BrownianPaths
 
 State = tuple[Tensor, ...]
 FlowAs = Literal["flow", "edm"]

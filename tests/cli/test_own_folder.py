@@ -16,12 +16,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from test_run import TINY, TINY_PLANE, start
 
-from optsteps.claims import Claim
 from optsteps.cli import run as command
 from optsteps.cli.common import CONFIG_DIR
 from optsteps.cli.own_folder import claimed, run_in_own_folder
-from optsteps.reporting.records import read_records
-from optsteps.reporting.run_folder import results
+from optsteps.reporting.run.folder import results
+from optsteps.reporting.sweep.records import read_records
+from optsteps.storage.claims import Claim
 
 CONFIG = OmegaConf.create({"seed": 0, "solver": {"name": "euler", "order": None}, "logger": {"key": "secret"}})
 CONFIG["paths"] = {"outputs": "outputs"}
@@ -159,7 +159,7 @@ def test_a_refused_run_leaves_the_report_as_it_was(
     def fails(*_: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("optsteps.runner._searched", fails)
+    monkeypatch.setattr("optsteps.running.runner._searched", fails)
     with pytest.raises(RuntimeError, match="out of memory"):
         start(monkeypatch, tmp_path, *TINY, *TINY_PLANE)
     with pytest.raises(FileNotFoundError, match="no run"):

@@ -44,7 +44,7 @@ def test_another_method_under_the_main_one_s_name(choices: dict[str, str], overr
 
 
 def test_the_row_of_a_rival_without_its_orders() -> None:
-    with pytest.raises(ValueError, match="rivals.ays_without_orders: the comparison has a row"):
+    with pytest.raises(ValueError, match=r"rivals\.ays_without_orders: the comparison has a row"):
         check_rival_names({"ays": {}, "ays_without_orders": {}}, "oss", CHOICES, [])
 
 

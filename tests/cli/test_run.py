@@ -263,7 +263,7 @@ def test_full_disk_leaves_no_half_written_file(tmp_path: Path, monkeypatch: pyte
             raise OSError(errno.ENOSPC, "No space left on device")
         return file
 
-    monkeypatch.setattr("optsteps.files.os.fdopen", full)
+    monkeypatch.setattr("optsteps.storage.files.os.fdopen", full)
     with pytest.raises(SystemExit):
         start(monkeypatch, tmp_path, *TINY, *TINY_PLANE)
     assert "No space left" in capsys.readouterr().err
@@ -382,7 +382,7 @@ def test_tasks_of_slurm_are_ranks(tmp_path: Path) -> None:
 def test_a_lost_rank_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """Rank 1 dies at once; the run ends with the same result and says so."""
     own = [f"store.folder={tmp_path / 'store'}", "runner.devices=2"]
-    monkeypatch.setattr("optsteps.ranks.sys.executable", "/bin/false")
+    monkeypatch.setattr("optsteps.running.ranks.sys.executable", "/bin/false")
     start(monkeypatch, tmp_path, *(o for o in TINY if not o.startswith("store")), *TINY_PLANE, *own)
     assert "rank 1 ended early with exit status 1" in " ".join(capsys.readouterr().out.split())
     assert (tmp_path / "schedule_3.json").exists()

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 
 from optsteps.cli import run as command
-from optsteps.objective import objective
+from optsteps.running.objective import objective
 
 # jobs of a second; sweeps have the same threads in whatever process, so that their numbers can be compared
 TINY = ["steps=[2,3]", "teacher.steps=6", "search.samples=3", "test.samples=32", "test.oracle=0", "logger=none"]

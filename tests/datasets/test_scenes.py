@@ -12,8 +12,8 @@ from optsteps.datasets.geneval import TASKS, Metadata, Objects
 from optsteps.datasets.scene_prompts import COLORS, LESSONS, TONES, all_prompts
 from optsteps.datasets.scenes import RGB, TONE_RGB, Scene, Thing, render, scene_of, scene_set
 from optsteps.datasets.shapes import SHAPES
-from optsteps.metrics.detections import Detection
-from optsteps.metrics.geneval import judge_image
+from optsteps.metrics.geneval.detections import Detection
+from optsteps.metrics.geneval.rules import judge_image
 
 PROMPTS = [metadata for task in LESSONS for split in ("train", "test") for metadata in all_prompts(task, split)[::17]]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from optsteps import Schedule, apply, build_schedule, restore
 from optsteps.export import read_schedule, to_comfyui, to_csv, to_diffusers, to_kdiffusion
-from optsteps.export.schedulers import KINDS
+from optsteps.export.diffusers.schedulers import KINDS
 from optsteps.processes import EDM, VP, Flow, Process
 
 diffusers = pytest.importorskip("diffusers")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from optsteps import Schedule, apply, build_schedule, restore
-from optsteps.export.schedulers import KINDS
+from optsteps.export.diffusers.schedulers import KINDS
 from optsteps.models.diffusers.schedulers import process_of
 from optsteps.processes import EDM, VP, Flow, Process
 

@@ -26,7 +26,7 @@ from optsteps.export import (
     to_diffusers,
     to_kdiffusion,
 )
-from optsteps.export.arguments import load_scheduler
+from optsteps.export.diffusers.arguments import load_scheduler
 from optsteps.processes import EDM, VP, Flow, Process
 
 SD = VP.scaled_linear()

@@ -12,8 +12,8 @@ from PIL import Image
 
 from optsteps.methods.base import SearchResult
 from optsteps.reporting.canvas import COLOURS
-from optsteps.reporting.early_stopping import stopping_curves, stopping_png
-from optsteps.reporting.run_folder import write_report
+from optsteps.reporting.run.early_stopping import stopping_curves, stopping_png
+from optsteps.reporting.run.folder import write_report
 
 
 def judged(criterion: list[float]) -> SearchResult:

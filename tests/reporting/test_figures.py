@@ -10,7 +10,7 @@ from PIL import Image
 from optsteps.comparison import Row
 from optsteps.processes import EDM, VP, Flow
 from optsteps.reporting.canvas import COLOURS, LevelAxis, looks
-from optsteps.reporting.figures import (
+from optsteps.reporting.run.pictures import (
     density_png,
     loss_curve_png,
     path_error_png,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from optsteps.metrics import Interval
-from optsteps.reporting.pivot import Record, pivot, read_records, value_and_interval
+from optsteps.reporting.sweep.pivot import Record, pivot, read_records, value_and_interval
 
 
 def record(solver: str, method: str, nfe: int, psnr: float) -> Record:

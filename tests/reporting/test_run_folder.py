@@ -12,8 +12,8 @@ from PIL import Image
 from optsteps import Schedule
 from optsteps.comparison import Row
 from optsteps.processes import Flow
+from optsteps.reporting.run.folder import as_json, results, write_config, write_report
 from optsteps.reporting.run_data import read_config
-from optsteps.reporting.run_folder import as_json, results, write_config, write_report
 
 
 def _refuse(token: str) -> None:
@@ -86,7 +86,7 @@ def test_results_are_there_before_a_picture_is_drawn(
     def fails(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(f"optsteps.reporting.run_folder.{drawing}", fails)
+    monkeypatch.setattr(f"optsteps.reporting.run.folder.{drawing}", fails)
     with pytest.raises(OSError, match="No space"):
         _write(tmp_path, image_rows())
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}

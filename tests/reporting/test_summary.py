@@ -3,7 +3,7 @@ from pathlib import Path
 
 from made_up import all_verdicts, image_rows
 
-from optsteps.reporting.summary import run_summary
+from optsteps.reporting.run.summary import run_summary
 
 
 def test_names_and_paths_are_no_markup() -> None:

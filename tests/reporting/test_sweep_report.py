@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from optsteps.reporting.aggregate import aggregate
-from optsteps.reporting.latex import latex_sheet
-from optsteps.reporting.layout import choose_layout
-from optsteps.reporting.records import read_all
-from optsteps.reporting.sheets import markdown_sheet, sheet, tidy_csv
-from optsteps.reporting.sweep_report import write_sweep_report
+from optsteps.reporting.sweep.aggregate import aggregate
+from optsteps.reporting.sweep.latex import latex_sheet
+from optsteps.reporting.sweep.layout import choose_layout
+from optsteps.reporting.sweep.records import read_all
+from optsteps.reporting.sweep.report import write_sweep_report
+from optsteps.reporting.sweep.sheets import markdown_sheet, sheet, tidy_csv
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -147,7 +147,7 @@ def test_the_page_fetches_nothing(report: Path) -> None:
 def test_the_page_without_plotly(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    monkeypatch.delitem(sys.modules, "optsteps.reporting.page", raising=False)
+    monkeypatch.delitem(sys.modules, "optsteps.reporting.sweep.page", raising=False)
     monkeypatch.setitem(sys.modules, "plotly", None)
     monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
     records = read_all([sweep / "0"])

@@ -10,7 +10,7 @@ from optsteps.comparison import Row, VerdictRow
 from optsteps.metrics.judges import Figure
 from optsteps.metrics.statistics import Interval
 from optsteps.reporting.quantities import quantity
-from optsteps.reporting.report import report_markdown
+from optsteps.reporting.run.report import report_markdown
 from optsteps.reporting.tables import markdown_table, markdown_verdicts, terminal_table, verdict_sentences
 
 

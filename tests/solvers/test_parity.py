@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from optsteps import Schedule, build_schedule
-from optsteps.brownian import BrownianPaths
 from optsteps.models.analytic import GaussianMixture
 from optsteps.processes import EDM, VP, Flow, Process
 from optsteps.sampling import sample
 from optsteps.solvers import Denoise, Solver, build_solver
+from optsteps.solvers.brownian import BrownianPaths
 
 MIXTURE = GaussianMixture([[0.0, 1.0, 0.5], [2.0, -1.0, 0.0], [-1.0, -0.5, 1.0]], [0.3, 0.6, 0.1], [1.0, 2.0, 1.5])
 RANGES: dict[str, tuple[Process, float, float]] = {

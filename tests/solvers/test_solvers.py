@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from optsteps import Schedule, build_schedule, sample
-from optsteps.brownian import BrownianPaths
 from optsteps.denoisers import Denoiser
 from optsteps.models.analytic import Gaussian, GaussianMixture
 from optsteps.processes import EDM, VP, Flow, Process
 from optsteps.solvers import SOLVERS, Denoise, Heun, Solver, State, build_solver
+from optsteps.solvers.brownian import BrownianPaths
 
 NAMES = ["euler", "heun"]
 RANGES: dict[str, tuple[Process, float, float]] = {

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from optsteps.datasets.prompts import Prompt, read_prompts
-from optsteps.documents import read_json
-from optsteps.export.arguments import scheduler_in
+from optsteps.export.diffusers.arguments import scheduler_in
 from optsteps.models.base import Model
 from optsteps.models.diffusers.families import FAMILIES
 from optsteps.models.diffusers.wrapping import from_pipeline
 from optsteps.processes import Process
-from optsteps.unpickling import tensors_alone
+from optsteps.storage.documents import read_json
+from optsteps.storage.unpickling import tensors_alone
 
 PRECISIONS = ("float32", "float16", "bfloat16")
 MODES = ("default", "reduce-overhead", "max-autotune")

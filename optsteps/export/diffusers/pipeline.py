@@ -1,0 +1,277 @@
+"""A pipeline of diffusers that runs a schedule whatever its scheduler would make of it."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+
+from optsteps.export.diffusers.arguments import to_diffusers
+from optsteps.export.diffusers.rehearsal import rehearse
+from optsteps.export.diffusers.schedulers import (
+    Kind,
+    check_amplitude,
+    check_trained_on,
+    class_name,
+    effective_orders,
+    kind_of,
+    network_calls,
+    on_timesteps,
+    parameters_of,
+    start_scale,
+    starts_at_pure_noise,
+    straightened,
+    unapplied,
+    wanted_tables,
+)
+from optsteps.export.variants import warn_of_variant
+from optsteps.schedules import Schedule
+
+Pipe = TypeVar("Pipe")
+
+# of a scheduler's methods, those that compute with its settings
+_COMPUTING = ("scale_model_input", "add_noise", "scale_noise", "get_velocity")
+
+
+def apply(pipe: Pipe, schedule: Schedule) -> Pipe:
+    """Make a loaded pipeline run exactly this schedule: its own times, fractional ones too, and its own levels.
+
+    The pipeline gets a scheduler of the same class, of which `set_timesteps` loads the schedule's tables instead of
+    making its own, whatever number of steps, sigmas or mu the pipeline hands it: call the pipeline as ever. Shifts are
+    off. The steps have the schedule's orders if it has any, else those that the scheduler's settings give them. Latents
+    start at the schedule's scale where the pipeline asks its scheduler for one, as those of Stable Diffusion do. A
+    pipeline that takes a strength (img2img, inpainting) runs the part of the schedule that it asks for: of n steps as
+    many as the pipeline would run of n of its own.
+
+    The scheduler says of itself, and saves, the settings that the pipeline's own has: what is saved or made from its
+    config is the pipeline's own scheduler. It can be copied and pickled.
+
+    Args:
+        pipe: a pipeline, which is changed until `restore(pipe)`; or a scheduler, which is not: a new one is returned.
+        schedule: under the process of the pipeline's model.
+
+    Returns:
+        The pipeline, or the new scheduler. Schedulers of the kind of EulerDiscreteScheduler sample x / alpha, which is
+        x where a schedule ends at noise level 0; UniPC's, DEIS's and DPMSolverSinglestep's start a flow 1e-6 below 1.
+
+    Raises:
+        ValueError: the scheduler's steps cannot run such a table (DDIM's and PNDM's follow their own grid), or not this
+            one: the message names the step. Betas of another model; a schedule with an amplitude, or with orders
+            that the scheduler has not. At a call with a strength, of a pipeline that shares the scheduler of the one it
+            was applied to.
+
+    Warns:
+        UserWarning: a flow's schedule whose noise is not of unit scale, which pipelines do not ask for.
+    """
+    is_pipe = hasattr(pipe, "scheduler")
+    original: Any = unapplied(pipe.scheduler if is_pipe else pipe)  # type: ignore[attr-defined]
+    name = class_name(original)
+    kind = kind_of(name, schedule.process)
+    check_amplitude(schedule)
+    warn_of_variant(schedule, name)
+    check_trained_on(schedule, original)
+    applied = _applied(original, schedule, kind)
+    applied.set_timesteps(schedule.steps)
+    if kind.table != "alphas_cumprod":
+        rehearse(applied, schedule, kind)
+        applied.set_timesteps(schedule.steps)  # forget what was rehearsed
+    scale = start_scale(schedule, kind)
+    if schedule.process.name == "flow" and abs(scale - 1) > 1e-4:
+        warnings.warn(
+            f"the schedule starts from noise times {scale:g}, and pipelines of flows from unit noise: pass latents= "
+            f"multiplied by {scale:g}, or search from t = 1",
+            stacklevel=2,
+        )
+    if not is_pipe:
+        return applied
+    pipe.scheduler = applied  # type: ignore[attr-defined]
+    if hasattr(type(pipe), "get_timesteps"):
+        pipe.get_timesteps = functools.partial(_timesteps_of_the_schedule, pipe)  # type: ignore[attr-defined]
+    return pipe
+
+
+def restore(pipe: Pipe) -> Pipe:
+    """Undo `apply`: the pipeline gets the scheduler back that it had. Of a scheduler, the one it was made from."""
+    if not hasattr(pipe, "scheduler"):
+        return unapplied(pipe)
+    pipe.scheduler = unapplied(pipe.scheduler)
+    vars(pipe).pop("get_timesteps", None)
+    return pipe
+
+
+def _timesteps_of_the_schedule(pipe: Any, *args: Any, **kwargs: Any) -> Any:
+    """In place of a pipeline's `get_timesteps`, which cuts off the steps above a strength: it counts the steps that the
+    pipeline was asked for, and a schedule has its own number."""
+    method, scheduler = type(pipe).get_timesteps, pipe.scheduler
+    arguments = inspect.signature(method).bind(pipe, *args, **kwargs).arguments
+    if isinstance(scheduler, _Applied):
+        arguments["num_inference_steps"] = scheduler._optsteps_counted = scheduler._optsteps_schedule.steps
+    return method(**arguments)
+
+
+class _Applied:
+    """What comes before a scheduler's own class in one that runs a schedule.
+
+    Attributes:
+        _optsteps_original: the scheduler that it was made from.
+        _optsteps_schedule, _optsteps_kind: what it runs, and what its class is like.
+        _optsteps_settings: the config that its own methods compute with; `config` is the original's.
+        _optsteps_arguments: of `set_timesteps`, where its tables cannot be given; None where they can.
+        _optsteps_orders: the highest of its steps; None where its settings say enough.
+        _optsteps_counted: the number of steps that the pipeline in use believes in.
+    """
+
+    _optsteps_base: Any
+    _optsteps_original: Any
+    _optsteps_schedule: Schedule
+    _optsteps_kind: Kind
+    _optsteps_settings: Any
+    _optsteps_arguments: Mapping[str, Any] | None
+    _optsteps_orders: list[int] | None
+    _optsteps_counted: int
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """One of the scheduler's own class: what `from_config` makes has no schedule."""
+        return cls._optsteps_base(*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return _empty, (self._optsteps_base,), vars(self)
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """The scale of the first sample, of schedulers that their pipelines ask for one."""
+        if not hasattr(self._optsteps_original, "init_noise_sigma"):
+            raise AttributeError("init_noise_sigma")
+        return start_scale(self._optsteps_schedule, self._optsteps_kind)
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Within, `config` is what its own methods must see."""
+        fields = vars(self)
+        shown, fields["_internal_dict"] = fields["_internal_dict"], self._optsteps_settings
+        try:
+            yield
+        finally:
+            fields["_internal_dict"] = shown
+
+    def set_timesteps(
+        self: Any,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        timesteps: Any = None,
+        sigmas: Any = None,
+        mu: float | None = None,
+        **others: Any,
+    ) -> None:
+        """Load the schedule's tables; only the device is heeded."""
+        base, steps = self._optsteps_base, self._optsteps_schedule.steps
+        with self._computing():
+            if self._optsteps_arguments is None:
+                base.set_timesteps(self, steps, device=device)  # resets all that it remembers
+                _load(self, self._optsteps_schedule, self._optsteps_kind, device)
+            else:
+                base.set_timesteps(self, device=device, **self._optsteps_arguments)
+        # a pipeline that was given a list counts the timesteps it finds
+        self._optsteps_counted = steps if num_inference_steps is None else num_inference_steps
+
+
+def _empty(base: Any) -> Any:
+    """A scheduler of the class `base` that runs a schedule, without its fields."""
+    return object.__new__(_subclass(base))
+
+
+def _applied(original: Any, schedule: Schedule, kind: Kind) -> Any:
+    base, name = type(original), class_name(original)
+    known = parameters_of(original)
+    settings = straightened(schedule, kind, known)
+    if schedule.orders is not None:
+        if kind.orders is None and max(schedule.orders) > 1:
+            raise ValueError(f"the orders of the schedule's steps mean nothing to {name}; take a multistep scheduler")
+        settings |= {key: False for key in ("lower_order_final", "euler_at_final") if key in known}
+    arguments = None
+    if kind.table == "alphas_cumprod":
+        told = to_diffusers(schedule, original)
+        settings, arguments = dict(told.settings), told.arguments
+    straight = base.from_config(original.config, **settings)
+    orders = schedule.orders
+    if kind.orders and orders is None and starts_at_pure_noise(schedule):
+        orders = (straight.config.solver_order,) * schedule.steps
+    scheduler = _empty(base)
+    vars(scheduler).update(
+        vars(straight),
+        _internal_dict=copy.deepcopy(original.config),
+        _optsteps_original=original,
+        _optsteps_schedule=schedule,
+        _optsteps_kind=kind,
+        _optsteps_settings=straight.config,
+        _optsteps_arguments=arguments,
+        _optsteps_orders=effective_orders(schedule, orders) if kind.orders and orders else None,
+    )
+    return scheduler
+
+
+@functools.cache
+def _subclass(base: Any) -> Any:
+    """The class of schedulers that run a schedule by the steps of `base`. It goes by the name of `base`, as which a
+    pipeline saves it."""
+
+    def computing(method: Any) -> Any:
+        @functools.wraps(method)
+        def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+            with self._computing():
+                return method(self, *args, **kwargs)
+
+        return wrapped
+
+    @functools.wraps(base.step)
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._optsteps_orders is not None and self.step_index is not None:
+            # a scheduler's step has one order more than outputs it believes to have seen; it may begin within
+            seen = sum(output is not None for output in self.model_outputs)
+            self.lower_order_nums = min(self._optsteps_orders[self.step_index] - 1, seen)
+        with self._computing():
+            return base.step(self, *args, **kwargs)
+
+    def set_begin_index(self: Any, begin_index: int = 0) -> None:
+        steps = self._optsteps_schedule.steps
+        if begin_index > 0 and self._optsteps_counted != steps:
+            raise ValueError(
+                f"this pipeline takes its scheduler for one of {self._optsteps_counted} steps, and the schedule that "
+                f"optsteps.apply loaded into it has {steps}: pass num_inference_steps={steps}, or apply the schedule "
+                "to this pipeline itself"
+            )
+        base.set_begin_index(self, begin_index)
+
+    members: dict[str, Any] = {"_optsteps_base": base, "__module__": base.__module__, "__doc__": base.__doc__}
+    members |= {name: computing(getattr(base, name)) for name in _COMPUTING if hasattr(base, name)} | {"step": step}
+    if hasattr(base, "set_begin_index"):
+        members["set_begin_index"] = set_begin_index
+    return type(base.__name__, (_Applied, base), members)
+
+
+def _load(scheduler: Any, schedule: Schedule, kind: Kind, device: Any) -> None:
+    """Put the schedule's tables in the place of the scheduler's own."""
+    wanted, clean = wanted_tables(schedule, scheduler, kind), schedule.ends_clean
+    timesteps, levels = wanted.timesteps, wanted.levels
+    if schedule.process.name == "flow" and kind.below_one:
+        levels = levels.clamp(max=1 - kind.below_one)
+    if kind.stages == 2:  # a step evaluates again at its end, except at noise level 0, and both tables say so
+        calls = timesteps if clean else network_calls(schedule, scheduler)
+        timesteps, levels = (torch.cat([table[:1], table[1:].repeat_interleave(2)]) for table in (calls, levels))
+        timesteps, levels = (timesteps, levels[:-1]) if clean else (timesteps[:-1], levels)
+    if not scheduler.timesteps.is_floating_point() and on_timesteps(timesteps):
+        scheduler.timesteps = timesteps.round().to(device=device, dtype=scheduler.timesteps.dtype)
+    else:
+        scheduler.timesteps = timesteps.to(device=device, dtype=torch.float32)
+    if kind.table == "alphas":
+        scheduler.alphas, scheduler.betas = (
+            part(schedule.times).float() for part in (schedule.process.alpha, schedule.process.sigma)
+        )
+    else:
+        scheduler.sigmas = levels.to(device=scheduler.sigmas.device, dtype=torch.float32)

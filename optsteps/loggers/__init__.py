@@ -1,0 +1,1 @@
+"""Where the figures of a run are logged besides its own folder."""

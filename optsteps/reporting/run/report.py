@@ -1,0 +1,102 @@
+"""A run's report as one page of Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from optsteps.comparison import Row, VerdictRow
+from optsteps.reporting.tables import (
+    NO_VERDICT,
+    TEACHER,
+    figure_names,
+    markdown_table,
+    range_table,
+    verdict_sentences,
+    verdict_table,
+)
+from optsteps.text.escaping import markdown
+
+# the fact that tells what PSNR refers to, repeated in the notes
+DATA_RANGE = "PSNR data range"
+
+
+def report_markdown(
+    title: str,
+    rows: Sequence[Row],
+    verdicts: Sequence[VerdictRow],
+    facts: Mapping[str, str],
+    images: Mapping[str, str],
+) -> str:
+    """report.md: what was found, the tables behind it, how to read them, pictures, and what the run was.
+
+    Args:
+        title: heading.
+        rows, verdicts: of the comparison.
+        facts: what the run was (model, solver, process, teacher, seed, versions, command), by name. `PSNR data range`
+            is also told with the notes.
+        images: link of each picture relative to the report, by caption.
+    """
+    sentences = [f"**{markdown(sentence)}**" for sentence in verdict_sentences(verdicts)]
+    parts = [f"# {markdown(title)}", *(sentences or [NO_VERDICT]), "## Figures", markdown_table(rows)]
+    if verdicts:
+        parts += ["## Verdicts", verdict_table(verdicts)]
+    if any(row.schedule is not None for row in rows):
+        parts += ["## Ranges", range_table(rows)]
+    parts += ["## How to read this", _bullets(_notes(rows, facts))]
+    if images:
+        parts += ["## Pictures", *(f"![{markdown(caption)}]({link})" for caption, link in images.items())]
+    if facts:
+        parts += [
+            "## The run",
+            _bullets(f"**{markdown(name)}**: {markdown(str(value))}" for name, value in facts.items()),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _notes(rows: Sequence[Row], facts: Mapping[str, str]) -> list[str]:
+    names = set(figure_names(rows))
+    judged = next((len(row.samples) for row in rows if not row.oracle), 0)
+    notes = [
+        f"Every row starts from the same noise: {judged} samples that no search saw, an oracle from the first n.",
+        "Intervals are 95 % bootstrap intervals over the samples, for figures that every single sample has.",
+        "A verdict rests on the differences on the same noise, sample by sample or set by set, at equal NFE, so it can "
+        'be sharper than two intervals side by side. "No better": the interval of the difference covers 0, a draw, not '
+        "a proof of equality.",
+    ]
+    if names & {"fid", "kid", "sliced_wasserstein", "precision", "recall"}:
+        notes.append(
+            "FID, KID, precision, recall and sliced Wasserstein distance belong to a set of samples and are biased "
+            "under resampling: their intervals come from the spread over disjoint sets of samples."
+        )
+    if names & {"geneval", "pixel_geneval"}:
+        notes.append(
+            "GenEval: the part of the images that show what their prompts ask for, by task, and the mean of the tasks; "
+            "retention: the student's mean as a part of the teacher's. Intervals and verdicts come from a bootstrap "
+            "over prompts within each task, paired prompt by prompt."
+        )
+    if "fid" in names:
+        notes.append("FID falls with the number of samples: compare it only with FIDs of as many.")
+    if "psnr" in names:
+        data_range = f", data range {markdown(facts[DATA_RANGE])}" if DATA_RANGE in facts else ""
+        notes.append(f"PSNR is to the teacher's sample from the same noise{data_range}, averaged over the samples.")
+    if "mse" in names:
+        notes.append("MSE is to the teacher's sample from the same noise, per dimension.")
+    if "nll" in names:
+        notes.append("NLL has no direction: samples that crowd the modes score below the true entropy.")
+    if any(row.method.endswith("_without_orders") for row in rows):
+        notes.append(
+            "A schedule whose steps have orders of their own has a further row, _without_orders: its times under the "
+            "orders that the solver gives to every rival."
+        )
+    if any(row.teacher is not None for row in rows):
+        notes.append(
+            "A schedule that its users start below the teacher's first time is compared with a teacher from the same "
+            "start: its figures say how well its steps are spent, not what the start costs."
+        )
+    if any(row.method == TEACHER for row in rows):
+        notes.append("The teacher has no figure that compares with the teacher, and takes no part in verdicts.")
+    return notes
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)

@@ -1,0 +1,1 @@
+"""The report of many runs: what their tables say together."""

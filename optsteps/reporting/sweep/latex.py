@@ -1,0 +1,65 @@
+"""Tables as LaTeX, with booktabs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from optsteps.metrics.statistics import Verdict
+from optsteps.reporting.sweep.aggregate import Cell
+from optsteps.reporting.sweep.sheets import Sheet, notes, value_and_detail
+from optsteps.text.escaping import latex
+
+MARKS: Mapping[Verdict, str] = {"better": "^{+}", "worse": "^{-}", "no better": r"^{\approx}"}
+
+
+def latex_sheet(table: Sheet) -> str:
+    """A `table` environment to \\input: the tabular, its notes below it; it needs \\usepackage{booktabs}."""
+    labels, places = len(table.rows), len(table.columns)
+    head = [
+        f"{' & ' * labels}\\multicolumn{{{places}}}{{c}}{{{latex(table.column)}}} \\\\",
+        f"\\cmidrule(lr){{{labels + 1}-{labels + places}}}",
+        f"{' & '.join(latex(name) for name in (*table.rows, *table.columns))} \\\\",
+    ]
+    body, group = [], None
+    for line in table.lines:
+        if group not in (None, line.group):
+            body.append("\\addlinespace")
+        group = line.group
+        body.append(f"{' & '.join([*map(latex, line.labels), *map(_cell, line.cells)])} \\\\")
+    label = re.sub(r"[^a-z0-9]+", "-", f"{table.figure}-{table.column}".lower())
+    return "\n".join(
+        [
+            "% needs \\usepackage{booktabs}",
+            "\\begin{table}",
+            "\\centering",
+            f"\\caption{{{latex(table.title)}}}",
+            f"\\label{{tab:{label}}}",
+            f"\\begin{{tabular}}{{{'l' * labels}{'r' * places}}}",
+            "\\toprule",
+            *head,
+            "\\midrule",
+            *body,
+            "\\bottomrule",
+            "\\end{tabular}",
+            "",
+            f"\\smallskip{{\\footnotesize {latex(' '.join(notes(table)))}\\par}}",
+            "\\end{table}",
+            "",
+        ]
+    )
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "--"
+    value, detail = value_and_detail(cell)
+    number = f"\\mathbf{{{_math(value)}}}" if cell.best else _math(value)
+    mark = MARKS[cell.verdict] if cell.verdict else ""
+    return f"${f'{number} {_math(detail)}'.strip()}{mark}$"
+
+
+def _math(number: str) -> str:
+    """A number or an interval inside $ $, with powers of ten written out."""
+    number = re.sub(r"e([+-]\d+)", lambda found: f" \\times 10^{{{int(found[1])}}}", number)
+    return number.replace("±", "\\pm").replace("inf", "\\infty").replace("nan", "\\mathrm{nan}")

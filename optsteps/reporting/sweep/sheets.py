@@ -1,0 +1,189 @@
+"""Cells laid out as a table with a title and notes; as Markdown, and all cells as tidy CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optsteps.metrics.statistics import Verdict
+from optsteps.reporting.quantities import quantity
+from optsteps.reporting.sweep.aggregate import Cell
+from optsteps.reporting.sweep.layout import METHOD, Layout, field_label, listed
+from optsteps.reporting.sweep.records import in_order
+from optsteps.reporting.tables import NOTHING, markdown_lines
+from optsteps.text.escaping import csv_cell, markdown, printable
+
+# behind a cell, its verdict against the baseline
+MARKS: Mapping[Verdict, str] = {"better": "▲", "worse": "▼", "no better": "≈"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table: the values of the layout's rows, and a cell or none for every column."""
+
+    labels: tuple[str, ...]
+    group: tuple[Any, ...]
+    cells: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The table of one figure.
+
+    Attributes:
+        figure: its name.
+        rows: headings of the label columns.
+        column: what the other columns are values of.
+        columns: those values.
+        lines: of rivals and oracles; lines of one group stand together.
+        references: the teacher's cells, told below the table.
+        layout: what it was laid out by.
+    """
+
+    figure: str
+    rows: tuple[str, ...]
+    column: str
+    columns: tuple[str, ...]
+    lines: tuple[Line, ...]
+    references: tuple[Cell, ...]
+    layout: Layout
+
+    @property
+    def title(self) -> str:
+        """The figure with its unit, and by what."""
+        shown = quantity(self.figure)
+        return f"{shown.label}{f' ({shown.unit})' if shown.unit else ''} by {self.column}"
+
+
+def sheet(cells: Sequence[Cell], layout: Layout) -> Sheet:
+    """The cells of one figure, at least one, as a table."""
+    judged = [cell for cell in cells if cell.role != "reference"]
+    columns = in_order(cell.fields[layout.column] for cell in judged)
+    lines: dict[tuple[Any, ...], dict[Any, Cell]] = {}
+    for cell in judged:
+        lines.setdefault(tuple(cell.fields[name] for name in layout.rows), {})[cell.fields[layout.column]] = cell
+    return Sheet(
+        cells[0].figure,
+        tuple(field_label(name) for name in layout.rows),
+        field_label(layout.column),
+        tuple(shown_value(place) for place in columns),
+        tuple(_line(key, line, columns, layout.rows) for key, line in lines.items()),
+        tuple(cell for cell in cells if cell.role == "reference"),
+        layout,
+    )
+
+
+def _line(key: Sequence[Any], line: Mapping[Any, Cell], columns: Sequence[Any], rows: Sequence[str]) -> Line:
+    oracle = next(iter(line.values())).role == "oracle"
+    named = dict(zip(rows, key, strict=True))
+    labels = [shown_value(value) + " (oracle)" * (oracle and name == METHOD) for name, value in named.items()]
+    group = tuple(value for name, value in named.items() if name != METHOD)
+    return Line(tuple(labels), group, tuple(line.get(place) for place in columns))
+
+
+def shown_value(value: Any) -> str:
+    """A field's value as it stands in a heading."""
+    if value is None:
+        return NOTHING
+    return f"{value:g}" if isinstance(value, float) else printable(str(value))
+
+
+def value_and_detail(cell: Cell) -> tuple[str, str]:
+    """The number, and how sure it is: half the interval over several runs, or the interval of the single run."""
+    shown, interval = quantity(cell.figure), cell.interval
+    value = shown.number(interval.value)
+    if not math.isfinite(interval.low + interval.high):
+        return value, ""
+    if cell.runs > 1:
+        return value, f"± {shown.number((interval.high - interval.low) / 2)}"
+    return value, shown.interval(interval)
+
+
+def notes(table: Sheet) -> list[str]:
+    """How to read this table, a sentence or two each."""
+    cells = [cell for line in table.lines for cell in line.cells if cell is not None]
+    higher = cells[0].higher_is_better if cells else None
+    runs = {cell.runs for cell in cells}
+    said = []
+    if max(runs, default=0) > 1:
+        counts, over = listed(sorted(runs - {1})), listed(map(field_label, table.layout.over))
+        said.append(f"Value ± half of its 95 % interval (Student's t) over {counts} runs that differ in {over} alone.")
+    if 1 in runs:
+        said.append("Value [95 % interval] of a single run, over its samples.")
+    if any(cell.best for cell in cells):
+        said.append(f"Bold: the best of its group in its column; {'higher' if higher else 'lower'} is better.")
+    if higher is None:
+        said.append("This figure has no direction: nothing is bold or compared.")
+    said += _baseline_notes(table, cells)
+    if any(cell.role == "oracle" for cell in cells):
+        said.append(
+            "Oracle: searched for the very samples it is judged on, a bound and no rival; never bold or compared."
+        )
+    return [*said, *_reference_notes(table)]
+
+
+def _baseline_notes(table: Sheet, cells: Sequence[Cell]) -> list[str]:
+    if not any(cell.verdict for cell in cells):
+        return []
+    said = ", ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items())
+    how = []
+    if any(cell.verdict and cell.runs > 1 for cell in cells):
+        how.append(f"runs are paired by {listed(map(field_label, table.layout.over))}")
+    if any(cell.verdict and cell.runs == 1 for cell in cells):
+        how.append("a single run has the verdict from its own samples")
+    return [
+        f"Against {table.layout.baseline}: {said} (the 95 % interval of the paired difference covers 0: a draw); "
+        f"unmarked: not compared. {'; '.join(how).capitalize()}."
+    ]
+
+
+def _reference_notes(table: Sheet) -> list[str]:
+    if not table.references:
+        return []
+    said = []
+    for cell in table.references:
+        group = ", ".join(shown_value(cell.fields[name]) for name in table.layout.group if name in cell.fields)
+        number = " ".join(value_and_detail(cell)).strip()
+        said.append(f"{f'{group}: ' if group else ''}{number} at {cell.nfe:g} NFE")
+    return [f"The teacher, a reference: {'; '.join(said)}."]
+
+
+def markdown_sheet(table: Sheet) -> str:
+    """The table as Markdown, its notes below it."""
+
+    def text(cell: Cell | None) -> str:
+        if cell is None:
+            return NOTHING
+        value, detail = value_and_detail(cell)
+        mark = MARKS[cell.verdict] if cell.verdict else ""
+        return " ".join(part for part in (f"**{value}**" if cell.best else value, detail, mark) if part)
+
+    lines = [[*map(markdown, line.labels), *map(text, line.cells)] for line in table.lines]
+    header = [*map(markdown, table.rows), *map(markdown, table.columns)]
+    return "\n".join(
+        [markdown_lines(header, lines, left=len(table.rows)), "", *(f"{markdown(note)}  " for note in notes(table))]
+    )
+
+
+def tidy_csv(cells: Iterable[Cell], layout: Layout) -> str:
+    """One line for each cell: the layout's fields, then what `CSV_COLUMNS` names; numbers exact and without scale.
+
+    A text that a spreadsheet would take for a formula has an apostrophe before it.
+    What is not known, such as the verdict of a cell that was not compared, is empty.
+    """
+    fields = list(dict.fromkeys([*layout.rows, layout.column]))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(csv_cell, [*fields, *CSV_COLUMNS]))
+    for cell in cells:
+        own = [cell.figure, cell.role, cell.interval.value, cell.interval.low, cell.interval.high, cell.runs]
+        line = [*(cell.fields[name] for name in fields), *own, layout.baseline, cell.verdict]
+        writer.writerow(map(csv_cell, line))
+    return text.getvalue()
+
+
+CSV_COLUMNS = ("figure", "role", "value", "low", "high", "runs", "baseline", "verdict")

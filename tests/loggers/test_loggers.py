@@ -1,0 +1,40 @@
+"""What is handed to a logger where a number is missing or not finite."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up import made_up, noise
+
+from optsteps.loggers.results import log_results
+from optsteps.loggers.wandb import SparingWandbLogger
+from optsteps.metrics.judges import Figure
+from optsteps.metrics.statistics import Interval
+from optsteps.processes import Flow
+
+
+def test_numbers_that_are_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A figure keeps its NaN as a number of a chart; a table, as metrics.json, has nothing there."""
+    rows = made_up(noise(8, 3), Flow(), 1.0)
+    no_interval = Figure(Interval(30.0, math.nan, math.nan), True)
+    rows[1] = replace(rows[1], figures={**rows[1].figures, "psnr": no_interval})
+    (tmp_path / "metrics.json").write_text(json.dumps({"rows": []}))
+    logged: dict[str, Any] = {}
+    tables: dict[str, Any] = {}
+    monkeypatch.setattr(SparingWandbLogger, "log_metrics", lambda _self, numbers, step: logged.update({step: numbers}))
+    monkeypatch.setattr(SparingWandbLogger, "log_table", lambda _self, name, columns, data: tables.update({name: data}))
+    logger = SparingWandbLogger(str(tmp_path), "optsteps", "disabled")
+    log_results(logger, rows, [], [tmp_path / "metrics.json"], 1.5)
+    assert logged[5]["oss/psnr"] == 30
+    assert math.isnan(logged[5]["oss/psnr/low"])
+    assert logged[0] == {"wall_seconds": 1.5}
+    assert [line[4:] for line in tables["schedules"] if line[2] == 0] == [[None, None]] * 9
+    assert not any(
+        isinstance(cell, float) and not math.isfinite(cell) for line in tables["comparison"] for cell in line
+    )
+    assert [30, None, None] in [line[7:10] for line in tables["comparison"]]
