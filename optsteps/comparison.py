@@ -11,12 +11,13 @@ from torch import Tensor
 
 from optsteps.conditions import Cond, take
 from optsteps.denoisers import Denoiser, call_nfe
-from optsteps.metrics.judges import Figure, Judge
+from optsteps.deprecation import old_names
+from optsteps.metrics.judges import Judge, Measurement
 from optsteps.metrics.statistics import Interval, Verdict, verdict
 from optsteps.processes import Process
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
-from optsteps.trajectories import NOWHERE, Keeping, Trajectories
+from optsteps.trajectories import NO_CACHE, Cache, Trajectories
 
 TRACED = 32  # samples that are compared with the teacher along the way
 
@@ -44,7 +45,7 @@ class Row:
     nfe: float
     schedule: Schedule | None
     samples: Tensor
-    figures: dict[str, Figure]
+    figures: dict[str, Measurement]
     oracle: bool = False
     search_nfe: float = 0.0
     search_seconds: float = 0.0
@@ -70,7 +71,7 @@ _SAME_START = 2e-3
 
 
 @dataclass(frozen=True)
-class Trial:
+class Comparison:
     """Unseen samples with the teacher's answer, for all rows alike.
 
     Args:
@@ -82,7 +83,7 @@ class Trial:
         seed, index: what stochastic solvers' paths depend on; index [B], 0 ... B-1 for None.
         max_batch: most samples in one call of the denoiser.
         traced: the first so many samples are also compared with the teacher along the way.
-        keeping: where samples are kept.
+        cache: where samples are kept.
     """
 
     denoiser: Denoiser
@@ -97,9 +98,9 @@ class Trial:
     max_batch: int = 512
     traced: int = TRACED
     teacher_solver: Solver | None = None
-    keeping: Keeping = NOWHERE
+    cache: Cache = NO_CACHE
     _answers: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    _from: dict[float, Trial] = field(default_factory=dict, repr=False)
+    _from: dict[float, Comparison] = field(default_factory=dict, repr=False)
 
     def teacher_samples(self) -> Tensor:
         """The teacher's final samples [B, ...], computed once."""
@@ -107,7 +108,7 @@ class Trial:
             self._answers["final"], _ = self._final(self.teacher, self._walker)
         return self._answers["final"]
 
-    def from_start_of(self, schedule: Schedule) -> Trial:
+    def from_start_of(self, schedule: Schedule) -> Comparison:
         """This trial with a teacher that begins where `schedule` does, at its noise's scale, and goes on by the times
         of this one: what is far from a teacher for its start alone is compared with one of the same start. A start is
         the same where alpha / sigma differs by less than 0.002, as between a flow's t = 1 and 0.999.
@@ -220,9 +221,9 @@ class Trial:
         return x, trajectories.evaluations / len(self.noise)
 
     def _trajectories(self) -> Trajectories:
-        return Trajectories(self.denoiser, self.max_batch, self.keeping)
+        return Trajectories(self.denoiser, self.max_batch, self.cache)
 
-    def _figures(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
+    def _figures(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
         return {name: figure for judge in self.judges for name, figure in judge.judge(x, teacher, cond).items()}
 
 
@@ -270,3 +271,6 @@ def as_data(row: Row) -> dict[str, Any]:
             for name, f in row.figures.items()
         },
     }
+
+
+__getattr__ = old_names(__name__, Trial="Comparison")

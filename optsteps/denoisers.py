@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from optsteps.conditions import Cond, concatenate, moved, take
+from optsteps.deprecation import old_names
 from optsteps.processes import Process
 
 
@@ -155,7 +156,7 @@ class GuidedDenoiser:
         return unconditional + self.scale * (conditional - unconditional)
 
 
-class ElsewhereDenoiser:
+class DeviceDenoiser:
     """Evaluates on another device than states are kept on: a search larger than a GPU's memory stays on the CPU.
 
     Args:
@@ -316,3 +317,6 @@ def fitting_batch(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond = None) -
                 raise
         torch.cuda.empty_cache()
         size = (size + 1) // 2
+
+
+__getattr__ = old_names(__name__, ElsewhereDenoiser="DeviceDenoiser")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from optsteps.conditions import Cond, fingerprint, take
 from optsteps.denoisers import CountedDenoiser, Denoiser
+from optsteps.deprecation import old_names
 from optsteps.fingerprint import solver_facts
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule
@@ -27,7 +28,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Keeping:
+class Cache:
     """Where the work of a denoiser is kept.
 
     Args:
@@ -51,7 +52,7 @@ class Keeping:
         return states if self.scratch is None else self.zeros(states.shape, states).copy_(states)
 
 
-NOWHERE = Keeping()
+NO_CACHE = Cache()
 
 
 class Trajectories:
@@ -60,14 +61,14 @@ class Trajectories:
     Args:
         denoiser: D(x [B, ...], t [B], cond) -> [B, ...].
         max_batch: most samples in one call of it.
-        keeping: where its work is kept.
+        cache: where its work is kept.
 
     Attributes:
         evaluations: network evaluations that all asked for so far takes, counted; what was found in a store counts too.
     """
 
-    def __init__(self, denoiser: Denoiser, max_batch: int = 512, keeping: Keeping = NOWHERE) -> None:
-        self.denoiser, self.max_batch, self.keeping = denoiser, max_batch, keeping
+    def __init__(self, denoiser: Denoiser, max_batch: int = 512, cache: Cache = NO_CACHE) -> None:
+        self.denoiser, self.max_batch, self.cache = denoiser, max_batch, cache
         self.evaluations = 0
 
     def states(
@@ -128,7 +129,7 @@ class Trajectories:
         batches = [slice(k, k + self.max_batch) for k in range(0, len(noise), self.max_batch)]
         inputs = [(noise[batch], take(cond, batch), numbers[batch]) for batch in batches]
         facts: dict[str, Any] = {}
-        if self.keeping.workers.keeps:
+        if self.cache.workers.keeps:
             facts = {"schedule": schedule.facts, "solver": solver_facts(solver, schedule, noise)}
             facts["seed"] = seed if solver.stochastic else None
         names = self._names(inputs if solver.stochastic else [some[:2] for some in inputs])
@@ -147,10 +148,10 @@ class Trajectories:
 
     def _names(self, inputs: Sequence[Cond]) -> list[dict[str, str]]:
         """What tells computations on these tensors apart."""
-        return [{"inputs": fingerprint(i)} if self.keeping.workers.keeps else {} for i in inputs]
+        return [{"inputs": fingerprint(i)} if self.cache.workers.keeps else {} for i in inputs]
 
     def _on(self, part: str, facts: dict[str, Any]) -> Workers:
-        return self.keeping.workers.on(part, precision=str(self.keeping.precision), **facts)
+        return self.cache.workers.on(part, precision=str(self.cache.precision), **facts)
 
     def _kept(
         self,
@@ -171,4 +172,7 @@ class Trajectories:
         return [found for found, _ in shards]
 
     def _rounded(self, x: Tensor) -> Tensor:
-        return x if self.keeping.precision is None else x.to(self.keeping.precision)
+        return x if self.cache.precision is None else x.to(self.cache.precision)
+
+
+__getattr__ = old_names(__name__, Keeping="Cache", NOWHERE="NO_CACHE")

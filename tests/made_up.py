@@ -7,7 +7,7 @@ from torch import Tensor
 
 from optsteps import Schedule, build_schedule
 from optsteps.comparison import Row, VerdictRow, verdicts
-from optsteps.metrics.judges import Figure, sample_wise
+from optsteps.metrics.judges import Measurement, sample_wise
 from optsteps.metrics.statistics import Interval
 from optsteps.processes import EDM, Process
 
@@ -18,7 +18,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def figures(psnr: float, batch: int, seed: int) -> dict[str, Figure]:
+def figures(psnr: float, batch: int, seed: int) -> dict[str, Measurement]:
     """Per-sample figures that share most of their scatter, as paired samples do, and one of the set."""
     decibels = psnr + 2 * noise(batch) + 0.3 * noise(batch, seed=seed)
     kid = (50 - psnr) / 1000
@@ -26,7 +26,7 @@ def figures(psnr: float, batch: int, seed: int) -> dict[str, Figure]:
         "psnr": sample_wise(decibels, True),
         "mse": sample_wise(4 * 10 ** (-decibels / 10), False),
         "accuracy": sample_wise((noise(batch, seed=seed + 1) > psnr / 10 - 4.2).double(), True),
-        "kid": Figure(Interval(kid, 0.8 * kid, 1.2 * kid), False),
+        "kid": Measurement(Interval(kid, 0.8 * kid, 1.2 * kid), False),
     }
 
 

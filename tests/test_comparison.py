@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from optsteps.comparison import Row, Trial, as_data, verdicts
+from optsteps.comparison import Comparison, Row, as_data, verdicts
 from optsteps.conditions import Cond
 from optsteps.metrics import Interval
 from optsteps.metrics.judges import (
     CoordinateJudge,
     DistributionJudge,
-    Figure,
     Judge,
+    Measurement,
     TeacherJudge,
     sample_wise,
     set_wise,
@@ -29,14 +29,14 @@ ENDS = {"t_max": 80.0, "t_min": 0.002}
 SOLVER = build_solver("euler")
 
 
-def trial(samples: int = 40, **changes: object) -> Trial:
+def trial(samples: int = 40, **changes: object) -> Comparison:
     noise = torch.randn(samples, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     teacher = build_schedule("edm", EDM(), 50, **ENDS)
-    plain = Trial(MIXTURE.denoiser(EDM()), EDM(), SOLVER, teacher, noise, None, [TeacherJudge(None)], max_batch=16)
+    plain = Comparison(MIXTURE.denoiser(EDM()), EDM(), SOLVER, teacher, noise, None, [TeacherJudge(None)], max_batch=16)
     return dataclasses.replace(plain, **changes)
 
 
-def final(of: Trial, schedule: Schedule) -> Tensor:
+def final(of: Comparison, schedule: Schedule) -> Tensor:
     return sample(of.denoiser, schedule, of.solver, of.noise)
 
 
@@ -141,11 +141,11 @@ def test_the_teacher_is_not_compared_with_itself() -> None:
 class Constant(Judge):
     """The same figure for every row."""
 
-    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
-        return {"constant": Figure(Interval(1.0, 1.0, 1.0), True)}
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
+        return {"constant": Measurement(Interval(1.0, 1.0, 1.0), True)}
 
 
-def row(method: str, values: Tensor, nfe: float = 5, oracle: bool = False, **figures: Figure) -> Row:
+def row(method: str, values: Tensor, nfe: float = 5, oracle: bool = False, **figures: Measurement) -> Row:
     return Row(
         method, 5, nfe, None, torch.zeros(len(values), 2), {"psnr": sample_wise(values, True), **figures}, oracle
     )
@@ -179,7 +179,7 @@ def test_verdicts_of_a_set_s_figure_rest_on_the_sets_differences() -> None:
     assert found.difference.value == -2
     assert found.verdict == "better"
     assert fid["oss"].interval.high > fid["edm"].interval.low  # what the intervals side by side would not show
-    rows = [row(name, values, fid=Figure(Interval(1, 0, 2), False)) for name in ("oss", "edm")]
+    rows = [row(name, values, fid=Measurement(Interval(1, 0, 2), False)) for name in ("oss", "edm")]
     assert verdicts(rows, "oss", "fid") == []  # a single number cannot be paired
 
 

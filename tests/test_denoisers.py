@@ -10,8 +10,8 @@ from torch import Tensor
 
 from optsteps.denoisers import (
     CountedDenoiser,
+    DeviceDenoiser,
     EDMDenoiser,
-    ElsewhereDenoiser,
     GuidedDenoiser,
     ModelError,
     NetworkDenoiser,
@@ -216,7 +216,7 @@ def test_elsewhere() -> None:
         return torch.ones(x.shape)
 
     denoiser.nfe = 2
-    elsewhere = ElsewhereDenoiser(denoiser, torch.device("meta"))
+    elsewhere = DeviceDenoiser(denoiser, torch.device("meta"))
     out = elsewhere(torch.zeros(3, 2), torch.ones(3, dtype=torch.float64), {"label": torch.zeros(3)})
     assert seen == [("meta", "meta", "meta", torch.float64)]
     assert out.device.type == "cpu"

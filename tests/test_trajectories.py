@@ -17,7 +17,7 @@ from optsteps.processes import EDM
 from optsteps.solvers import build_solver
 from optsteps.storage.store import ShardStore
 from optsteps.storage.workers import StoredWorkers
-from optsteps.trajectories import Keeping, Trajectories
+from optsteps.trajectories import Cache, Trajectories
 
 EXACT = GaussianMixture([[-2.0, 0.0], [2.0, 0.5]], [0.3, 0.2]).denoiser(EDM())
 NOISE = unit_noise(0, range(16), (2,)).double()
@@ -36,8 +36,8 @@ class Shifted:
         return EXACT(x, t) + 0.1 * cond["shift"]
 
 
-def kept(folder: Path, facts: Any = None, precision: torch.dtype | None = None) -> Keeping:
-    return Keeping(StoredWorkers(ShardStore(folder), facts or {}), precision)
+def kept(folder: Path, facts: Any = None, precision: torch.dtype | None = None) -> Cache:
+    return Cache(StoredWorkers(ShardStore(folder), facts or {}), precision)
 
 
 @pytest.mark.parametrize("max_batch", [1, 5, 16, 512])

@@ -27,7 +27,7 @@ from omegaconf import DictConfig
 
 from optsteps.cli.common import CONFIG_DIR
 from optsteps.running.experiment import Experiment, launched
-from optsteps.running.ranks import Place
+from optsteps.running.ranks import Rank
 from optsteps.running.runner import compute
 from optsteps.sampling import sample
 
@@ -41,7 +41,7 @@ def bare(config: DictConfig) -> None:
     noise, cond = experiment.samples(experiment.unseen)
     parts = [slice(k, k + config.max_batch) for k in range(0, len(noise), config.max_batch)]
     found = [method.search(problem, experiment.steps) for method in experiment.methods.values()]
-    walks = [experiment.judged_by, *(result.schedules[n] for n in experiment.steps for result in found)]
+    walks = [experiment.comparison_teacher, *(result.schedules[n] for n in experiment.steps for result in found)]
     for schedule in walks:
         for part in parts:
             sample(denoiser, schedule, experiment.solver, noise[part], None if cond is None else cond[part])
@@ -62,7 +62,7 @@ def overhead(overrides: list[str], repeats: int) -> None:
     for repeat in range(repeats + 1):
         with tempfile.TemporaryDirectory() as folder, redirect_stderr(StringIO()):
             config = composed(overrides, Path(folder))
-            pair = [("bare", bare), ("runner", lambda c: compute(c, "oss", Place()))]
+            pair = [("bare", bare), ("runner", lambda c: compute(c, "oss", Rank()))]
             for name, work in pair if repeat % 2 else reversed(pair):  # neither is always the second
                 begun = {clock: read() for clock, read in clocks.items()}
                 work(config)

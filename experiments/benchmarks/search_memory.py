@@ -23,7 +23,7 @@ from optsteps.methods import OSS
 from optsteps.noise import unit_noise
 from optsteps.processes import Flow
 from optsteps.solvers import build_solver
-from optsteps.trajectories import Keeping
+from optsteps.trajectories import Cache
 
 
 def shrunk(x: Tensor, t: Tensor, cond: object = None) -> Tensor:
@@ -64,8 +64,8 @@ def main() -> None:
     options = parser.parse_args()
     noise = unit_noise(0, range(options.samples), tuple(options.shape))
     teacher = build_schedule("flow_shift", Flow(), options.steps, t_max=0.999, t_min=0.001, shift=3.0)
-    solver, keeping = build_solver(options.solver), Keeping(scratch=options.scratch)
-    problem = SearchProblem(shrunk, Flow(), solver, noise, teacher, keeping=keeping)
+    solver, cache = build_solver(options.solver), Cache(scratch=options.scratch)
+    problem = SearchProblem(shrunk, Flow(), solver, noise, teacher, cache=cache)
     peak, begun = Peak(), time.perf_counter()
     method = OSS(average=options.average, max_batch=4, shard_size=options.shard_size)
     found = method.search(problem, [options.student_steps])

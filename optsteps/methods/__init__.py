@@ -1,22 +1,25 @@
 """Methods: anything that maps a problem and step counts to schedules."""
 
+from optsteps.deprecation import old_names
 from optsteps.methods.ays import AYS, PublishedAYS
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, ShardedMethod
-from optsteps.methods.handmade import Given, HandMade
+from optsteps.methods.changed_problem import ChangedProblem
+from optsteps.methods.handmade import GivenSchedules, HandMade
 from optsteps.methods.oss import OSS, calibrate_amplitude
-from optsteps.methods.restated import Restated
 
 __all__ = [
     "AYS",
     "OSS",
+    "ChangedProblem",
     "Evaluations",
-    "Given",
+    "GivenSchedules",
     "HandMade",
     "Method",
     "PublishedAYS",
-    "Restated",
     "SearchProblem",
     "SearchResult",
     "ShardedMethod",
     "calibrate_amplitude",
 ]
+
+__getattr__ = old_names(__name__, Given="GivenSchedules", Restated="ChangedProblem")

@@ -19,7 +19,7 @@ from optsteps.sampling import check_batch
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
 from optsteps.storage.workers import ALONE, Workers
-from optsteps.trajectories import NOWHERE, Keeping
+from optsteps.trajectories import NO_CACHE, Cache
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class SearchProblem:
         data, data_cond: clean samples [S, ...] and their condition, for methods that need data.
         teacher: the many-step schedule; methods on a grid choose among its times.
         teacher_solver: walks the teacher's schedule; None for the student's solver.
-        keeping: where trajectories and predictions that searches may share are kept.
+        cache: where trajectories and predictions that searches may share are kept.
 
     Raises:
         ValueError: batch sizes of noise and cond (data and data_cond) differ, no samples, or a teacher of another
@@ -51,7 +51,7 @@ class SearchProblem:
     data: Tensor | None = None
     data_cond: Cond = None
     teacher_solver: Solver | None = None
-    keeping: Keeping = NOWHERE
+    cache: Cache = NO_CACHE
 
     def __post_init__(self) -> None:
         if len(self.noise) == 0:

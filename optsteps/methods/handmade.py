@@ -93,7 +93,7 @@ class HandMade(ShardedMethod):
     ) -> tuple[dict[int, Tensor], int]:
         """By step count, what every range makes of these samples, as squared differences to the teacher's [R, b]; and
         the evaluations."""
-        trajectories = Trajectories(problem.denoiser, self.max_batch, problem.keeping)
+        trajectories = Trajectories(problem.denoiser, self.max_batch, problem.cache)
         noise, cond = problem.samples(index)
         teacher = trajectories.ends(problem.teacher, problem.teacher_solver or problem.solver, noise, cond, index=index)
         return self.errors(problem, steps, index, trajectories, teacher), trajectories.evaluations
@@ -168,7 +168,7 @@ def _times(process: Process, levels: float | Sequence[float]) -> list[float]:
     return times
 
 
-class Given(Method):
+class GivenSchedules(Method):
     """Schedules that somebody else makes: the one a model's users sample with, to be compared with.
 
     Args:

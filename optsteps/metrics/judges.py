@@ -13,6 +13,7 @@ from torch import Tensor
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
 from optsteps.conditions import Cond
+from optsteps.deprecation import old_names
 from optsteps.metrics.accuracy import class_correct
 from optsteps.metrics.extractors import build_extractor, extract_features, register_extractor, to_uint8
 from optsteps.metrics.features import (
@@ -31,7 +32,7 @@ from optsteps.storage.unpickling import tensors_alone
 
 
 @dataclass(frozen=True)
-class Figure:
+class Measurement:
     """One measured number.
 
     Attributes:
@@ -46,7 +47,7 @@ class Figure:
     values: Tensor | None = None
     sets: Tensor | None = None
 
-    def difference(self, rival: Figure) -> Interval | None:
+    def difference(self, rival: Measurement) -> Interval | None:
         """This figure minus a rival's of the same noise, with the 95 % interval that their pairing gives; None where
         one of them is a single number."""
         if self.values is not None and rival.values is not None:
@@ -56,14 +57,14 @@ class Figure:
         return None
 
 
-def sample_wise(values: Tensor, higher_is_better: bool | None) -> Figure:
+def sample_wise(values: Tensor, higher_is_better: bool | None) -> Measurement:
     """The mean of per-sample values [B] with its bootstrap interval."""
-    return Figure(bootstrap(values), higher_is_better, values.cpu())
+    return Measurement(bootstrap(values), higher_is_better, values.cpu())
 
 
-def set_wise(value: float, sets: Tensor, higher_is_better: bool | None) -> Figure:
+def set_wise(value: float, sets: Tensor, higher_is_better: bool | None) -> Measurement:
     """A figure of all samples with the interval that those of disjoint sets [S] give."""
-    return Figure(spread(sets, center=value), higher_is_better, sets=sets)
+    return Measurement(spread(sets, center=value), higher_is_better, sets=sets)
 
 
 class Judge(ABC):
@@ -95,7 +96,7 @@ class Judge(ABC):
             raise ValueError(f"an interval needs at least 2 samples, and there are to be {samples}")
 
     @abstractmethod
-    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
         """Figures by name, for samples x [B, ...], the teacher's samples from the same noise, and their condition."""
 
 
@@ -114,7 +115,7 @@ class TeacherJudge(Judge):
     def figures(self) -> dict[str, bool | None]:
         return {"mse": False} if self.data_range is None else {"mse": False, "psnr": True}
 
-    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
         errors = mse(x, teacher)
         figures = {"mse": sample_wise(errors, False)}
         # PSNR is infinite where the two agree exactly, and has no mean then
@@ -149,7 +150,7 @@ class PerceptualJudge(Judge):
         if shape is not None:
             _check_image(shape)
 
-    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
         pairs = zip(_coloured(x).split(self.max_batch), _coloured(teacher).split(self.max_batch), strict=True)
         with torch.no_grad():
             distances = torch.cat([self.network(ours, theirs).flatten() for ours, theirs in pairs])
@@ -185,7 +186,7 @@ class ClipJudge(Judge):
         if shape is not None:
             _check_image(shape)
 
-    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
         images = list(to_uint8(_coloured(x)))
         cosines = []
         for k in range(0, len(images), self.max_batch):
@@ -223,21 +224,21 @@ class DecodedJudge(Judge):
     """
 
     def __init__(self, decode: Callable[[Tensor], Tensor], judge: Judge) -> None:
-        self.decode, self.judged_by, self.needs_many = decode, judge, judge.needs_many
+        self.decode, self.judge_of_images, self.needs_many = decode, judge, judge.needs_many
         self._teacher: tuple[Tensor, Tensor] | None = None
 
     @property
     def figures(self) -> dict[str, bool | None] | None:
-        of_images = self.judged_by.figures
+        of_images = self.judge_of_images.figures
         return None if of_images is None else {f"pixel_{name}": higher for name, higher in of_images.items()}
 
     def check(self, samples: int, shape: Sequence[int] | None) -> None:
-        self.judged_by.check(samples, None)
+        self.judge_of_images.check(samples, None)
 
-    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
         if self._teacher is None or self._teacher[0] is not teacher:  # the same for every row
             self._teacher = (teacher, self.decode(teacher).cpu())
-        figures = self.judged_by.judge(self.decode(x).cpu(), self._teacher[1], cond)
+        figures = self.judge_of_images.judge(self.decode(x).cpu(), self._teacher[1], cond)
         return {f"pixel_{name}": figure for name, figure in figures.items()}
 
 
@@ -260,7 +261,7 @@ class ClassJudge(Judge):
         if shape is not None:
             class_correct(self.classifier.cpu(), torch.zeros(1, *shape), torch.zeros(1))
 
-    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
         if cond is None:
             return {}
         return {"accuracy": sample_wise(class_correct(self.classifier.to(x.device), x, cond), True)}
@@ -312,7 +313,7 @@ class FidelityJudge(Judge):
             _check_fidelity(shape)
             extract_features(self.extractor.cpu(), torch.zeros(1, *shape))
 
-    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
         _check_fidelity(x.shape[1:])
         found = extract_features(self.extractor.to(x.device), x)
         return _fidelity(found, self.reference, self.sets, self.settings)
@@ -344,7 +345,7 @@ class CoordinateJudge(Judge):
         super().check(samples, shape)
         size_of_sets(samples, self.sets, self.settings)
 
-    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
         return _fidelity(x.cpu().double(), self.truth, self.sets, self.settings)
 
 
@@ -366,7 +367,7 @@ class DistributionJudge(Judge):
     def figures(self) -> dict[str, bool | None]:
         return {"nll": None, "sliced_wasserstein": False}
 
-    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
         x = x.cpu().double()
         distances = torch.tensor([sliced_wasserstein(part, self.truth) for part in x.chunk(8)], dtype=torch.float64)
         return {
@@ -375,7 +376,7 @@ class DistributionJudge(Judge):
         }
 
 
-class FigureCriterion:
+class MeasurementCriterion:
     """A judge's figure as what a search makes small (`AYS(criterion=...)`), negative where higher is better.
 
     Args:
@@ -404,7 +405,7 @@ class FigureCriterion:
             raise ValueError(f"{type(self.judge).__name__} has no figure {self.figure!r}; it has {', '.join(figures)}")
 
 
-def _fidelity(features: Tensor, reference: Tensor, sets: int, settings: FidelitySettings) -> dict[str, Figure]:
+def _fidelity(features: Tensor, reference: Tensor, sets: int, settings: FidelitySettings) -> dict[str, Measurement]:
     """The settings' figures of features [B, F] against reference [M, F], with intervals over disjoint sets."""
     values = fidelity_values(features, reference, settings)
     per_set = fidelity_per_set(features, reference, sets, settings)
@@ -414,3 +415,6 @@ def _fidelity(features: Tensor, reference: Tensor, sets: int, settings: Fidelity
 def _check_fidelity(shape: Sequence[int]) -> None:
     if len(shape) != 3:
         raise ValueError(f"FID and its kin compare images [B, C, H, W], not samples of shape {tuple(shape)}")
+
+
+__getattr__ = old_names(__name__, Figure="Measurement", FigureCriterion="MeasurementCriterion")

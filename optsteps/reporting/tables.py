@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from optsteps.comparison import Row, VerdictRow
-from optsteps.metrics.judges import Figure
+from optsteps.metrics.judges import Measurement
 from optsteps.reporting.quantities import QUANTITIES, quantity
 from optsteps.schedules import Schedule
 from optsteps.text.escaping import markdown
@@ -66,7 +66,7 @@ def _best(row: Row, rows: Sequence[Row], name: str) -> str | None:
     """The best value, as shown, among the rivals at the steps and NFE of `row`, itself included."""
     if row.oracle or row.method == TEACHER:
         return None
-    rivals: list[Figure] = [
+    rivals: list[Measurement] = [
         other.figures[name]
         for other in rows
         if (other.steps, other.nfe) == (row.steps, row.nfe)

@@ -20,12 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 import optsteps
-from optsteps.comparison import Trial
+from optsteps.comparison import Comparison
 from optsteps.conditions import Cond
 from optsteps.datasets import ImageSet, to_unit_range
-from optsteps.denoisers import Denoiser, ElsewhereDenoiser, call_nfe, fitting_batch
+from optsteps.denoisers import Denoiser, DeviceDenoiser, call_nfe, fitting_batch
 from optsteps.fingerprint import probe_inputs, probed
-from optsteps.methods import OSS, Given, HandMade, Method, SearchProblem, SearchResult
+from optsteps.methods import OSS, GivenSchedules, HandMade, Method, SearchProblem, SearchResult
 from optsteps.metrics import entropy
 from optsteps.metrics.judges import Judge, TeacherJudge
 from optsteps.models import Model
@@ -37,7 +37,7 @@ from optsteps.schedules import PUBLISHED_LEVELS, Schedule, build_schedule
 from optsteps.solvers import Solver, build_solver
 from optsteps.storage.workers import ALONE, Workers
 from optsteps.text.suggestion import suggestion
-from optsteps.trajectories import Keeping
+from optsteps.trajectories import Cache
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Experiment:
         config: all of it, composed.
         device: where samples and the states of searches live; the model too, where `runner.states` is "device".
         model, solver: what is sampled, and how.
-        teacher, judged_by: the many-step schedules of the searches and of the comparison.
+        teacher, comparison_teacher: the many-step schedules of the searches and of the comparison.
         walker: the teacher's solver.
         methods: by name, the main one first.
         judges: what is measured.
@@ -63,7 +63,7 @@ class Experiment:
     model: Model
     solver: Solver
     teacher: Schedule
-    judged_by: Schedule
+    comparison_teacher: Schedule
     walker: Solver
     methods: dict[str, Method]
     judges: list[Judge]
@@ -89,7 +89,7 @@ class Experiment:
         if config.runner.states not in ("device", "cpu", "disk"):
             raise ValueError(f"runner.states must be 'device', 'cpu' or 'disk', got {config.runner.states!r}")
         if config.runner.states != "device" and device.type != "cpu":
-            model, device = replace(model, denoiser=ElsewhereDenoiser(model.denoiser, device)), torch.device("cpu")
+            model, device = replace(model, denoiser=DeviceDenoiser(model.denoiser, device)), torch.device("cpu")
         if config.max_batch == "auto":
             # a plan counts the same evaluations in batches of any size, and makes none
             config.max_batch = _MOST if config.plan else _fitting_batch(model, device)
@@ -101,13 +101,13 @@ class Experiment:
         options["final"] = config.teacher.final or model.final
         options["snap"] = snap = model.snap if config.teacher.snap is None else config.teacher.snap
         many_steps = partial(build_schedule, config.teacher.family, process, t_max=t_max, t_min=t_min, **options)
-        teacher, judged_by = (many_steps(steps=n) for n in (config.teacher.steps, config.test.teacher_steps))
+        teacher, comparison_teacher = (many_steps(steps=n) for n in (config.teacher.steps, config.test.teacher_steps))
         walker = build_solver(config.teacher.solver) if config.teacher.solver is not None else solver
         _name_published(config, model)
         rivals = {name: part for name, part in config.get("rivals", {}).items() if name != method}
         methods = {method: instantiate(config.method), **{name: instantiate(part) for name, part in rivals.items()}}
         if model.own_schedule is not None:
-            methods.setdefault("own", Given(model.own_schedule, own_start=True))
+            methods.setdefault("own", GivenSchedules(model.own_schedule, own_start=True))
         if model.published is not None:
             methods.setdefault("published", HandMade("published", model=model.published))
         steps = list(config.steps)
@@ -116,7 +116,9 @@ class Experiment:
             steps = sorted({solver.steps(nfe // per_call, process, *teacher.times[[0, -1]]) for nfe in config.nfe})
         data = _clean_samples(config, model, device)
         judges = _judges(config, model, _unseen(config))
-        whole = cls(config, device, model, solver, teacher, judged_by, walker, methods, judges, steps, snap, *data)
+        whole = cls(
+            config, device, model, solver, teacher, comparison_teacher, walker, methods, judges, steps, snap, *data
+        )
         whole._check_figures()
         return whole._admitted()
 
@@ -138,9 +140,9 @@ class Experiment:
         """What the methods are asked, with these samples; trajectories and predictions are kept where `workers` say."""
         noise, cond = self.samples(index)
         scratch = Path(self.config.runner.scratch) if self.config.runner.states == "disk" else None
-        keeping = Keeping(workers, _kept_in(self.config.store.precision), scratch)
+        cache = Cache(workers, _kept_in(self.config.store.precision), scratch)
         process, data = self.model.process, (self.data, self.data_cond)
-        return SearchProblem(denoiser, process, self.solver, noise, self.teacher, cond, *data, self.walker, keeping)
+        return SearchProblem(denoiser, process, self.solver, noise, self.teacher, cond, *data, self.walker, cache)
 
     def probe(self) -> Probe:
         """The model's answers to a few fixed inputs, checked before anything is spent on it unless `check_model` says
@@ -212,14 +214,14 @@ class Experiment:
         """The unseen samples that the oracle searches."""
         return self.unseen[: self.config.test.oracle]
 
-    def trial(self, denoiser: Denoiser, workers: Workers = ALONE) -> Trial:
+    def trial(self, denoiser: Denoiser, workers: Workers = ALONE) -> Comparison:
         """The comparison on unseen samples, which are kept where `workers` say."""
         noise, cond = self.samples(self.unseen)
-        return Trial(
+        return Comparison(
             denoiser,
             self.model.process,
             self.solver,
-            self.judged_by,
+            self.comparison_teacher,
             noise,
             cond,
             self.judges,
@@ -227,7 +229,7 @@ class Experiment:
             torch.tensor(self.unseen),
             self.config.max_batch,
             teacher_solver=self.walker,
-            keeping=Keeping(workers),
+            cache=Cache(workers),
         )
 
     def compared(self, results: Mapping[str, SearchResult], steps: int) -> dict[str, tuple[Schedule, SearchResult]]:
@@ -262,8 +264,8 @@ class Experiment:
             f"Python {platform.python_version()}",
             "commit": code_version(),
         }
-        if self.judged_by.steps != self.teacher.steps:
-            facts["teacher of the comparison"] = self._walk(self.judged_by)
+        if self.comparison_teacher.steps != self.teacher.steps:
+            facts["teacher of the comparison"] = self._walk(self.comparison_teacher)
         for judge in self.judges:
             if isinstance(judge, TeacherJudge) and judge.data_range is not None:
                 facts["PSNR data range"] = f"{judge.data_range:g}"

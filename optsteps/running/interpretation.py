@@ -20,7 +20,7 @@ from optsteps.conditions import Cond, take
 from optsteps.denoisers import (
     PREDICTIONS,
     Denoiser,
-    ElsewhereDenoiser,
+    DeviceDenoiser,
     GuidedDenoiser,
     ModelError,
     NetworkDenoiser,
@@ -31,7 +31,7 @@ from optsteps.methods.base import SearchProblem
 from optsteps.noise import unit_noise
 from optsteps.schedules import Schedule, build_schedule
 from optsteps.solvers import build_solver
-from optsteps.trajectories import NOWHERE, Keeping, Trajectories
+from optsteps.trajectories import NO_CACHE, Cache, Trajectories
 
 # numbers that errors are averaged over, and samples that they lie in
 _NUMBERS, _FEWEST, _MOST = 2048, 4, 256
@@ -111,8 +111,8 @@ def check_interpretation(problem: SearchProblem, max_batch: int = 512) -> Interp
     """
     trial = _Trial.of(problem, max_batch)
     denoiser = _conditional(problem.denoiser)
-    workers = problem.keeping.workers.on("interpretation")
-    skill = trial.skill(denoiser, replace(problem.keeping, workers=workers, precision=None))
+    workers = problem.cache.workers.on("interpretation")
+    skill = trial.skill(denoiser, replace(problem.cache, workers=workers, precision=None))
     if not skill.suspicious:
         return Interpretation(skill, skill.evaluations)
     given, evaluations = _stated(denoiser, problem), skill.evaluations
@@ -120,7 +120,7 @@ def check_interpretation(problem: SearchProblem, max_batch: int = 512) -> Interp
     for changes in (1, 2):  # the fewest that make a denoiser of it
         for other in _readings(given, changes, float(problem.teacher.times[0])):
             try:
-                found = trial.skill(_conditional(problem.denoiser, partial(_replaced, other)), NOWHERE)
+                found = trial.skill(_conditional(problem.denoiser, partial(_replaced, other)), NO_CACHE)
             except ModelError:  # a wrong reading may overflow
                 continue
             evaluations += found.evaluations
@@ -155,8 +155,8 @@ def _conditional(denoiser: Denoiser, change: Callable[[Denoiser], Denoiser] = la
     """The denoiser without its guidance, on the device of its own, its innermost part changed."""
     if isinstance(denoiser, GuidedDenoiser):
         return _conditional(denoiser.denoiser, change)
-    if isinstance(denoiser, ElsewhereDenoiser):
-        return ElsewhereDenoiser(_conditional(denoiser.denoiser, change), denoiser.device)
+    if isinstance(denoiser, DeviceDenoiser):
+        return DeviceDenoiser(_conditional(denoiser.denoiser, change), denoiser.device)
     return change(denoiser)
 
 
@@ -166,7 +166,7 @@ def _replaced(denoiser: Denoiser, _: Denoiser) -> Denoiser:
 
 def _stated(denoiser: Denoiser, problem: SearchProblem) -> NetworkDenoiser:
     """What the denoiser's innermost network is said to be; a denoiser is a network that predicts x_0."""
-    while isinstance(denoiser, ElsewhereDenoiser):
+    while isinstance(denoiser, DeviceDenoiser):
         denoiser = denoiser.denoiser
     return denoiser if isinstance(denoiser, NetworkDenoiser) else NetworkDenoiser(denoiser, problem.process, "x0")
 
@@ -233,9 +233,9 @@ class _Trial:
         schedule = build_schedule("logsnr", process, _STEPS, t_max=t_max, t_min=t_min)
         return cls(problem, max_batch, noise, take(cond, torch.arange(count) % size), levels, schedule)  # type: ignore[arg-type]
 
-    def skill(self, denoiser: Denoiser, keeping: Keeping) -> Skill:
+    def skill(self, denoiser: Denoiser, cache: Cache) -> Skill:
         """How well a denoiser removes noise."""
-        trajectories = Trajectories(denoiser, self.max_batch, keeping)
+        trajectories = Trajectories(denoiser, self.max_batch, cache)
         noise, eps = self.noise
         if self.problem.data is not None:
             clean = self.problem.data[: len(noise)].to(noise)

@@ -30,7 +30,7 @@ from optsteps.fingerprint import (
     solver_facts,
 )
 from optsteps.methods import Method, SearchProblem
-from optsteps.metrics.judges import FigureCriterion, Judge
+from optsteps.metrics.judges import Judge, MeasurementCriterion
 from optsteps.noise import unit_noise
 from optsteps.running.experiment import Experiment
 from optsteps.running.probe import Probe
@@ -123,7 +123,7 @@ def problem_facts(problem: SearchProblem) -> Facts:
         "teacher": problem.teacher.facts,
         "solver": solver_facts(problem.solver, problem.teacher, problem.noise),
         "walker": solver_facts(walker, problem.teacher, problem.noise),
-        "precision": str(problem.keeping.precision),
+        "precision": str(problem.cache.precision),
     }
 
 
@@ -151,7 +151,7 @@ def _comparison_facts(experiment: Experiment, problem: SearchProblem, held: Held
     model, unseen, images = experiment.model, experiment.unseen, _images(problem)
     decode, own = model.decode, model.own_schedule
     return {
-        "teacher": experiment.judged_by.facts,
+        "teacher": experiment.comparison_teacher.facts,
         "own schedules": own and [own(n).facts for n in experiment.steps],
         "conditions": fingerprint(model.cond(unseen, experiment.device)),
         "prompts": model.prompts and model.prompts(unseen),
@@ -164,7 +164,7 @@ def _comparison_facts(experiment: Experiment, problem: SearchProblem, held: Held
 
 def _criterion_facts(criterion: Any, images: tuple[Tensor, Tensor], held: Held) -> Any:
     """Of what a method makes small, where it is more than a name."""
-    if isinstance(criterion, FigureCriterion):
+    if isinstance(criterion, MeasurementCriterion):
         return _judge_facts(criterion.judge, images, held)
     return _tried(lambda: criterion(*images)) if callable(criterion) else None
 

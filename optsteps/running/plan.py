@@ -11,7 +11,7 @@ from rich.table import Table
 from optsteps.comparison import TRACED
 from optsteps.denoisers import call_nfe
 from optsteps.fingerprint import PROBES
-from optsteps.methods import Given
+from optsteps.methods import GivenSchedules
 from optsteps.methods.base import steps_between
 from optsteps.running.experiment import Experiment
 from optsteps.running.interpretation import evaluations_of_check
@@ -45,7 +45,7 @@ def planned(experiment: Experiment) -> list[Stage]:
     """The stages of a run by one process that shares nothing, in their order; it evaluates nothing."""
     model, steps, solver = experiment.model, experiment.steps, experiment.solver
     guidance = call_nfe(model.denoiser)
-    walk = guidance * experiment.walker.nfe(experiment.judged_by)
+    walk = guidance * experiment.walker.nfe(experiment.comparison_teacher)
     problem = experiment.problem(model.denoiser, experiment.searched)
     trial = experiment.trial(model.denoiser)
     searches, calls = [], 0
@@ -58,7 +58,7 @@ def planned(experiment: Experiment) -> list[Stage]:
         known = method.search(problem, steps).schedules if count == 0 else {}
         schedules = [known.get(n) or steps_between(experiment.teacher, n) for n in steps]
         calls += sum(solver.nfe(schedule) for schedule in schedules) * (2 if method.chooses_orders(problem) else 1)
-        if isinstance(method, Given) and method.own_start:
+        if isinstance(method, GivenSchedules) and method.own_start:
             beginning = [trial.from_start_of(schedule).teacher for schedule in schedules]
             own_teachers |= {float(t.times[0]): t for t in beginning if t is not trial.teacher}
     calls += sum(experiment.walker.nfe(teacher) for teacher in own_teachers.values())

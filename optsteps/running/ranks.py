@@ -23,7 +23,7 @@ from optsteps.storage.files import write_atomically
 
 
 @dataclass(frozen=True)
-class Place:
+class Rank:
     """A process among those of its run.
 
     Attributes:
@@ -39,7 +39,7 @@ class Place:
     to_start: int = 0
 
 
-def place(runner: DictConfig) -> Place:
+def place(runner: DictConfig) -> Rank:
     """The place of the process that a user, or a cluster's scheduler, started.
 
     Under SLURM (`srun`) every task is a rank. Elsewhere the command is started once on every node, told its number by
@@ -53,7 +53,7 @@ def place(runner: DictConfig) -> Place:
         if not SLURMEnvironment.detect():
             raise ValueError("runner=slurm is for commands that srun starts; elsewhere choose runner=ddp, gpu or cpu")
         # by hand: Lightning's environment refuses srun --ntasks
-        return Place(*(int(os.environ[f"SLURM_{name}"]) for name in ("PROCID", "NTASKS", "LOCALID")))
+        return Rank(*(int(os.environ[f"SLURM_{name}"]) for name in ("PROCID", "NTASKS", "LOCALID")))
     devices = max(1, torch.cuda.device_count()) if runner.devices == "auto" else int(runner.devices)
     node, nodes = LightningEnvironment().node_rank(), int(runner.num_nodes)
     if devices < 1 or not 0 <= node < nodes:
@@ -61,13 +61,11 @@ def place(runner: DictConfig) -> Place:
             f"runner.devices={runner.devices}, runner.num_nodes={nodes} and NODE_RANK={node} do not go together: start "
             "the command on every node with NODE_RANK=0, 1, ..., and at least one device each"
         )
-    return Place(node * devices, nodes * devices, 0, devices - 1)
+    return Rank(node * devices, nodes * devices, 0, devices - 1)
 
 
 @contextmanager
-def further_ranks(
-    config: DictConfig, method: str, folder: Path, here: Place
-) -> Iterator[list[subprocess.Popen[bytes]]]:
+def further_ranks(config: DictConfig, method: str, folder: Path, here: Rank) -> Iterator[list[subprocess.Popen[bytes]]]:
     """The ranks that `here` is to start while the body runs; their output goes to ranks/ in `folder`.
 
     All of them end with this process, however it ends.
@@ -91,7 +89,7 @@ def further_ranks(
                 process.wait()
 
 
-def lost(ranks: list[subprocess.Popen[bytes]], folder: Path, here: Place) -> list[str]:
+def lost(ranks: list[subprocess.Popen[bytes]], folder: Path, here: Rank) -> list[str]:
     """A sentence for every rank started here that has failed."""
     failed = {here.rank + number: process.returncode for number, process in enumerate(ranks, start=1) if process.poll()}
     return [
@@ -114,7 +112,7 @@ def main() -> None:
     path, method, *numbers = sys.argv[1:]
     config = OmegaConf.load(path)
     assert isinstance(config, DictConfig)
-    compute(config, method, Place(*map(int, numbers)))
+    compute(config, method, Rank(*map(int, numbers)))
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from optsteps.comparison import Row, Trial, verdicts
+from optsteps.comparison import Comparison, Row, verdicts
 from optsteps.denoisers import Denoiser, call_nfe
 from optsteps.export import run_snippets
 from optsteps.loggers.results import log_results
-from optsteps.methods import OSS, Given, SearchProblem, SearchResult
+from optsteps.methods import OSS, GivenSchedules, SearchProblem, SearchResult
 from optsteps.reporting.run.folder import USAGE, write_report
 from optsteps.reporting.run.summary import run_summary, terminal_text
 from optsteps.running.experiment import Experiment, launched
@@ -26,7 +26,7 @@ from optsteps.running.keys import Facts, Keys, import_targets, keys_of, problem_
 from optsteps.running.plan import plan_table, planned
 from optsteps.running.probe import Probe
 from optsteps.running.progress import Progress
-from optsteps.running.ranks import Place, further_ranks, lost, place
+from optsteps.running.ranks import Rank, further_ranks, lost, place
 from optsteps.storage.files import write_atomically
 from optsteps.storage.sources import remember_sources
 from optsteps.storage.store import ShardStore, digest
@@ -100,7 +100,7 @@ def _usage(folder: Path, found: SearchResult) -> Path:
     return folder / USAGE
 
 
-def compute(config: DictConfig, method_name: str, here: Place) -> None:
+def compute(config: DictConfig, method_name: str, here: Rank) -> None:
     """A rank's share of the shards of a run; no figure, no report."""
     device = launched(config.runner, here.local_rank)
     experiment = _composed(config, device, method_name)
@@ -148,7 +148,7 @@ def _searched(
         with progress.stage(f"search {name}"):
             workers = _searching(experiment, store, keys.problem, keys.methods[name], progress)
             found = method.search(problem, experiment.steps, workers)
-            if experiment.snap and not isinstance(method, Given):  # a given schedule is run as it is
+            if experiment.snap and not isinstance(method, GivenSchedules):  # a given schedule is run as it is
                 found = replace(found, schedules={n: schedule.snapped() for n, schedule in found.schedules.items()})
             results[name] = found
     return results
@@ -159,16 +159,16 @@ def _searching(experiment: Experiment, store: Workers, problem: Facts, method: F
     return store.telling(progress.shard).on("search", steps=experiment.steps, problem=problem, method=method)
 
 
-def _teacher(experiment: Experiment, trial: Trial, progress: Progress) -> Row:
+def _teacher(experiment: Experiment, trial: Comparison, progress: Progress) -> Row:
     """The teacher on unseen samples, before the searches: judges that cannot judge it say so before these are paid."""
-    evaluations = len(trial.noise) * experiment.walker.nfe(experiment.judged_by) * call_nfe(trial.denoiser)
+    evaluations = len(trial.noise) * experiment.walker.nfe(experiment.comparison_teacher) * call_nfe(trial.denoiser)
     with progress.stage("teacher", evaluations):
         return trial.judge_teacher()
 
 
 def _compared(
     experiment: Experiment,
-    trial: Trial,
+    trial: Comparison,
     denoiser: Denoiser,
     store: Workers,
     keys: Keys,
@@ -199,7 +199,7 @@ def _composed(config: DictConfig, device: torch.device, method_name: str) -> Exp
     return Experiment.composed(config, device, method_name)
 
 
-def _store(config: DictConfig, keys: Keys, here: Place) -> Workers:
+def _store(config: DictConfig, keys: Keys, here: Rank) -> Workers:
     """Those of `config.store`, for what the model determines, or this process alone."""
     if config.store.folder is None:
         return ALONE
@@ -218,7 +218,7 @@ def results_key(config: DictConfig, method_name: str) -> str:
     return keys_of(experiment, experiment.probe(), _called(device)).results
 
 
-def _progress(config: DictConfig, device: torch.device, here: Place) -> Progress:
+def _progress(config: DictConfig, device: torch.device, here: Rank) -> Progress:
     """The ranks of a run leave their counts beside its store."""
     folder = None
     if here.world_size > 1:
@@ -234,7 +234,7 @@ def _called(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _oracle(method: OSS, name: str, trial: Trial, problem: SearchProblem, found: SearchResult) -> list[Row]:
+def _oracle(method: OSS, name: str, trial: Comparison, problem: SearchProblem, found: SearchResult) -> list[Row]:
     """OSS per sample on the trial's own samples: a bound, marked as such."""
     assert found.per_sample is not None
     rows = []

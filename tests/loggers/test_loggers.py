@@ -13,7 +13,7 @@ from made_up import made_up, noise
 
 from optsteps.loggers.results import log_results
 from optsteps.loggers.wandb import SparingWandbLogger
-from optsteps.metrics.judges import Figure
+from optsteps.metrics.judges import Measurement
 from optsteps.metrics.statistics import Interval
 from optsteps.processes import Flow
 
@@ -21,7 +21,7 @@ from optsteps.processes import Flow
 def test_numbers_that_are_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A figure keeps its NaN as a number of a chart; a table, as metrics.json, has nothing there."""
     rows = made_up(noise(8, 3), Flow(), 1.0)
-    no_interval = Figure(Interval(30.0, math.nan, math.nan), True)
+    no_interval = Measurement(Interval(30.0, math.nan, math.nan), True)
     rows[1] = replace(rows[1], figures={**rows[1].figures, "psnr": no_interval})
     (tmp_path / "metrics.json").write_text(json.dumps({"rows": []}))
     logged: dict[str, Any] = {}

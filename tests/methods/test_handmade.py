@@ -8,7 +8,7 @@ import pytest
 import torch
 from problems import PROCESSES, Watched, mixture_problem
 
-from optsteps.methods import Given, HandMade
+from optsteps.methods import GivenSchedules, HandMade
 from optsteps.processes import EDM, VP
 from optsteps.sampling import sample
 from optsteps.schedules import FAMILIES, Schedule, build_schedule
@@ -77,13 +77,13 @@ def test_families_end_as_the_teacher_does() -> None:
 
 def test_given_schedules_are_taken_as_they_are() -> None:
     problem = mixture_problem("edm", samples=1, teacher_steps=5)
-    found = Given(lambda n: build_schedule("edm", EDM(), n, 70.0, 0.01)).search(problem, [3, 2])
+    found = GivenSchedules(lambda n: build_schedule("edm", EDM(), n, 70.0, 0.01)).search(problem, [3, 2])
     assert {n: s.facts for n, s in found.schedules.items()} == {
         n: build_schedule("edm", EDM(), n, 70.0, 0.01).facts for n in (2, 3)
     }
     assert {s.metadata["range"] for s in found.schedules.values()} == {"its users'"}
     assert not found.own_start
-    assert Given(lambda n: found.schedules[n], own_start=True).search(problem, [3]).own_start
+    assert GivenSchedules(lambda n: found.schedules[n], own_start=True).search(problem, [3]).own_start
 
 
 def _ends(schedule: Schedule) -> tuple[float, float]:

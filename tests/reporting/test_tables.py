@@ -7,15 +7,15 @@ from made_up import QUALITY, all_verdicts, image_rows, some_schedule
 from rich.console import Console
 
 from optsteps.comparison import Row, VerdictRow
-from optsteps.metrics.judges import Figure
+from optsteps.metrics.judges import Measurement
 from optsteps.metrics.statistics import Interval
 from optsteps.reporting.quantities import quantity
 from optsteps.reporting.run.report import report_markdown
 from optsteps.reporting.tables import markdown_table, markdown_verdicts, terminal_table, verdict_sentences
 
 
-def _row(method: str, psnr: float, steps: int = 5, nfe: float = 5, oracle: bool = False, **others: Figure) -> Row:
-    found = {"psnr": Figure(Interval(psnr, psnr - 0.5, psnr + 0.5), True), **others}
+def _row(method: str, psnr: float, steps: int = 5, nfe: float = 5, oracle: bool = False, **others: Measurement) -> Row:
+    found = {"psnr": Measurement(Interval(psnr, psnr - 0.5, psnr + 0.5), True), **others}
     return Row(method, steps, nfe, some_schedule(), torch.zeros(8 if oracle else 64, 2), found, oracle, 4950.0)
 
 
@@ -26,9 +26,11 @@ def _lines(table: str) -> list[str]:
 def test_a_small_table_letter_by_letter() -> None:
     rows = [
         _row("oss_per_sample", 30, oracle=True),
-        _row("oss", 24, kid=Figure(Interval(-2e-6, -0.001, 0.00123), False)),
-        _row("edm", 22.706, accuracy=Figure(Interval(0.973, 0.95, 1.0), True)),
-        Row("teacher", 100, 200, some_schedule(), torch.zeros(64, 2), {"accuracy": Figure(Interval(1, 1, 1), True)}),
+        _row("oss", 24, kid=Measurement(Interval(-2e-6, -0.001, 0.00123), False)),
+        _row("edm", 22.706, accuracy=Measurement(Interval(0.973, 0.95, 1.0), True)),
+        Row(
+            "teacher", 100, 200, some_schedule(), torch.zeros(64, 2), {"accuracy": Measurement(Interval(1, 1, 1), True)}
+        ),
     ]
     assert _lines(markdown_table(rows)) == [
         "| method | steps | NFE | PSNR dB ↑ | accuracy % ↑ | KID x 1000 ↓ | search NFE |",
@@ -51,13 +53,13 @@ def test_the_best_of_rivals_at_equal_steps_and_nfe_is_bold() -> None:
     tied = [_row("oss", 24.001), _row("edm", 24.002), _row("logsnr", 23.0)]
     assert markdown_table(tied).count("**24.00**") == 2
     lower = [
-        _row("oss", 1, mse=Figure(Interval(2.0, 1, 3), False)),
-        _row("edm", 1, mse=Figure(Interval(3.0, 1, 3), False)),
+        _row("oss", 1, mse=Measurement(Interval(2.0, 1, 3), False)),
+        _row("edm", 1, mse=Measurement(Interval(3.0, 1, 3), False)),
     ]
     assert "**2.00**" in markdown_table(lower)
     undirected = [
-        _row("oss", 1, nll=Figure(Interval(2.0, 1, 3), None)),
-        _row("edm", 0, nll=Figure(Interval(3, 1, 3), None)),
+        _row("oss", 1, nll=Measurement(Interval(2.0, 1, 3), None)),
+        _row("edm", 0, nll=Measurement(Interval(3, 1, 3), None)),
     ]
     assert "| NLL nats |" in markdown_table(undirected)
     assert "**2.000**" not in markdown_table(undirected)

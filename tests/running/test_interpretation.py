@@ -19,7 +19,7 @@ from optsteps.running.interpretation import Interpretation, check_interpretation
 from optsteps.solvers import build_solver
 from optsteps.storage.store import ShardStore
 from optsteps.storage.workers import StoredWorkers
-from optsteps.trajectories import Keeping
+from optsteps.trajectories import Cache
 
 CPU = torch.device("cpu")
 PROCESSES = {"edm": EDM(), "vp": VP.scaled_linear(), "flow": Flow()}
@@ -195,9 +195,9 @@ def test_the_errors_are_kept(tmp_path: Any) -> None:
         calls.append(len(x))
         return MIXTURE.denoiser(Flow())(x, t)
 
-    keeping = Keeping(StoredWorkers(ShardStore(tmp_path), {"model": 1}))
-    first = checked(denoiser, Flow(), keeping=keeping)
+    cache = Cache(StoredWorkers(ShardStore(tmp_path), {"model": 1}))
+    first = checked(denoiser, Flow(), cache=cache)
     spent = sum(calls)
-    again = checked(denoiser, Flow(), keeping=keeping)
+    again = checked(denoiser, Flow(), cache=cache)
     assert sum(calls) == spent == first.evaluations
     assert torch.equal(first.skill.errors, again.skill.errors)

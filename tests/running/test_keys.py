@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from optsteps.cli.common import CONFIG_DIR
 from optsteps.running.keys import Keys, keys_of
 from optsteps.running.progress import Progress
-from optsteps.running.ranks import Place
+from optsteps.running.ranks import Rank
 from optsteps.running.runner import _composed, compute
 from optsteps.storage.store import ShardStore
 
@@ -98,7 +98,7 @@ def work_done(config: DictConfig) -> tuple[int, int]:
         leave(self, *error)
 
     ShardStore.put, Progress.__exit__ = counting, leaving  # type: ignore[method-assign]
-    compute(config, "oss", Place())
+    compute(config, "oss", Rank())
     return evaluations, shards
 
 

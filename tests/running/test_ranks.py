@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from optsteps.running.ranks import Place, further_ranks, place
+from optsteps.running.ranks import Rank, further_ranks, place
 
 
 def runner(**own: object):
@@ -24,20 +24,20 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_machine() -> None:
-    assert place(runner()) == Place(0, 1, 0, 0)
-    assert place(runner(devices=4)) == Place(0, 4, 0, 3)
+    assert place(runner()) == Rank(0, 1, 0, 0)
+    assert place(runner(devices=4)) == Rank(0, 4, 0, 3)
 
 
 def test_several_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NODE_RANK", "2")
-    assert place(runner(devices=4, num_nodes=3)) == Place(8, 12, 0, 3)
+    assert place(runner(devices=4, num_nodes=3)) == Rank(8, 12, 0, 3)
     with pytest.raises(ValueError, match="NODE_RANK=2"):
         place(runner(devices=4, num_nodes=2))
 
 
 def test_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
-    assert place(runner(devices="auto")) == Place(0, 8, 0, 7)
+    assert place(runner(devices="auto")) == Rank(0, 8, 0, 7)
 
 
 def test_tasks_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +45,7 @@ def test_tasks_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
         place(runner(launcher="slurm"))
     for name, value in (("NTASKS", "8"), ("JOB_NAME", "search"), ("PROCID", "5"), ("LOCALID", "1"), ("NODEID", "1")):
         monkeypatch.setenv(f"SLURM_{name}", value)
-    assert place(runner(launcher="slurm")) == Place(5, 8, 1, 0)
+    assert place(runner(launcher="slurm")) == Rank(5, 8, 1, 0)
 
 
 @pytest.mark.parametrize("devices", [0, -1])
@@ -62,7 +62,7 @@ def test_a_suspended_rank_ends_with_the_run(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("optsteps.running.ranks.sys.executable", str(stopped))
 
     def run() -> None:
-        with further_ranks(OmegaConf.create({}), "oss", tmp_path, Place(world_size=2, to_start=1)) as (rank,):
+        with further_ranks(OmegaConf.create({}), "oss", tmp_path, Rank(world_size=2, to_start=1)) as (rank,):
             while Path(f"/proc/{rank.pid}/stat").read_text().split()[2] != "T":
                 time.sleep(0.01)
 

@@ -18,7 +18,7 @@ from optsteps.processes import EDM
 from optsteps.solvers import build_solver
 from optsteps.storage.store import ShardStore
 from optsteps.storage.workers import StoredWorkers
-from optsteps.trajectories import NOWHERE, Keeping
+from optsteps.trajectories import NO_CACHE, Cache
 
 METHODS: dict[str, Any] = {
     "mean": lambda: OSS(average="mean", shard_size=8),
@@ -41,12 +41,12 @@ class Watched:
         return self.denoiser(x, t)
 
 
-def problem(last: int | None = None, keeping: Keeping = NOWHERE) -> tuple[SearchProblem, Watched]:
+def problem(last: int | None = None, cache: Cache = NO_CACHE) -> tuple[SearchProblem, Watched]:
     mixture = GaussianMixture([[-2.0, 0.0], [2.0, 0.5]], [0.3, 0.2])
     denoiser = Watched(mixture.denoiser(EDM()), last)
     teacher = build_schedule("edm", EDM(), 20, t_max=80.0, t_min=0.002)
     noise = unit_noise(0, range(24), (2,)).double()
-    return SearchProblem(denoiser, EDM(), build_solver("euler"), noise, teacher, keeping=keeping), denoiser
+    return SearchProblem(denoiser, EDM(), build_solver("euler"), noise, teacher, cache=cache), denoiser
 
 
 def same(a: SearchResult, b: SearchResult) -> bool:
@@ -73,14 +73,14 @@ def test_a_second_search_evaluates_nothing(name: str, tmp_path: Path) -> None:
 def test_an_interrupted_search_goes_on(name: str, tmp_path: Path) -> None:
     """Wherever it is cut off, the result is the same, and what is computed again is less than a shard's walk."""
     everything = StoredWorkers(ShardStore(tmp_path / "whole"), {})
-    stated, whole = problem(keeping=Keeping(everything))
+    stated, whole = problem(cache=Cache(everything))
     alone = METHODS[name]().search(stated, [3, 5], everything)
     for last in range(5, whole.calls, max(1, whole.calls // 7)):
         workers = StoredWorkers(ShardStore(tmp_path / str(last)), {})
-        cut, first = problem(last, Keeping(workers))
+        cut, first = problem(last, Cache(workers))
         with pytest.raises(KeyboardInterrupt):
             METHODS[name]().search(cut, [3, 5], workers)
-        fresh, second = problem(keeping=Keeping(workers))
+        fresh, second = problem(cache=Cache(workers))
         assert same(METHODS[name]().search(fresh, [3, 5], workers), alone)
         # a call here is a step of a shard's walk, a level of its search, or a part of its table
         assert first.calls + second.calls - whole.calls <= 20
@@ -88,8 +88,8 @@ def test_an_interrupted_search_goes_on(name: str, tmp_path: Path) -> None:
 
 def test_searches_share_trajectories_and_predictions(tmp_path: Path) -> None:
     """Another average evaluates nothing; other step counts and AYS evaluate what is new."""
-    keeping = Keeping(StoredWorkers(ShardStore(tmp_path), {}))
-    stated, denoiser = problem(keeping=keeping)
+    cache = Cache(StoredWorkers(ShardStore(tmp_path), {}))
+    stated, denoiser = problem(cache=cache)
     OSS(shard_size=8, average="mean").search(stated, [3, 5])
     first = denoiser.calls
     assert same(
@@ -104,22 +104,22 @@ def test_searches_share_trajectories_and_predictions(tmp_path: Path) -> None:
     first = denoiser.calls
     AYS(shard_size=8, levels=16, block_size=4).search(stated, [3])
     with_teacher = denoiser.calls - first
-    stated, denoiser = problem(keeping=Keeping(StoredWorkers(ShardStore(tmp_path / "other"), {})))
+    stated, denoiser = problem(cache=Cache(StoredWorkers(ShardStore(tmp_path / "other"), {})))
     AYS(shard_size=8, levels=16, block_size=4).search(stated, [3])
     assert with_teacher == denoiser.calls - 3 * 20  # the teacher's walks are there
 
 
 def test_precision_of_what_is_kept(tmp_path: Path) -> None:
     """Rounded for whoever computes it as well: the second search, which reads, finds what the first found."""
-    keeping = Keeping(StoredWorkers(ShardStore(tmp_path), {}), torch.bfloat16)
-    stated, denoiser = problem(keeping=keeping)
+    cache = Cache(StoredWorkers(ShardStore(tmp_path), {}), torch.bfloat16)
+    stated, denoiser = problem(cache=cache)
     first = OSS(shard_size=8).search(stated, [3, 5])
     calls = denoiser.calls
     assert same(OSS(shard_size=8).search(stated, [3, 5]), first)
     assert denoiser.calls == calls
     sizes = {path.stat().st_size for path in tmp_path.rglob("*.safetensors")}
-    exact = Keeping(StoredWorkers(ShardStore(tmp_path / "exact"), {}))
-    OSS(shard_size=8).search(problem(keeping=exact)[0], [3, 5])
+    exact = Cache(StoredWorkers(ShardStore(tmp_path / "exact"), {}))
+    OSS(shard_size=8).search(problem(cache=exact)[0], [3, 5])
     assert max(sizes) < max(path.stat().st_size for path in (tmp_path / "exact").rglob("*.safetensors")) / 2
 
 

@@ -75,7 +75,7 @@ class PublishedAYS(Method):
         steps = checked_steps(steps)
         self.check(problem, steps)
         denoiser = CountedDenoiser(problem.denoiser)
-        trajectories = Trajectories(problem.denoiser, self.max_batch, problem.keeping)
+        trajectories = Trajectories(problem.denoiser, self.max_batch, problem.cache)
         data, cond = clean_data(problem, trajectories, torch.arange(len(problem.noise)), self.seed)
         klub = MonteCarloKlub(denoiser, problem.process, data, cond, self.c, 1, self.max_batch, self.seed)
         start = start_levels(problem, self.start, 10)

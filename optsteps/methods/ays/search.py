@@ -144,7 +144,7 @@ class AYS(ShardedMethod):
     ) -> _Part:
         """First the table of these samples, then, if they are judged, what every schedule of the paths makes of their
         noise."""
-        trajectories = Trajectories(problem.denoiser, self.max_batch, problem.keeping)
+        trajectories = Trajectories(problem.denoiser, self.max_batch, problem.cache)
         noise, cond = problem.samples(index)
         if decision is None:
             part, teacher = _Part(), None

@@ -39,7 +39,7 @@ def calibrate_amplitude(problem: SearchProblem, schedule: Schedule, max_batch: i
         raise ValueError(f"amplitude is calibrated at the teacher's times, and {missing!r} is not one of them")
     nodes = visited.long().argmax(0)
     denoiser = CountedDenoiser(problem.denoiser)
-    trajectories = Trajectories(problem.denoiser, max_batch, problem.keeping)
+    trajectories = Trajectories(problem.denoiser, max_batch, problem.cache)
     parts = range(0, len(problem.noise), max_batch)
     conds = [take(problem.cond, slice(i, i + max_batch)) for i in parts]
     noise = problem.noise.split(max_batch)

@@ -40,15 +40,15 @@ class Grid(ABC):
         noise, self.cond = problem.samples(index)
         self.process, self.formulas = problem.process, problem.solver.formulas(problem.process)
         self.max_batch, self.entries = max_batch, entries
-        self.trajectories = Trajectories(problem.denoiser, max_batch, problem.keeping)
+        self.trajectories = Trajectories(problem.denoiser, max_batch, problem.cache)
         self.times = problem.teacher.times[nodes]
         self.last = len(self.times) - 1
         self.a, self.b = first_order(self.process, self.times[:, None], self.times[None, :])
         walker = problem.teacher_solver or problem.solver
         whole = self.trajectories.states(problem.teacher, walker, noise, self.cond)
         whole = whole if len(nodes) == whole.shape[1] else whole[:, nodes]
-        self._zeros = problem.keeping.zeros
-        self.teacher = problem.keeping.moved(whole)
+        self._zeros = problem.cache.zeros
+        self.teacher = problem.cache.moved(whole)
         self.state, self._denoised = (self._zeros(whole.shape, whole) for _ in range(2))
         self._pending = torch.zeros(self.teacher.shape[:2], dtype=torch.bool)
         self._sigma = self.process.sigma(self.times).to(noise.device)

@@ -14,17 +14,17 @@ from optsteps.datasets.geneval import TASKS, Metadata
 from optsteps.metrics.geneval.detections import Detection, Detector, Limited
 from optsteps.metrics.geneval.rules import PUBLISHED, Rules
 from optsteps.metrics.geneval.score import GenEvalScore, check_prompts, score_images
-from optsteps.metrics.judges import Figure, Judge
+from optsteps.metrics.judges import Judge, Measurement
 from optsteps.metrics.statistics import Interval
 
 
 @dataclass(frozen=True)
-class ScoreFigure(Figure):
+class ScoreFigure(Measurement):
     """An overall score; two of the same prompts are compared prompt by prompt."""
 
     score: GenEvalScore = field(kw_only=True)
 
-    def difference(self, rival: Figure) -> Interval | None:
+    def difference(self, rival: Measurement) -> Interval | None:
         return self.score.difference(rival.score) if isinstance(rival, ScoreFigure) else None
 
 
@@ -69,7 +69,7 @@ class GenEvalJudge(Judge):
         if shape is not None:
             _check_colour(shape)
 
-    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Figure]:
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
         if self._teacher is None or self._teacher[0] is not teacher:  # the same for every row
             self._teacher = (teacher, self.score(teacher))
             if not any(judgement.objects for judgement in self._teacher[1].judgements):
@@ -85,11 +85,11 @@ class GenEvalJudge(Judge):
         theirs = self._teacher[1]
         ours = theirs if torch.equal(x, teacher) else self.score(x)
         parts = {"geneval": ours, **{f"geneval_{task}": ours.of(task) for task in ours.tasks}}
-        figures: dict[str, Figure] = {
+        figures: dict[str, Measurement] = {
             name: ScoreFigure(score.interval(), True, score=score) for name, score in parts.items()
         }
         if theirs.overall > 0:
-            figures["geneval_retention"] = Figure(ours.retention(theirs), True)
+            figures["geneval_retention"] = Measurement(ours.retention(theirs), True)
         return figures
 
     def score(self, images: Tensor) -> GenEvalScore:

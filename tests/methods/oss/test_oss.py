@@ -33,7 +33,7 @@ from optsteps.processes import EDM
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule
 from optsteps.solvers import build_solver
-from optsteps.trajectories import Keeping, Trajectories
+from optsteps.trajectories import Cache, Trajectories
 
 DTYPES = [torch.float64, torch.float32]
 
@@ -429,7 +429,7 @@ def test_cal_medium_of_an_odd_count_is_not_the_median() -> None:
 @pytest.mark.parametrize("average", ["mean", "pooled"])
 def test_states_on_disk_change_nothing(average: str, solver: str, tmp_path: Path) -> None:
     problem = dataclasses.replace(mixture_problem("edm", samples=5, teacher_steps=12), solver=build_solver(solver))
-    on_disk = dataclasses.replace(problem, keeping=Keeping(scratch=tmp_path / "scratch"))
+    on_disk = dataclasses.replace(problem, cache=Cache(scratch=tmp_path / "scratch"))
     expected, found = (OSS(average=average, shard_size=2).search(one, [3, 5]) for one in (problem, on_disk))
     for n in (3, 5):
         assert torch.equal(found.schedules[n].times, expected.schedules[n].times)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from optsteps.comparison import Row, Trial, verdicts
+from optsteps.comparison import Comparison, Row, verdicts
 from optsteps.datasets.geneval import TASKS, Metadata, Objects
 from optsteps.metrics.geneval.detections import Detection
 from optsteps.metrics.geneval.judge import GenEvalJudge
-from optsteps.metrics.judges import DecodedJudge, Figure
+from optsteps.metrics.judges import DecodedJudge, Measurement
 from optsteps.processes import EDM
 from optsteps.schedules import build_schedule
 from optsteps.solvers import build_solver
@@ -87,7 +87,7 @@ def test_latents_are_decoded() -> None:
     assert detector.seen == [32, 16] * 2
 
 
-def _row(method: str, figures: dict[str, Figure]) -> Row:
+def _row(method: str, figures: dict[str, Measurement]) -> Row:
     return Row(method, 5, 5, None, torch.zeros(0), figures)
 
 
@@ -109,7 +109,7 @@ def test_verdicts_are_paired_over_prompts() -> None:
 
 def test_the_teachers_row_has_no_retention() -> None:
     judge = GenEvalJudge(Bright(), METADATA)
-    trial = Trial(
+    trial = Comparison(
         lambda x, t, cond: torch.ones_like(x),
         EDM(),
         build_solver("euler"),

@@ -12,7 +12,7 @@ from optsteps.solvers.base import Solver
 from optsteps.storage.workers import ALONE, Workers
 
 
-class Restated(Method):
+class ChangedProblem(Method):
     """`method`, with a solver of its own or fewer samples: OSS, say, for a stochastic solver, under which a distance to
     the teacher means nothing; or OSS with some of the many samples that a criterion of distributions needs.
 
@@ -31,15 +31,15 @@ class Restated(Method):
         self.method, self.solver, self.samples = method, solver, samples
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
-        self.method.check(self._restated(problem), steps)
+        self.method.check(self._changed(problem), steps)
 
     def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations | None:
-        return self.method.evaluations(self._restated(problem), steps)
+        return self.method.evaluations(self._changed(problem), steps)
 
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
-        return self.method.search(self._restated(problem), steps, workers)
+        return self.method.search(self._changed(problem), steps, workers)
 
-    def _restated(self, problem: SearchProblem) -> SearchProblem:
+    def _changed(self, problem: SearchProblem) -> SearchProblem:
         available = len(problem.noise)
         count = available if self.samples is None else self.samples
         if count > available:

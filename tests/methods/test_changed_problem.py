@@ -8,7 +8,7 @@ import pytest
 import torch
 from problems import mixture_problem
 
-from optsteps.methods import OSS, Restated
+from optsteps.methods import OSS, ChangedProblem
 from optsteps.solvers import build_solver
 
 
@@ -18,10 +18,10 @@ def test_the_search_uses_its_own_solver_and_samples() -> None:
     with pytest.raises(ValueError, match="deterministic"):
         OSS().search(stochastic, [4])
     alone = OSS(average="mean")
-    found = Restated(alone, build_solver("euler")).search(stochastic, [4])
+    found = ChangedProblem(alone, build_solver("euler")).search(stochastic, [4])
     expected = alone.search(problem, [4])
     assert torch.equal(found.schedules[4].times, expected.schedules[4].times)
-    few = Restated(alone, samples=5).search(problem, [4])
+    few = ChangedProblem(alone, samples=5).search(problem, [4])
     assert few.per_sample is not None
     assert expected.per_sample is not None
     assert torch.equal(few.per_sample[4], expected.per_sample[4][:5])
@@ -29,6 +29,6 @@ def test_the_search_uses_its_own_solver_and_samples() -> None:
 
 def test_too_many_or_no_samples() -> None:
     with pytest.raises(ValueError, match="at least 1 sample, got 0"):
-        Restated(OSS(), samples=0)
+        ChangedProblem(OSS(), samples=0)
     with pytest.raises(ValueError, match="wants 13 samples and the problem has 12"):
-        Restated(OSS(), samples=13).search(mixture_problem("edm", 12, 30), [4])
+        ChangedProblem(OSS(), samples=13).search(mixture_problem("edm", 12, 30), [4])

@@ -1,0 +1,82 @@
+"""Old names of modules and of what is in them: for one version they lead to the new ones, with a warning."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+# of version 0.1, without the package's name
+MODULES: dict[str, str] = {
+    "brownian": "solvers.brownian",
+    "experiment": "running.experiment",
+    "files": "storage.files",
+    "interpretation": "running.interpretation",
+    "methods.klub": "methods.ays.klub",
+    "methods.restated": "methods.changed_problem",
+    "metrics.detections": "metrics.geneval.detections",
+    "metrics.detectors": "metrics.geneval.detectors",
+    "metrics.geneval_judge": "metrics.geneval.judge",
+    "metrics.geneval_score": "metrics.geneval.score",
+    "metrics.scene_detector": "metrics.geneval.scene_detector",
+    "no_logger": "loggers.none",
+    "probe": "running.probe",
+    "runner": "running.runner",
+    "store": "storage.store",
+    "training": "models.training",
+    "wandb_logger": "loggers.wandb",
+    "workers": "storage.workers",
+}
+
+
+class OldModules(MetaPathFinder, Loader):
+    """Finds modules by the names that they had in `package`.
+
+    Args:
+        package: which all are in.
+        modules: new names by old ones.
+    """
+
+    def __init__(self, package: str, modules: Mapping[str, str]) -> None:
+        self.modules = {f"{package}.{old}": f"{package}.{new}" for old, new in modules.items()}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self) if fullname in self.modules else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        new = self.modules[module.__name__]
+        warnings.warn(f"{module.__name__} is {new} now", FutureWarning, stacklevel=2)
+        # what is in it is looked up there when it is asked for
+        vars(module)["__getattr__"] = lambda name: getattr(importlib.import_module(new), name)
+
+
+def find_old_modules() -> None:
+    """Let the modules of this package be imported by their old names, too."""
+    package = __name__.partition(".")[0]
+    if not any(isinstance(finder, OldModules) for finder in sys.meta_path):
+        sys.meta_path.append(OldModules(package, MODULES))
+
+
+def old_names(module: str, **renamed: str) -> Callable[[str], Any]:
+    """A module's `__getattr__` that knows what is in it by old names, too.
+
+    Args:
+        module: its `__name__`.
+        renamed: new names by old ones; a new name with a dot is of another module.
+    """
+
+    def get_renamed(name: str) -> Any:
+        if name not in renamed:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        where, _, new = renamed[name].rpartition(".")
+        warnings.warn(f"{module}.{name} is {where or module}.{new} now", FutureWarning, stacklevel=2)
+        return getattr(importlib.import_module(where or module), new)
+
+    return get_renamed

@@ -1,0 +1,50 @@
+"""Names of the version before, which lead to the new ones with a warning."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+from hydra.utils import get_object
+
+from optsteps.deprecation import MODULES
+
+
+@pytest.mark.parametrize(("old", "new"), MODULES.items())
+def test_old_modules(old: str, new: str) -> None:
+    with pytest.warns(FutureWarning, match=rf"optsteps\.{old} is optsteps\.{new} now"):
+        module = importlib.reload(importlib.import_module(f"optsteps.{old}"))
+    new_module = importlib.import_module(f"optsteps.{new}")
+    public = [name for name in vars(new_module) if not name.startswith("_")]
+    assert public
+    assert all(getattr(module, name) is getattr(new_module, name) for name in public)
+    with pytest.raises(ImportError):
+        importlib.import_module(f"optsteps.{old}_2")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("no_logger.NoLogger", "loggers.none.NoLogger"),
+        ("training.DenoiserTraining", "models.training.DenoiserTraining"),
+        ("methods.Given", "methods.GivenSchedules"),
+        ("methods.Restated", "methods.ChangedProblem"),
+        ("metrics.judges.FigureCriterion", "metrics.judges.MeasurementCriterion"),
+        ("metrics.geneval_judge.GenEvalJudge", "metrics.geneval.judge.GenEvalJudge"),
+        ("metrics.detectors.Mask2FormerDetector", "metrics.geneval.detectors.Mask2FormerDetector"),
+        ("comparison.Trial", "comparison.Comparison"),
+        ("trajectories.Keeping", "trajectories.Cache"),
+        ("denoisers.ElsewhereDenoiser", "denoisers.DeviceDenoiser"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_old_targets_of_configs(old: str, new: str) -> None:
+    assert get_object(f"optsteps.{old}") is get_object(f"optsteps.{new}")
+
+
+def test_old_names_warn_and_others_are_missing() -> None:
+    methods = importlib.import_module("optsteps.methods")
+    with pytest.warns(FutureWarning, match=r"optsteps\.methods\.Given is optsteps\.methods\.GivenSchedules now"):
+        assert methods.Given is methods.GivenSchedules
+    with pytest.raises(AttributeError, match=r"module 'optsteps\.methods' has no attribute 'Gevin'"):
+        _ = methods.Gevin
