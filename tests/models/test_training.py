@@ -270,19 +270,19 @@ def test_batches_depend_on_seed_and_number_alone() -> None:
         for left, right in zip(_batches(first), batches[first:], strict=True):
             assert left.number == right.number
             assert torch.equal(left.images, right.images)
-            assert torch.equal(left.told, right.told)
+            assert torch.equal(left.cond, right.cond)
     for epoch in range(3):
         seen = torch.cat([batch.images.flatten() for batch in batches[3 * epoch : 3 * epoch + 3]]).tolist()
         assert len(set(seen)) == 9
-    assert not torch.equal(batches[0].told, batches[3].told), "every epoch has its own order"
-    assert not torch.equal(batches[0].told, _batches(0, seed=1)[0].told)
-    assert all(torch.equal(batch.told, batch.images.flatten().long() * 10) for batch in batches)
+    assert not torch.equal(batches[0].cond, batches[3].cond), "every epoch has its own order"
+    assert not torch.equal(batches[0].cond, _batches(0, seed=1)[0].cond)
+    assert all(torch.equal(batch.cond, batch.images.flatten().long() * 10) for batch in batches)
 
 
 def test_ranks_share_a_batch() -> None:
     for whole, first, second in zip(_batches(0), _batches(0, 0, 2), _batches(0, 1, 2), strict=True):
-        assert torch.equal(torch.cat([first.told, second.told]).sort()[0], whole.told.sort()[0])
-        assert (len(first.told), len(second.told)) == (2, 1)
+        assert torch.equal(torch.cat([first.cond, second.cond]).sort()[0], whole.cond.sort()[0])
+        assert (len(first.cond), len(second.cond)) == (2, 1)
 
 
 def test_averages_are_exponential_and_forget_the_beginning() -> None:
@@ -326,8 +326,8 @@ def test_mirrored_images_are_told_of() -> None:
     network = UNet(1, [8], embedding=16, num_classes=4, augmentations=2)
     task = DenoiserTraining(network, 0.6, -0.9, 1.3, 0.0, 1e-3, 0.0, 10, [0.9], 0, mirrored=0.5)
     images = torch.randint(0, 256, (400, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    told, seen = task._augmented(images)
-    labels = told.keywords["augmentation"]  # type: ignore[attr-defined]
+    augmented, seen = task._augmented(images)
+    labels = augmented.keywords["augmentation"]  # type: ignore[attr-defined]
     assert labels.shape == (400, 2)
     mirrored = labels[:, 0] == 1
     assert stats.binomtest(int(mirrored.sum()), 400, 0.5).pvalue > 1e-4
@@ -470,8 +470,8 @@ def test_a_captioned_set_is_told_in_words(tmp_path: Path) -> None:
     data = captioned_scenes(5, 3, train=True)
     assert data.images.shape == (5, 3, 32, 32)
     network = TextUNet(vocabulary(), 12, text_width=32, widths=(8,), embedding=16)
-    told = _flow_training(network).told(data)
-    assert torch.equal(told, network.tokenizer(data.captions))
+    tokens = _flow_training(network).conditions(data)
+    assert torch.equal(tokens, network.tokenizer(data.captions))
     assert [TASKS[label] for label in data.labels] == [one.tag for one in scene_set(5, "train")[2]]
     assert len(captioned_scenes(5, 3, train=False)) == 3
 
