@@ -24,6 +24,7 @@ MODULES: dict[str, str] = {
     "metrics.geneval_judge": "metrics.geneval.judge",
     "metrics.geneval_score": "metrics.geneval.score",
     "metrics.scene_detector": "metrics.geneval.scene_detector",
+    "models.diffusers.schedulers": "models.diffusers.scheduler_config",
     "no_logger": "loggers.none",
     "probe": "running.probe",
     "runner": "running.runner",
