@@ -26,7 +26,7 @@ from optsteps.processes import Process
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
-from optsteps.storage.sources import code_facts, is_own
+from optsteps.storage.sources import code_facts, is_local
 
 # samples of the probe: several, so that several conditions are among them, but a batch that every machine has room for
 PROBES = 8
@@ -114,7 +114,7 @@ def fingerprint_held(thing: Any, read: dict[int, tuple[Any, str]] | None = None)
             digests.add(fingerprint(torch.from_numpy(np.ascontiguousarray(one).reshape(-1).view(np.uint8))))
         elif isinstance(one, FunctionType):
             waiting += [one.__closure__, one.__defaults__, one.__kwdefaults__, one.__dict__]
-            if is_own(one.__module__):
+            if is_local(one.__module__):
                 waiting += [one.__globals__.get(name) for name in one.__code__.co_names]
         elif not (isinstance(one, dict) and "__builtins__" in one):  # a module's globals
             waiting += gc.get_referents(one)
