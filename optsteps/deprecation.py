@@ -14,6 +14,7 @@ from typing import Any
 # of version 0.1, without the package's name
 MODULES: dict[str, str] = {
     "brownian": "solvers.brownian",
+    "datasets.geneval": "datasets.geneval_prompts",
     "experiment": "running.experiment",
     "files": "storage.files",
     "interpretation": "running.interpretation",

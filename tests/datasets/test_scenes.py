@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from scipy import stats
 
 from optsteps.datasets import captioned_scenes
-from optsteps.datasets.geneval import TASKS, Metadata, Objects
+from optsteps.datasets.geneval_prompts import TASKS, Metadata, Objects
 from optsteps.datasets.scene_prompts import COLORS, LESSONS, TONES, all_prompts
 from optsteps.datasets.scenes import RGB, TONE_RGB, Scene, Thing, render, scene_of, scene_set
 from optsteps.datasets.shapes import SHAPES

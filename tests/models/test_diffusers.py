@@ -16,7 +16,7 @@ from torch import Tensor
 
 from optsteps import Schedule, SearchProblem, build_schedule, sample
 from optsteps.conditions import batch_size, take
-from optsteps.datasets.geneval import Metadata, Objects
+from optsteps.datasets.geneval_prompts import Metadata, Objects
 from optsteps.denoisers import CountedDenoiser
 from optsteps.methods import AYS, OSS
 from optsteps.models import Model

@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from optsteps.datasets import captioned_scenes
-from optsteps.datasets.geneval import TASKS
+from optsteps.datasets.geneval_prompts import TASKS
 from optsteps.datasets.scene_prompts import vocabulary
 from optsteps.datasets.scenes import scene_set
 from optsteps.models.text_unet import TextUNet
