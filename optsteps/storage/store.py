@@ -174,7 +174,7 @@ class ShardStore:
         return [shards[position] for position in range(len(keys))]
 
     def _computed(self, key: str, function: Callable[[], Tree]) -> Tree | None:
-        """The shard, computed by this process and kept if the store can be written; None if another process computes it."""
+        """The shard, computed here and kept if the store can be written; None if another process computes it."""
         if not self._writable:
             return function()
         with ExitStack() as claim:
@@ -209,7 +209,7 @@ class ShardStore:
         return self.folder / key[:2]
 
     def _evict(self, kept: Path) -> None:
-        """Delete the shards used longest ago until the limit holds, but not `kept`, and files that killed processes left."""
+        """Delete files of killed processes, and the shards used longest ago, except `kept`, until the limit holds."""
         assert self.limit is not None
         files = []
         for path in self.folder.glob("*/*"):
