@@ -1,4 +1,4 @@
-"""Conditions: None, a batch-leading tensor, or a dict, list or tuple of such."""
+"""Conditions of models: None, a batch-leading tensor, or a dict, list or tuple of such."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Cond = Any
 
 
 def mapped(cond: Cond, change: Callable[[Tensor], Tensor]) -> Cond:
-    """The same structure with every tensor changed."""
+    """The same structure, with `change` applied to every tensor."""
     if cond is None:
         return None
     if isinstance(cond, Tensor):
@@ -63,38 +63,38 @@ def batch_size(cond: Cond) -> int | None:
 
 
 def moved(cond: Cond, device: torch.device) -> Cond:
-    """The same on a device."""
+    """The same condition on a device."""
     return mapped(cond, lambda part: part.to(device))
 
 
 def copied(cond: Cond) -> Cond:
-    """The same in memory of its own."""
+    """A copy of the condition in its own memory."""
     return mapped(cond, Tensor.clone)
 
 
 def fingerprint(cond: Cond) -> str:
-    """SHA-256 of the tensors: the same for the same structure, dtypes, shapes and values, on whatever device."""
-    found = hashlib.sha256()
+    """SHA-256 of the tensors, which depends on structure, dtypes, shapes and values, but not on the device."""
+    sha256 = hashlib.sha256()
 
     def read(part: Cond) -> None:
         if isinstance(part, Tensor):
-            found.update(f"{part.dtype}{list(part.shape)}".encode())
-            found.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            sha256.update(f"{part.dtype}{list(part.shape)}".encode())
+            sha256.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         elif isinstance(part, dict):
             for key in sorted(part):
-                found.update(f"{key}:".encode())
+                sha256.update(f"{key}:".encode())
                 read(part[key])
         elif isinstance(part, list | tuple):
-            found.update(f"({len(part)}".encode())
+            sha256.update(f"({len(part)}".encode())
             for entry in part:
                 read(entry)
         elif part is None:
-            found.update(b"none")
+            sha256.update(b"none")
         else:
             raise _unsupported(part)
 
     read(cond)
-    return found.hexdigest()
+    return sha256.hexdigest()
 
 
 def _unsupported(cond: Cond) -> TypeError:

@@ -28,7 +28,7 @@ class Denoiser(Protocol):
 
 
 class ModelError(ValueError):
-    """A model that fails, or answers with what is no estimate of x_0; one paragraph says when and what to do."""
+    """A model fails, or returns something that is no estimate of x_0; one paragraph says when, and what to do."""
 
 
 def expand(coefficient: Tensor, x: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def _network_time(t: Tensor, x: Tensor) -> Tensor:
     return t.to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
-# What a network predicts, as D = c_skip x + c_out output with coefficients of (alpha, sigma).
+# D = c_skip x + c_out output for every prediction of a network, with (c_skip, c_out) functions of (alpha, sigma)
 PREDICTIONS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
     "x0": lambda alpha, sigma: (torch.zeros_like(alpha), torch.ones_like(alpha)),
     # eps = (x - alpha x_0) / sigma (Ho et al., arXiv:2006.11239)
@@ -157,11 +157,13 @@ class GuidedDenoiser:
 
 
 class DeviceDenoiser:
-    """Evaluates on another device than states are kept on: a search larger than a GPU's memory stays on the CPU.
+    """A denoiser evaluated on another device than that of the states.
+
+    So the states of a search that is larger than a GPU's memory can stay on the CPU.
 
     Args:
         denoiser: on `device`.
-        device: where states and cond are brought for a call; what comes of them returns to where the states were.
+        device: where states and cond are brought for a call; the result returns to the device of the states.
     """
 
     def __init__(self, denoiser: Denoiser, device: torch.device) -> None:
@@ -173,7 +175,7 @@ class DeviceDenoiser:
 
 
 class CountedDenoiser:
-    """Counts network evaluations per sample and checks what comes back.
+    """A denoiser whose network evaluations are counted and whose outputs are checked.
 
     Attributes:
         evaluations: network evaluations so far, one per sample (two under classifier-free guidance).
@@ -235,7 +237,7 @@ def evaluate(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond = None) -> Ten
 
 
 def check_output(out: object, x: Tensor, t: Tensor, what: str) -> None:
-    """Raises ModelError unless what a network or a denoiser returned is a floating tensor like x [B, ...]."""
+    """Raises ModelError unless `out`, returned by a network or a denoiser, is a floating tensor like x [B, ...]."""
     if not isinstance(out, Tensor):
         raise ModelError(f"the {what} returned {_kind(out)}")
     if out.shape != x.shape:
@@ -257,7 +259,7 @@ def check_output(out: object, x: Tensor, t: Tensor, what: str) -> None:
 
 
 def _kind(out: object) -> str:
-    """What was returned instead of a tensor, and what to return."""
+    """Words for an output that is no tensor, and for what to return instead."""
     name = type(out).__name__
     kind = name if name.startswith("None") else f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
     if isinstance(getattr(out, "sample", None), Tensor):  # as diffusers' networks do
@@ -273,10 +275,10 @@ def _kind(out: object) -> str:
 
 @contextmanager
 def model_errors(doing: str) -> Iterator[None]:
-    """What a model's own code raises inside, `sys.exit` too, becomes a `ModelError` of one paragraph, caused by it.
+    """Turn whatever a model's own code raises in the body, `sys.exit` too, into a `ModelError` of one paragraph.
 
     Args:
-        doing: what the model was asked.
+        doing: a description of the call of the model.
     """
     try:
         yield
@@ -285,26 +287,29 @@ def model_errors(doing: str) -> Iterator[None]:
     except SystemExit as error:
         raise ModelError(f"the model called sys.exit({error.code!r}), {doing}; it must answer, or raise") from error
     except Exception as error:
-        said = " ".join(str(error).split()) or "it says no more"
+        message = " ".join(str(error).split()) or "it says no more"
         if _out_of_memory(error):
-            remedy = f"give a smaller max_batch, or max_batch=auto ({said})"
+            remedy = f"give a smaller max_batch, or max_batch=auto ({message})"
             raise ModelError(f"the model ran out of memory, {doing}: {remedy}") from error
         kind = type(error).__name__
-        raise ModelError(f"the model raised {kind}, {doing}: {said}; OPTSTEPS_DEBUG=1 shows where") from error
+        raise ModelError(f"the model raised {kind}, {doing}: {message}; OPTSTEPS_DEBUG=1 shows where") from error
 
 
 def _out_of_memory(error: BaseException | None) -> bool:
-    said = str(error).lower()
-    named = ("out of memory" in said, "not enough memory" in said, "can't allocate" in said)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (isinstance(error, RuntimeError) and any(named))
+    message = str(error).lower()
+    phrases = ("out of memory", "not enough memory", "can't allocate")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(phrase in message for phrase in phrases)
+    )
 
 
 def fitting_batch(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond = None) -> int:
-    """How many of the samples x [B, ...] with t [B] and cond are evaluated at once without running out of memory: all,
-    or half of them, a quarter, ...
+    """The number of the samples x [B, ...] with t [B] and cond that can be evaluated at once in the memory there is.
+
+    It is tried with all of them, half of them, a quarter, ...
 
     Raises:
-        ModelError: not even one fits, or as `evaluate`.
+        ModelError: a single sample does not fit, or as `evaluate`.
     """
     size = len(x)
     while True:

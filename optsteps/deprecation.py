@@ -14,6 +14,7 @@ from typing import Any
 # of version 0.1, without the package's name
 MODULES: dict[str, str] = {
     "brownian": "solvers.brownian",
+    "datasets.geneval": "datasets.geneval_prompts",
     "experiment": "running.experiment",
     "files": "storage.files",
     "interpretation": "running.interpretation",
@@ -24,6 +25,7 @@ MODULES: dict[str, str] = {
     "metrics.geneval_judge": "metrics.geneval.judge",
     "metrics.geneval_score": "metrics.geneval.score",
     "metrics.scene_detector": "metrics.geneval.scene_detector",
+    "models.diffusers.schedulers": "models.diffusers.scheduler_config",
     "no_logger": "loggers.none",
     "probe": "running.probe",
     "runner": "running.runner",

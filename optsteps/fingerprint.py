@@ -1,7 +1,7 @@
-"""What a thing does, as a digest: the outputs of a denoiser on fixed inputs, and the tensors that it holds.
+"""Fingerprints of denoisers and solvers: digests of their outputs on fixed inputs, and of the tensors they hold.
 
-No list of files says what determines a model: its code may read weights, other modules and the environment as it likes.
-What it answers and what it holds in memory are there to be looked at.
+No list of files determines a model: its code may read weights, other modules and the environment as it likes. Its
+outputs and the tensors that it holds in memory can be looked at.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from optsteps.processes import Process
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
-from optsteps.storage.sources import code_facts, is_own
+from optsteps.storage.sources import code_facts, is_local
 
 # samples of the probe: several, so that several conditions are among them, but a batch that every machine has room for
 PROBES = 8
@@ -36,14 +36,14 @@ _CLEAN, _NOISE = 0, 1
 # noise levels in the place of a range's ends: of an infinite one, where inner times are chosen, and of 0, where no
 # denoiser is evaluated
 _LARGE, _SMALL = 100.0, 1e-3
-# what holds no tensor of the thing's own
+# types that hold no tensor of the thing itself
 _PLAIN = (str, bytes, int, float, complex, type, ModuleType, CodeType, type(None))
 
 
 def probe_inputs(
     process: Process, shape: Sequence[int], time_range: tuple[float, float], cond_of: Callable[[range], Cond]
 ) -> tuple[Tensor, Tensor, Cond]:
-    """Inputs x [8, *shape] (float32), t [8] (float64) and cond on which every denoiser of a kind is looked at.
+    """Inputs x [8, *shape] (float32), t [8] (float64) and cond on which all denoisers of a kind are compared.
 
     Sample k has the condition of the run's sample k. Times are both ends of the range (at the clean end a time shortly
     before it) and two between them, evenly in the logarithm of the noise level, and follow each other, so that a batch
@@ -87,10 +87,10 @@ def fingerprint_outputs(outputs: Tensor) -> str:
 
 
 def fingerprint_held(thing: Any, read: dict[int, tuple[Any, str]] | None = None) -> str:
-    """Digest of all tensors and arrays that a thing holds, in whatever order: parameters and buffers, attributes, what
-    functions close over, and the globals that a user's functions name.
+    """Digest of all tensors and arrays that a thing holds, in whatever order: parameters and buffers, attributes, the
+    variables that functions close over, and the globals that a user's functions name.
 
-    So weights count that no probe excites, such as the embedding of one class, and they count as they are in memory.
+    So weights count that no probe reaches, such as the embedding of a class, and they count as they are in memory.
 
     Args:
         read: tensors and their digests by id, of other things that may hold the same; it is added to.
@@ -100,24 +100,24 @@ def fingerprint_held(thing: Any, read: dict[int, tuple[Any, str]] | None = None)
     digests: set[str] = set()
     waiting = [thing]
     while waiting:
-        one = waiting.pop()
-        if id(one) in seen or isinstance(one, _PLAIN):
+        part = waiting.pop()
+        if id(part) in seen or isinstance(part, _PLAIN):
             continue
-        seen.add(id(one))
-        if type(one) in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
-            if one.is_meta:  # waits elsewhere, where whoever fetches it holds it
+        seen.add(id(part))
+        if type(part) in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
+            if part.is_meta:  # its values wait elsewhere, held by whatever fetches them
                 continue
-            if id(one) not in read:
-                read[id(one)] = (one, fingerprint(one))
-            digests.add(read[id(one)][1])
-        elif isinstance(one, np.ndarray) and one.dtype != object:
-            digests.add(fingerprint(torch.from_numpy(np.ascontiguousarray(one).reshape(-1).view(np.uint8))))
-        elif isinstance(one, FunctionType):
-            waiting += [one.__closure__, one.__defaults__, one.__kwdefaults__, one.__dict__]
-            if is_own(one.__module__):
-                waiting += [one.__globals__.get(name) for name in one.__code__.co_names]
-        elif not (isinstance(one, dict) and "__builtins__" in one):  # a module's globals
-            waiting += gc.get_referents(one)
+            if id(part) not in read:
+                read[id(part)] = (part, fingerprint(part))
+            digests.add(read[id(part)][1])
+        elif isinstance(part, np.ndarray) and part.dtype != object:
+            digests.add(fingerprint(torch.from_numpy(np.ascontiguousarray(part).reshape(-1).view(np.uint8))))
+        elif isinstance(part, FunctionType):
+            waiting += [part.__closure__, part.__defaults__, part.__kwdefaults__, part.__dict__]
+            if is_local(part.__module__):
+                waiting += [part.__globals__.get(name) for name in part.__code__.co_names]
+        elif not (isinstance(part, dict) and "__builtins__" in part):  # a module's globals
+            waiting += gc.get_referents(part)
     return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:32]
 
 
@@ -125,16 +125,16 @@ def plain_settings(thing: Any) -> dict[str, str]:
     """The attributes of a thing that are JSON data, as text: JSON has no infinite numbers."""
     settings = {}
     for name, value in getattr(thing, "__dict__", {}).items():
-        with suppress(TypeError, ValueError):  # it is something else
+        with suppress(TypeError, ValueError):  # it is no JSON data
             settings[name] = json.dumps(value, sort_keys=True)
     return settings
 
 
 def solver_facts(solver: Solver, schedule: Schedule, noise: Tensor) -> dict[str, Any]:
-    """What determines a solver's steps on `schedule`, as JSON data.
+    """Facts that determine a solver's steps on `schedule`, as JSON data.
 
-    Of a user's own solver also the states of its walk with the exact denoiser of data that are -1 or 1 everywhere,
-    D = tanh(alpha x / sigma^2), for two samples like `noise` [B, ...].
+    A user's solver is also represented by the states of its walk with the exact denoiser of data that are -1 or 1
+    everywhere, D = tanh(alpha x / sigma^2), for two samples like `noise` [B, ...].
     """
     module = type(solver).__module__
     facts: dict[str, Any] = {"source": code_facts([module])}

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# samples from this number on are for judging: no search sees them
+# samples from this number on are for the comparison: no search sees them
 FIRST_TEST_SAMPLE = 1_000_000
 
 

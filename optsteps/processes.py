@@ -40,8 +40,10 @@ class Process(ABC):
 
     @property
     def t_finite(self) -> float:
-        """The largest time whose noise level is finite, of the timesteps that models count: `t_limit` but where alpha
-        is 0 there, as at a flow's t = 1."""
+        """The largest timestep of models whose noise level is finite.
+
+        It is `t_limit`, except where alpha is 0 there, as at a flow's t = 1.
+        """
         return self.t_limit
 
     @abstractmethod
@@ -77,11 +79,11 @@ class Process(ABC):
         return self.time_of_noise_level(torch.exp(-as_times(log_snr)))
 
     def prior_std(self, t: Times) -> Tensor:
-        """What unit noise is scaled by to start sampling at t."""
+        """The scale of the noise that sampling starts from at t."""
         return self.sigma(t)
 
     def contains(self, t: Times) -> Tensor:
-        """Boolean, of the shape of t: is this a time of the process (`t_clean` included)?"""
+        """Whether each t is a time of the process, `t_clean` included; booleans of the shape of t."""
         t = as_times(t)
         return torch.isfinite(t) & (t >= self.t_clean) & (t <= self.t_limit)
 
@@ -233,13 +235,13 @@ class VP(Process):
         return cls.from_betas(torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64))
 
     def _log_level(self, t: Tensor) -> Tensor:
-        """log noise level at times >= 0; what lies below 0 is clamped and must be masked by the caller."""
+        """log noise level at times >= 0; times below 0 are clamped, and the caller must mask them."""
         table = self._log_levels.to(t.device)
         below = t.detach().floor().clamp(0, len(table) - 2).long()
         low, high, passed = table[below], table[below + 1], t.clamp(min=0) - below
         if torch.isfinite(table[-1]):
             return torch.lerp(low, high, passed)
-        last = ~torch.isfinite(high)  # only there is alpha / sigma what is linear; elsewhere its logarithm stays 0
+        last = ~torch.isfinite(high)  # there alpha / sigma is linear; elsewhere the logarithm that is subtracted is 0
         return torch.lerp(low, torch.where(last, low, high), passed) - torch.log1p(-passed * last)
 
     def _or_clean(self, t: Tensor, noisy: Tensor, clean: float) -> Tensor:
@@ -262,18 +264,18 @@ class VP(Process):
         return self._or_clean(t, -self._log_level(t), float("inf"))
 
     def time_of_log_snr(self, log_snr: Times) -> Tensor:
-        wanted = -as_times(log_snr)
-        table = self._log_levels.to(wanted.device)
-        clean = wanted == -torch.inf
+        log_level = -as_times(log_snr)
+        table = self._log_levels.to(log_level.device)
+        clean = log_level == -torch.inf
         # one part in 10^12 of slack: a level computed from t_limit must come back
         slack = 1e-12
-        inside = (wanted >= table[0] - slack) & (wanted <= table[-1] + slack)
-        _check_levels(wanted[~(inside | clean)].exp(), *table[[0, -1]].exp().tolist())
-        below = torch.searchsorted(table, wanted.detach(), right=True).sub(1).clamp(0, len(table) - 2)
+        inside = (log_level >= table[0] - slack) & (log_level <= table[-1] + slack)
+        _check_levels(log_level[~(inside | clean)].exp(), *table[[0, -1]].exp().tolist())
+        below = torch.searchsorted(table, log_level.detach(), right=True).sub(1).clamp(0, len(table) - 2)
         low, high = table[below], table[below + 1]
-        passed = torch.where(torch.isfinite(high), (wanted - low) / (high - low), -torch.expm1(low - wanted))
+        passed = torch.where(torch.isfinite(high), (log_level - low) / (high - low), -torch.expm1(low - log_level))
         t = below + passed
-        return torch.where(clean, torch.full_like(wanted, self.t_clean), t.clamp(0, self.t_limit))
+        return torch.where(clean, torch.full_like(log_level, self.t_clean), t.clamp(0, self.t_limit))
 
     def time_of_noise_level(self, noise_level: Times) -> Tensor:
         level = as_times(noise_level)

@@ -35,6 +35,7 @@ def test_old_modules(old: str, new: str) -> None:
         ("comparison.Trial", "comparison.Comparison"),
         ("trajectories.Keeping", "trajectories.Cache"),
         ("denoisers.ElsewhereDenoiser", "denoisers.DeviceDenoiser"),
+        ("export.diffusers.schedulers.Kind", "export.diffusers.schedulers.SchedulerKind"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::FutureWarning")

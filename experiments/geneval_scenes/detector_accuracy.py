@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from optsteps.datasets.geneval import TASKS, Metadata
+from optsteps.datasets.geneval_prompts import TASKS, Metadata
 from optsteps.datasets.images import to_unit_range
 from optsteps.datasets.scene_prompts import prompts
 from optsteps.datasets.scenes import Scene, render, scene_of

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from optsteps.datasets.geneval import TASKS
+from optsteps.datasets.geneval_prompts import TASKS
 from optsteps.reporting.quantities import quantity
 from optsteps.reporting.sweep.pivot import pivot, read_records, value_alone, value_and_interval
 from optsteps.reporting.sweep.records import Record

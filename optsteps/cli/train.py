@@ -60,7 +60,7 @@ def job(config: DictConfig) -> None:
     )
     checkpoint = torch.load(last, map_location="cpu", weights_only=True) if last.exists() else None
     if checkpoint is None or checkpoint["global_step"] < config.training.max_steps:
-        data = ImageData(train, test, config.training.batch_size, config.seed, task.told)
+        data = ImageData(train, test, config.training.batch_size, config.seed, task.conditions)
         # the batches go on where the checkpoint was written, which Lightning cannot know
         warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
         trainer.fit(task, datamodule=data, ckpt_path=None if checkpoint is None else last, weights_only=True)

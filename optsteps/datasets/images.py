@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optsteps.datasets.geneval import TASKS
+from optsteps.datasets.geneval_prompts import TASKS
 from optsteps.datasets.scenes import scene_set
 
 # bytes of an unpacked file: twenty times those of MNIST

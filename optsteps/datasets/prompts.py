@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from optsteps.datasets.geneval import TASKS, Metadata, as_metadata
+from optsteps.datasets.geneval_prompts import TASKS, Metadata, as_metadata
 from optsteps.datasets.lines import read_lines
 from optsteps.storage.documents import parse_json
 

@@ -33,7 +33,7 @@ from typing import Literal
 
 import numpy as np
 
-from optsteps.datasets.geneval import RELATIONS, TASKS, Metadata, Objects, in_turn
+from optsteps.datasets.geneval_prompts import RELATIONS, TASKS, Metadata, Objects, in_turn
 from optsteps.datasets.shapes import SHAPES
 
 COLORS = ("red", "yellow", "green", "blue", "pink", "cyan", "white", "black")

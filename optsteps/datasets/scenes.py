@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from optsteps.datasets.geneval import RELATIONS, TASKS, Metadata
+from optsteps.datasets.geneval_prompts import RELATIONS, TASKS, Metadata
 from optsteps.datasets.scene_prompts import COLORS, SIZES, TONES, Split, all_prompts
 from optsteps.datasets.shapes import SHAPES, coverage, half_extent
 from optsteps.noise import FIRST_TEST_SAMPLE, sample_generator

@@ -1,4 +1,4 @@
-"""Schedules that somebody published, in the forms in which lists of times circulate."""
+"""Reading of published schedules, in the forms in which lists of times circulate."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read_schedule(
             one list of sigmas, or CSV with a column `time` or `noise_level` and, where steps have orders, `order`; or
             the path of a file with such text. What follows a # on a line is a comment.
         process: the process of the model they are for.
-        form: what the text must be, one of `READABLE_FORMS`; None finds it out.
+        form: the expected form of the text, one of `READABLE_FORMS`; None takes the form that the text has.
         end: "as-listed": the last number is the last time; "append-zero": noise level 0 comes after it;
             "replace-by-zero": noise level 0 comes in its place, as some tools run a published list. None: append-zero
             for arguments of diffusers, as-listed for all else.
@@ -64,13 +64,13 @@ def read_schedule(
     if isinstance(text, str):
         if not text.strip():
             raise ValueError("there is no schedule in an empty text")
-        looks = _form(text)
+        actual_form = _form(text)
         expected = {"comfyui-json": "kdiffusion"}.get(form, form) if form in FORMS else None
-        if expected not in (None, looks) or (form in ARGUMENT_FORMS and looks == "csv"):
-            raise ValueError(f"the text is not of the form {form}; it looks like {looks}")
-        if looks == "csv":
+        if expected not in (None, actual_form) or (form in ARGUMENT_FORMS and actual_form == "csv"):
+            raise ValueError(f"the text is not of the form {form}; it looks like {actual_form}")
+        if actual_form == "csv":
             return _ended(_from_table(text, process), end or "as-listed")
-        values = _numbers(text) if looks == "comfyui" else _listed(text)
+        values = _numbers(text) if actual_form == "comfyui" else _listed(text)
     else:
         values = [float(x) for x in text]
     if form == "diffusers-timesteps" or (form != "diffusers-sigmas" and _only_timesteps(values, process)):
@@ -80,7 +80,7 @@ def read_schedule(
 
 
 def _form(text: str) -> str:
-    """The one of `FORMS` that the text looks like; lists, of which there are two, are all kdiffusion's."""
+    """The one of `FORMS` that the text looks like; every list counts as "kdiffusion"."""
     head = text.lstrip()
     if head[0] in "[({":
         return "kdiffusion"
@@ -96,7 +96,7 @@ def _number(word: str, line: int) -> float:
 
 
 def _numbers(text: str) -> list[float]:
-    """Numbers separated by commas, semicolons, spaces or lines."""
+    """The numbers of a text, separated by commas, semicolons, spaces or lines."""
     lines = [line.split("#")[0].strip() for line in text.splitlines()]
     body = "\n".join(lines).strip()
     separators = r"[,;\s]+"
@@ -123,8 +123,8 @@ def _listed(text: str) -> list[float]:
         raise ValueError(f"line {error.lineno}: this list cannot be read ({error.msg})") from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise ValueError("this list cannot be read; a schedule is a list of numbers") from error
-    numbers = isinstance(values, (list, tuple))
-    if not numbers or any(isinstance(x, bool) or not isinstance(x, (int, float)) for x in values):
+    is_list = isinstance(values, (list, tuple))
+    if not is_list or any(isinstance(x, bool) or not isinstance(x, (int, float)) for x in values):
         wrong = next((x for x in values if not isinstance(x, (int, float)) or isinstance(x, bool)), values)
         raise ValueError(f"{wrong!r} is not a number; a schedule is a list of numbers")
     try:
@@ -162,7 +162,10 @@ def _plain(values: list[Any]) -> bool:
 
 
 def _only_timesteps(values: Sequence[float], process: Process) -> bool:
-    """Can the numbers be nothing but times on the clock that the network is called with? They begin near its end."""
+    """Whether the numbers can be nothing but times on the clock that the network is called with.
+
+    Such lists begin near the end of the clock.
+    """
     if not values:
         return False
     if isinstance(process, VP):
@@ -172,7 +175,7 @@ def _only_timesteps(values: Sequence[float], process: Process) -> bool:
 
 
 def _from_timesteps(values: Sequence[float], process: Process, end: End) -> Schedule:
-    """From the times the network is called with: a VP process's own, or a flow's times 1000."""
+    """A schedule from the times that the network is called with: a VP process's own, or a flow's times 1000."""
     if process.name == "edm":
         raise ValueError("an EDM process has no timesteps: give its noise levels")
     times = [x / 1000 if process.name == "flow" else float(x) for x in values]
@@ -247,8 +250,8 @@ def _ended(schedule: Schedule, end: End) -> Schedule:
         return _settled(schedule)
     if schedule.orders is not None and end == "append-zero":
         raise ValueError("the table gives its steps orders and none to the step appended; write noise level 0 into it")
-    kept = schedule.times[:-1] if end == "replace-by-zero" else schedule.times
-    return Schedule([*kept.tolist(), schedule.process.t_clean], schedule.process, schedule.orders)
+    times = schedule.times[:-1] if end == "replace-by-zero" else schedule.times
+    return Schedule([*times.tolist(), schedule.process.t_clean], schedule.process, schedule.orders)
 
 
 def _settled(schedule: Schedule) -> Schedule:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from optsteps.export.diffusers.schedulers import effective_orders
+from optsteps.export.diffusers.orders import effective_orders
 from optsteps.export.variants import warn_of_variant
 from optsteps.schedules import Schedule
 from optsteps.solvers import SOLVERS, build_solver
@@ -31,12 +31,12 @@ def sampler_sigmas(schedule: Schedule) -> Tensor:
 def to_comfyui(schedule: Schedule, form: Literal["text", "json"] = "text") -> str:
     """The sigmas for ComfyUI's manual-sigmas node, "a, b, c", or as a JSON list for nodes that read one.
 
-    Numbers are written out to the last digit of float64, without exponents, which the node does not read. ComfyUI calls
-    the networks of Stable Diffusion's kind at the nearest integer timestep: search on those with `snap`.
+    Numbers are written out to the last digit of float64, and without exponents, because the node reads none. ComfyUI
+    calls the networks of Stable Diffusion's kind at the nearest integer timestep: search on those with `snap`.
 
     Raises:
-        ValueError: unknown form; orders of the steps that the samplers do not run by themselves, an amplitude or a
-            scale of the noise, which sigmas cannot say.
+        ValueError: unknown form; orders of the steps other than those that the samplers give them by themselves; an
+            amplitude or a scale of the noise, which a list of sigmas cannot express.
 
     Warns:
         UserWarning: a flow's schedule whose solver ComfyUI runs by another formula, see `warn_of_variant`.
@@ -51,7 +51,7 @@ def to_comfyui(schedule: Schedule, form: Literal["text", "json"] = "text") -> st
 
 
 def to_kdiffusion(schedule: Schedule) -> str:
-    """The sigmas for k-diffusion's samplers and what is built on them, as a Python list.
+    """The sigmas for k-diffusion's samplers and the tools built on them, as a Python list.
 
     Raises:
         ValueError: as `to_comfyui`.
@@ -66,11 +66,12 @@ def to_kdiffusion(schedule: Schedule) -> str:
 
 
 def to_csv(schedule: Schedule) -> str:
-    """A line for every time: step, time, noise level, log-SNR, to the last digit; and where the schedule has orders,
-    that of the step that leaves the time.
+    """A table with a line for every time: step, time, noise level and log-SNR, to the last digit.
+
+    Where the schedule has orders, a further column holds the order of the step that leaves the time.
 
     Raises:
-        ValueError: an amplitude or a scale of the noise, which a table of times cannot say.
+        ValueError: an amplitude or a scale of the noise, which a table of times cannot express.
     """
     _check_plain(schedule, "a table of times")
     times = schedule.times.detach()
@@ -93,24 +94,24 @@ def _decimal(number: float) -> str:
 
 def _check_orders(schedule: Schedule, tool: str) -> None:
     """Raises ValueError unless the tool's sampler, which is told no orders, gives the steps those of the schedule."""
-    if schedule.orders is None or max(asked := effective_orders(schedule, schedule.orders)) == 1:
+    if schedule.orders is None or max(orders := effective_orders(schedule, schedule.orders)) == 1:
         return
     solver = schedule.metadata.get("solver")
     full = build_solver(solver).order if solver in SOLVERS else max(schedule.orders)
-    run = effective_orders(schedule, [full] * schedule.steps)
-    if asked != run:
+    sampler_orders = effective_orders(schedule, [full] * schedule.steps)
+    if orders != sampler_orders:
         raise ValueError(
-            f"the schedule gives its steps the orders {asked}, which a list of sigmas cannot say, and the samplers of "
-            f"{tool} would run {run}: search with method.orders=fixed for them, or sample with optsteps"
+            f"the schedule gives its steps the orders {orders}, which a list of sigmas cannot say, and the samplers of "
+            f"{tool} would run {sampler_orders}: search with method.orders=fixed for them, or sample with optsteps"
         )
 
 
 def _check_plain(schedule: Schedule, form: str) -> None:
     if schedule.amplitude is not None:
         raise ValueError(f"the schedule has an amplitude after every step, which {form} cannot say")
-    usual = float(schedule.process.prior_std(schedule.times[0]))
-    if schedule.initial_scale is not None and abs(schedule.initial_scale / usual - 1) > 1e-4:
+    prior_scale = float(schedule.process.prior_std(schedule.times[0]))
+    if schedule.initial_scale is not None and abs(schedule.initial_scale / prior_scale - 1) > 1e-4:
         raise ValueError(
             f"the schedule starts from noise times {schedule.initial_scale:g} where samplers start from noise times "
-            f"{usual:g}, which {form} cannot say; search with start=teacher"
+            f"{prior_scale:g}, which {form} cannot say; search with start=teacher"
         )

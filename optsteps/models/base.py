@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from optsteps.conditions import Cond
-from optsteps.datasets.geneval import Metadata
+from optsteps.datasets.geneval_prompts import Metadata
 from optsteps.denoisers import Denoiser, EDMDenoiser, GuidedDenoiser, model_errors
 from optsteps.models.analytic import GaussianMixture
 from optsteps.models.checkpoint import load_network

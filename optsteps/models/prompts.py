@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from optsteps.conditions import Cond, concatenate, take
-from optsteps.datasets.geneval import Metadata
+from optsteps.datasets.geneval_prompts import Metadata
 from optsteps.datasets.prompts import Prompt
 from optsteps.noise import FIRST_TEST_SAMPLE
 

@@ -84,14 +84,16 @@ def _adams_weights(process: Process, times: Tensor, clock: Callable[[Tensor], Te
     log_rho = -process.log_snr(times)
     start, length = log_rho[..., 1, None], (log_rho[..., 0] - log_rho[..., 1])[..., None]
     nodes, weights = (part.to(times.device) for part in QUADRATURE)
-    places = start + length * nodes  # [..., nodes]
-    measure = weights * length * places.exp()
-    here, known = clock(places), clock(log_rho[..., 1:])
-    found = []
-    for k in range(1, known.shape[-1]):
-        polynomial = torch.ones_like(here)
-        for j in range(known.shape[-1]):
+    positions = start + length * nodes  # [..., nodes]
+    measure = weights * length * positions.exp()
+    values_at_nodes, values = clock(positions), clock(log_rho[..., 1:])
+    integrals = []
+    for k in range(1, values.shape[-1]):
+        polynomial = torch.ones_like(values_at_nodes)
+        for j in range(values.shape[-1]):
             if j != k:
-                polynomial = polynomial * (here - known[..., j, None]) / (known[..., k] - known[..., j])[..., None]
-        found.append((measure * polynomial).sum(-1))
-    return process.alpha(times[..., 0])[..., None] * torch.stack(found, -1)
+                polynomial = (
+                    polynomial * (values_at_nodes - values[..., j, None]) / (values[..., k] - values[..., j])[..., None]
+                )
+        integrals.append((measure * polynomial).sum(-1))
+    return process.alpha(times[..., 0])[..., None] * torch.stack(integrals, -1)

@@ -48,7 +48,7 @@ class Denoise:
         return self.denoiser(x, t.expand(len(x)).to(x.device), self.cond)
 
     def take(self, index: Tensor) -> Denoise:
-        """For some of the batch's samples, by their place in it [b]."""
+        """The same for some of the batch's samples, by their positions in it [b]."""
         paths = None if self.paths is None else self.paths.take(index)
         return Denoise(self.denoiser, self.process, take(self.cond, index), paths)
 
@@ -63,7 +63,7 @@ class Solver(ABC):
     Attributes:
         name: the field's name of it.
         order: of convergence, as published.
-        stochastic: does it draw noise?
+        stochastic: whether it draws noise.
         flow_as: the process whose formulas a flow is sampled with, see `formulas`.
     """
 
@@ -79,8 +79,10 @@ class Solver(ABC):
 
     @property
     def described(self) -> dict[str, str]:
-        """What a schedule's metadata say of the solver it was searched with: "solver", its name, and "flow_as" where a
-        flow is not sampled with its own formulas."""
+        """Entries of a schedule's metadata about the solver that it was searched with.
+
+        They are "solver", its name, and "flow_as" where a flow is not sampled with its own formulas.
+        """
         return {"solver": self.name, **({} if self.flow_as == "flow" else {"flow_as": self.flow_as})}
 
     def formulas(self, process: Process) -> Process:
@@ -111,8 +113,8 @@ class Solver(ABC):
     def moves(self, schedule: Schedule, x: Tensor) -> list[Move]:
         """The steps of `schedule` for samples like x [B, ...], in order; the first is given the state ().
 
-        They are what `step` does with the schedule's times and orders. Where the coefficients are functions of the
-        times alone, a solver computes those of all steps at once, beforehand.
+        They do what `step` does with the schedule's times and orders. A solver whose coefficients are functions of the
+        times alone computes those of all steps at once, beforehand.
         """
 
         def move(
@@ -128,18 +130,18 @@ class Solver(ABC):
         return first_order(process, t, t_next)
 
     def orders(self, steps: int) -> list[int]:
-        """The order to ask for at each of `steps` steps."""
+        """The order of each of `steps` steps, where a schedule gives none."""
         return [self.order] * steps
 
     def nfe(self, schedule: Schedule) -> int:
-        """Denoiser calls per sample of a walk down `schedule`; guidance doubles what each costs."""
+        """Denoiser calls per sample of a walk down `schedule`; under guidance each costs two evaluations."""
         return schedule.steps
 
     def steps(self, nfe: int, process: Process, t_first: Tensor, t_last: Tensor) -> int:
         """The most steps from t_first to t_last that take at most `nfe` denoiser calls per sample.
 
         Raises:
-            ValueError: not even one step.
+            ValueError: they do not suffice for a single step.
         """
         if nfe < 1:
             raise ValueError(f"{nfe} evaluations pay for no step of {self.name}")
@@ -156,5 +158,5 @@ def first_order(process: Process, t: Tensor, t_next: Tensor) -> tuple[Tensor, Te
 
 
 def is_clean(process: Process, t: Tensor) -> Tensor:
-    """Is t the time of noise level 0, where a denoiser is never evaluated?"""
+    """Whether t is the time of noise level 0, where a denoiser is never evaluated."""
     return torch.as_tensor(t) == process.t_clean

@@ -1,4 +1,4 @@
-"""Brownian paths that depend on (seed, sample number) alone, whatever times they are asked for.
+"""Brownian paths that depend on (seed, sample number) alone, whatever the order and number of the times.
 
 Two schedules are compared on the same noise when the solver reads its increments off one path: refining a schedule then
 splits increments instead of drawing others. torchsde's BrownianTree, which k-diffusion uses, needs the ends of the
@@ -24,8 +24,8 @@ class BrownianPaths:
 
     The clock is cut into octaves [2^(e-1), 2^e) with independent increments, each of them bisected by Lévy's
     construction (Karatzas & Shreve, Sec. 2.3). Every normal number is keyed by (seed, octave, node) and stands at a
-    place of its own for k in that stream, so nothing is stored, no order of asking matters, and neighbouring samples
-    are drawn together.
+    position of its own for k in that stream. So nothing is stored, the order of calls does not matter, and neighbouring
+    samples are drawn together.
 
     Args:
         seed: non-negative.
@@ -39,12 +39,12 @@ class BrownianPaths:
         numbers = self.index.tolist()
         cuts = [k for k in range(1, len(numbers)) if numbers[k] != numbers[k - 1] + 1]
         self._runs = [(numbers[a], b - a) for a, b in pairwise([0, *cuts, len(numbers)])]
-        # a walk goes up the clock: the sum of the octaves below the one last asked for, and the last end
+        # a walk goes up the clock, so these are kept: the sum of the octaves below the latest one, and the latest end
         self._below: tuple[int, np.ndarray] | None = None
         self._last: tuple[float, tuple[np.ndarray, float]] | None = None
 
     def take(self, index: Tensor) -> BrownianPaths:
-        """The paths of some of the samples, by their place in the batch [b]."""
+        """The paths of some of the samples, by their positions in the batch [b]."""
         return BrownianPaths(self.seed, self.index[index], self.shape)
 
     def increments(self, clock: Tensor, clock_next: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class BrownianPaths:
 
         Args:
             clock, clock_next: scalar or [B], non-negative, the second later. Where they agree to 16 bits, or the second
-                is infinite, the answer is 0.
+                is infinite, the increment is 0.
 
         Returns:
             float64 [B, *shape] on the CPU.
@@ -61,11 +61,11 @@ class BrownianPaths:
         different, which = ends.unique(dim=0, return_inverse=True)
         if len(different) == 1:
             return torch.from_numpy(self._increments(*different[0].tolist()))
-        found = torch.empty(len(self.index), *self.shape, dtype=torch.float64)
+        increments = torch.empty(len(self.index), *self.shape, dtype=torch.float64)
         for number, pair in enumerate(different.tolist()):
-            here = (which == number).nonzero()[:, 0]
-            found[here] = torch.from_numpy(self.take(here)._increments(*pair))
-        return found
+            samples = (which == number).nonzero()[:, 0]
+            increments[samples] = torch.from_numpy(self.take(samples)._increments(*pair))
+        return increments
 
     def _increments(self, start: float, end: float) -> np.ndarray:
         none = np.zeros((len(self.index), *self.shape))
@@ -81,18 +81,18 @@ class BrownianPaths:
         if clock < math.ldexp(1.0, LOWEST):
             return np.zeros((len(self.index), *self.shape)), 0.0
         mantissa, octave = math.frexp(clock)
-        place = int((2 * mantissa - 1) * 2**DEPTH)
+        position = int((2 * mantissa - 1) * 2**DEPTH)
         left, length = self._octaves_below(octave), math.ldexp(1.0, octave - 1)
         right = left + math.sqrt(length) * self._normals(octave, 0)
         node = 1
         for bit in range(DEPTH - 1, -1, -1):
-            if place & ((2 << bit) - 1) == 0:
+            if position & ((2 << bit) - 1) == 0:
                 break  # the rest of the way keeps to the left end
             middle = (left + right) / 2 + math.sqrt(length) / 2 * self._normals(octave, node)
-            later = (place >> bit) & 1
+            later = (position >> bit) & 1
             left, right = (middle, right) if later else (left, middle)
             node, length = 2 * node + later, length / 2
-        return left, math.ldexp(0.5 + place / 2 ** (DEPTH + 1), octave)
+        return left, math.ldexp(0.5 + position / 2 ** (DEPTH + 1), octave)
 
     def _octaves_below(self, octave: int) -> np.ndarray:
         """W [B, *shape] at 2^(octave-1)."""

@@ -11,7 +11,7 @@ from optsteps.processes import Process
 from optsteps.solvers.integrals import log_snr_steps, phi
 from optsteps.solvers.multistep import Multistep
 
-Kind = Literal["midpoint", "heun"]
+SolverType = Literal["midpoint", "heun"]
 
 
 class DPMpp2M(Multistep):
@@ -29,7 +29,7 @@ class DPMpp2M(Multistep):
     orders_known: ClassVar[range] = range(1, 3)
     extrapolates = "D"
 
-    def __init__(self, order: int = 2, kind: Kind = "midpoint", lower_order_final: bool = True) -> None:
+    def __init__(self, order: int = 2, kind: SolverType = "midpoint", lower_order_final: bool = True) -> None:
         super().__init__(order, lower_order_final)
         self.kind = check_kind(kind)
 
@@ -57,7 +57,7 @@ class DPMpp3M(Multistep):
     extrapolates = "D"
 
     def __init__(
-        self, order: int = 3, corrected: bool = False, kind: Kind = "midpoint", lower_order_final: bool = True
+        self, order: int = 3, corrected: bool = False, kind: SolverType = "midpoint", lower_order_final: bool = True
     ) -> None:
         super().__init__(order, lower_order_final)
         self.corrected, self.kind = corrected, check_kind(kind)
@@ -68,7 +68,7 @@ class DPMpp3M(Multistep):
         return quadratic_weights(process, times, 1.0, self.corrected)
 
 
-def linear_weights(process: Process, times: Tensor, rate: float, kind: Kind) -> Tensor:
+def linear_weights(process: Process, times: Tensor, rate: float, kind: SolverType) -> Tensor:
     """The weight [..., 1] of D_1 - D in the step whose D is a line through the last two outputs.
 
     Args:
@@ -96,7 +96,7 @@ def quadratic_weights(process: Process, times: Tensor, rate: float, corrected: b
     return (alpha_next * z)[..., None] * (phi_2 * first + (2.0 if corrected else 1.0) * phi_3 * second)
 
 
-def check_kind(kind: Kind) -> Kind:
+def check_kind(kind: SolverType) -> SolverType:
     """Raises ValueError unless `kind` is one."""
     if kind not in ("midpoint", "heun"):
         raise ValueError(f"kind must be 'midpoint' or 'heun', got {kind!r}")

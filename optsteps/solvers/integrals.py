@@ -1,4 +1,4 @@
-"""Integrals over one step, which exponential integrators and Adams-Bashforth weights are made of."""
+"""Integrals over a step, of which exponential integrators and Adams-Bashforth weights are made."""
 
 from __future__ import annotations
 

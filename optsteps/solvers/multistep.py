@@ -1,11 +1,11 @@
-"""Solvers of one evaluation per step that remember: coefficients of the times, and nothing else.
+"""Multistep solvers: one evaluation per step, remembered outputs, and coefficients that depend on the times alone.
 
-Every one of them takes the first-order step and corrects it by what the remembered outputs q differ from the newest:
+Each takes the first-order step and corrects it by the differences of the remembered outputs q from the newest:
 
     x_next = a x + b D + sum_k w_k (q_k - q_0),   a, b of `Solver.base`,
 
-where q is the quantity the solver extrapolates: D itself, or eps = (x - alpha D) / sigma. A solver that integrates
-constants exactly can be written so whatever its paper's form, and written so it is finite at both ends of the range.
+where q is the quantity the solver extrapolates: D itself, or eps = (x - alpha D) / sigma. Every solver that integrates
+constants exactly has this form, whatever its paper's, and in this form it is finite at both ends of the range.
 Below, h is the step in log-SNR lambda = log(alpha / sigma), h_k the distance to the k-th remembered time.
 """
 
@@ -26,7 +26,7 @@ from optsteps.solvers.base import Denoise, Move, Solver, State, is_clean
 
 
 class Multistep(Solver):
-    """What the solvers with a memory share; each gives its weights.
+    """Base of the solvers with a memory; each gives its weights.
 
     The state is (times [B, K], outputs [B, K, ...], order [B] of the step that led here), newest first, K growing from
     0 to order - 1. A time of NaN marks an output that is absent: a flow's t = 1, where the noise level is infinite, is
@@ -34,9 +34,9 @@ class Multistep(Solver):
     to order 2 (UniPC's corrector: 3), and a higher order shows once the memory is full.
 
     Args:
-        order: of the solver: it uses up to order - 1 remembered outputs, fewer where there are fewer.
+        order: of the solver, which uses up to order - 1 remembered outputs, as far as there are so many.
         lower_order_final: let the order fall to 1 over the last steps of a walk of fewer than `few_steps`. The default
-            of every solver is what its authors' code does, named in its docstring.
+            of every solver is that of its authors' code, named in its docstring.
 
     Attributes:
         few_steps: below so many steps a lower order at the end steadies the walk (DPM-Solver++'s rule, Lu et al.,
@@ -67,7 +67,7 @@ class Multistep(Solver):
 
     @property
     def memory(self) -> int:
-        """How many outputs the state holds at most, K."""
+        """The largest number of outputs that the state holds, K."""
         return self.order - 1
 
     def init(self, x: Tensor) -> State:
@@ -88,13 +88,13 @@ class Multistep(Solver):
 
     def moves(self, schedule: Schedule, x: Tensor) -> list[Move]:
         process, t, t_next = self.formulas(schedule.process), schedule.times[:-1], schedule.times[1:]
-        asked = torch.tensor(schedule.orders or self.orders(schedule.steps))
+        requested = torch.tensor(schedule.orders or self.orders(schedule.steps))
         # the K times that each step remembers, newest first
-        kept = _unless_pure_noise(process, t)
-        padded = torch.cat([t.new_full((self.memory,), torch.nan), kept])
-        times = torch.stack([padded[k : k + len(t)] for k in reversed(range(self.memory))] or [kept], 1)
+        finite = _unless_pure_noise(process, t)
+        padded = torch.cat([t.new_full((self.memory,), torch.nan), finite])
+        times = torch.stack([padded[k : k + len(t)] for k in reversed(range(self.memory))] or [finite], 1)
         times = times[:, : self.memory]
-        orders = self.usable(process, times, t, t_next, asked)
+        orders = self.usable(process, times, t, t_next, requested)
         left = torch.cat([orders.new_zeros(1), orders[:-1]])
         coefficients = self._coefficients(process, t, t_next, times, orders, left)
         dtype = torch.promote_types(x.dtype, torch.float32)
@@ -113,9 +113,9 @@ class Multistep(Solver):
         """(a, b, alpha, sigma) [B, 4] of the steps from t [B] to t_next [B] with the remembered times [B, K], the
         weights of their remembered outputs, and those of the arrival at t with a step of the orders left [B]."""
         single = torch.stack([*self.base(process, t, t_next), process.alpha(t), process.sigma(t)], 1)
-        here = torch.cat([t[:, None], times], 1)
-        weights = by_order(self.weights, process, torch.cat([t_next[:, None], here], 1), orders, 1)
-        return single, weights, self.arrival(process, here, left)
+        past = torch.cat([t[:, None], times], 1)
+        weights = by_order(self.weights, process, torch.cat([t_next[:, None], past], 1), orders, 1)
+        return single, weights, self.arrival(process, past, left)
 
     def _advance(
         self, numbers: Sequence[Sequence[Tensor]], outputs: Sequence[Tensor], x: Tensor, denoised: Tensor
@@ -133,7 +133,7 @@ class Multistep(Solver):
         return times.new_zeros(len(times), 0)
 
     def arrive(self, process: Process, state: State, x: Tensor, t: Tensor, denoised: Tensor) -> Tensor:
-        """Where the step from t [B] leaves from, for the x [B, ...] that arrived there and its D."""
+        """The state that the step from t [B] leaves from, for the x [B, ...] that arrived there and its D."""
         times, outputs, left = state
         weights = self.arrival(process, torch.cat([t[:, None], times], 1), left)
         if weights.shape[1] == 0:
@@ -142,7 +142,7 @@ class Multistep(Solver):
         return _corrected(x, columns, [denoised, *outputs.unbind(1)[1:]], outputs[:, 0])
 
     def quantity(self, process: Process, x: Tensor, t: Tensor, denoised: Tensor) -> Tensor:
-        """What is extrapolated and remembered, of x [B, ...] and its D."""
+        """The quantity that is extrapolated and remembered, of x [B, ...] and its D."""
         if self.extrapolates == "D":
             return denoised
         return (x - expand(process.alpha(t), x) * denoised) / expand(process.sigma(t), x)
@@ -197,17 +197,17 @@ def by_order(
 ) -> Tensor:
     """weights(process, times[b, : m + 1]) of every sample b at its own order m [B], 0 beyond; none up to `fewest`.
 
-    A solver's weights at order m number m - fewest.
+    At order m a solver has m - fewest weights.
     """
     highest = int(orders.max())
     if highest <= fewest:
         return times.new_zeros(len(times), 0)
     if int(orders.min()) == highest:
         return weights(process, times[:, : highest + 1])
-    found = times.new_zeros(len(times), highest - fewest)
+    table = times.new_zeros(len(times), highest - fewest)
     for m in range(fewest + 1, highest + 1):
         rows = (orders == m).nonzero()
         if len(rows):
-            own = weights(process, times[rows[:, 0], : m + 1])
-            found = found.index_put((rows, torch.arange(m - fewest)), own)
-    return found
+            row_weights = weights(process, times[rows[:, 0], : m + 1])
+            table = table.index_put((rows, torch.arange(m - fewest)), row_weights)
+    return table

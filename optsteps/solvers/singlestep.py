@@ -1,4 +1,4 @@
-"""Solvers that evaluate the denoiser twice within a step and remember nothing."""
+"""Single-step solvers: two evaluations of the denoiser within a step, and no memory."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from optsteps.solvers.base import Denoise, Move, Solver, State, is_clean
 
 
 class TwoStage(Solver):
-    """What the solvers of two evaluations share: a first-order step to an inner time s, a second evaluation there, and
-    one linear combination of x and both outputs:
+    """A first-order step to an inner time s, a second evaluation there, and a linear combination of x and both outputs:
 
         x_s = step of x, D to s that holds D constant;   x_next = a x + b D + c (D(x_s, s) - D).
 
@@ -51,18 +50,18 @@ class TwoStage(Solver):
         x_next = expand(a, x) * x + expand(b, x) * first
         if order == 1:
             return x_next
-        here = (~self.single(process, t, t_next)).nonzero()[:, 0]
-        if len(here) == 0:
+        two_stage = (~self.single(process, t, t_next)).nonzero()[:, 0]
+        if len(two_stage) == 0:
             return x_next
-        rows = here.to(x.device)
-        x, first, t, t_next, denoise = x[rows], first[rows], t[here], t_next[here], denoise.take(here)
+        rows = two_stage.to(x.device)
+        x, first, t, t_next, denoise = x[rows], first[rows], t[two_stage], t_next[two_stage], denoise.take(two_stage)
         s, *numbers = self._second(process, t, t_next)
         return x_next.index_add(0, rows, self._change(x, first, t, s, [expand(k, x) for k in numbers], denoise))
 
     def moves(self, schedule: Schedule, x: Tensor) -> list[Move]:
         process, t, t_next = self.formulas(schedule.process), schedule.times[:-1], schedule.times[1:]
-        asked = torch.tensor(schedule.orders or self.orders(schedule.steps))
-        twice = (~self.single(process, t, t_next) & (asked > 1)).nonzero()[:, 0]
+        orders = torch.tensor(schedule.orders or self.orders(schedule.steps))
+        twice = (~self.single(process, t, t_next) & (orders > 1)).nonzero()[:, 0]
         dtype = torch.promote_types(x.dtype, torch.float32)
         ends = torch.stack(self.base(process, t, t_next)).to(dtype).unbind(1)
         s, *numbers = self._second(process, t[twice], t_next[twice])
@@ -91,12 +90,12 @@ class TwoStage(Solver):
     def _change(
         self, x: Tensor, first: Tensor, t: Tensor, s: Tensor, numbers: Sequence[Tensor], denoise: Denoise
     ) -> Tensor:
-        """What the second evaluation adds, by the coefficients (a, b) to s and c, shaped to multiply x."""
+        """The term of the second evaluation, by the coefficients (a, b) to s and c, shaped to multiply x."""
         a, b, c = numbers
         return c * (denoise(self.inner(x, first, t, s, a, b, denoise), s) - first)
 
     def single(self, process: Process, t: Tensor, t_next: Tensor) -> Tensor:
-        """Boolean: does the step from t to t_next take one evaluation?"""
+        """Whether the step from t to t_next takes one evaluation, as booleans."""
         return is_clean(process, t_next) | (process.alpha(t) == 0)
 
     def nfe(self, schedule: Schedule) -> int:

@@ -10,7 +10,7 @@ with the integrating factor 1 / phi; for constant D the variance is kept: (phi_t
 
     x_next = a x + (alpha' - a alpha) D + sqrt(sigma'^2 - a^2 sigma^2) n,
 
-so a solver here says a, the clock c, and what it makes of its outputs. The noise is additive: strong order 1,
+so a stochastic solver defines a, the clock c, and the weights of its outputs. The noise is additive: strong order 1,
 whatever the order of the deterministic part, which shows where the noise is small.
 """
 
@@ -27,14 +27,14 @@ from optsteps.denoisers import expand
 from optsteps.processes import Process
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Denoise, Move, Solver, State
-from optsteps.solvers.dpmpp import Kind, check_kind, linear_weights, quadratic_weights
+from optsteps.solvers.dpmpp import SolverType, check_kind, linear_weights, quadratic_weights
 from optsteps.solvers.integrals import QUADRATURE
 from optsteps.solvers.multistep import Multistep
 from optsteps.solvers.singlestep import DPMpp2S
 
 
 class Stochastic(Solver):
-    """What the stochastic solvers share: noise added to the step of the class that follows in their bases."""
+    """Base of the stochastic solvers: noise is added to the step of the class that follows in their bases."""
 
     stochastic: ClassVar[bool] = True
 
@@ -69,8 +69,8 @@ class Stochastic(Solver):
         if denoise.paths is None:
             raise ValueError(f"{self.name} is stochastic and needs Brownian paths; sample with optsteps.sample")
         process = denoise.process
-        kept = (self.decay(process, t, t_next) * process.sigma(t)) ** 2
-        size = (process.sigma(t_next) ** 2 - kept).clamp(min=0).sqrt()
+        variance = (self.decay(process, t, t_next) * process.sigma(t)) ** 2
+        size = (process.sigma(t_next) ** 2 - variance).clamp(min=0).sqrt()
         noise = denoise.paths.increments(self.clock(process, t), self.clock(process, t_next))
         return mean + expand(size, mean) * noise.to(mean)
 
@@ -105,7 +105,7 @@ class StochasticDDIM(Stochastic, Multistep):
 
 
 class SDEDPMpp(Stochastic):
-    """What the SDE forms of DPM-Solver++ share (Lu et al., arXiv:2211.01095, App. A; eta as in k-diffusion's
+    """Base of the SDE forms of DPM-Solver++ (Lu et al., arXiv:2211.01095, App. A; eta as in k-diffusion's
     multistep samplers): phi = rho^(1 + eta), so that
 
     a = (sigma' / sigma) e^(-eta h),  b = alpha' (1 - e^(-(1 + eta) h)),
@@ -157,7 +157,7 @@ class SDEDPMpp2M(SDEDPMpp, Multistep):
     extrapolates = "D"
 
     def __init__(
-        self, order: int = 2, eta: float = 1.0, kind: Kind = "midpoint", lower_order_final: bool = True
+        self, order: int = 2, eta: float = 1.0, kind: SolverType = "midpoint", lower_order_final: bool = True
     ) -> None:
         SDEDPMpp.__init__(self, eta)
         Multistep.__init__(self, order, lower_order_final)
@@ -187,7 +187,7 @@ class SDEDPMpp3M(SDEDPMpp, Multistep):
         order: int = 3,
         eta: float = 1.0,
         corrected: bool = False,
-        kind: Kind = "heun",
+        kind: SolverType = "heun",
         lower_order_final: bool = False,
     ) -> None:
         SDEDPMpp.__init__(self, eta)
@@ -240,25 +240,26 @@ class ERSDE(Stochastic, Multistep):
 
     def weights(self, process: Process, times: Tensor) -> Tensor:
         rho = process.noise_level(times)
-        end, start, known = rho[..., 0], rho[..., 1], rho[..., 2:]
+        end, start, past = rho[..., 0], rho[..., 1], rho[..., 2:]
         # the integrals in log rho, where 1 / phi is smooth
         nodes, node_weights = (part.to(times.device) for part in QUADRATURE)
         length = (start.log() - end.log())[..., None]
-        places = (end.log()[..., None] + length * nodes).exp()
-        measure = node_weights * length / self.excess(places)  # d rho / phi
+        positions = (end.log()[..., None] + length * nodes).exp()
+        measure = node_weights * length / self.excess(positions)  # d rho / phi
         scale = (end * self.excess(end))[..., None]
         first, second = (
-            (end - start) ** j / j + (scale * measure * (places - start[..., None]) ** (j - 1)).sum(-1) for j in (1, 2)
+            (end - start) ** j / j + (scale * measure * (positions - start[..., None]) ** (j - 1)).sum(-1)
+            for j in (1, 2)
         )
-        slope = -1 / (start - known[..., 0])  # D' in (D_1 - D)
-        if known.shape[-1] == 1:
+        slope = -1 / (start - past[..., 0])  # D' in (D_1 - D)
+        if past.shape[-1] == 1:
             return (process.alpha(times[..., 0]) * first * slope)[..., None]
-        gap = known[..., 0] - known[..., 1]
+        gap = past[..., 0] - past[..., 1]
         slopes = torch.stack([slope, torch.zeros_like(slope)], -1)
         before = torch.stack([1 / gap, -1 / gap], -1)
-        curvature = 2 * (slopes - before) / (start - known[..., 1])[..., None]
+        curvature = 2 * (slopes - before) / (start - past[..., 1])[..., None]
         if self.corrected:
-            slopes = slopes + curvature / 2 * (start - known[..., 0])[..., None]
+            slopes = slopes + curvature / 2 * (start - past[..., 0])[..., None]
         return process.alpha(times[..., 0])[..., None] * (first[..., None] * slopes + second[..., None] * curvature)
 
 

@@ -1,1 +1,1 @@
-"""Files that appear whole or not at all, documents of strangers, and the store of finished shards."""
+"""Storage: files that appear whole or not at all, documents of strangers, and the store of finished shards."""

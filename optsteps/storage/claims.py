@@ -1,4 +1,4 @@
-"""Claims: which of the processes that share a folder does a piece of work, and whether it still lives."""
+"""Claims, by which processes that share a folder agree who does a piece of work."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ class Claim:
     does it.
 
     Args:
-        path: of the file that says who has it.
-        work: what it is about, for the line that says for whom this process waits.
-        patience: the same for all that share the file.
+        path: of the file that names the owner.
+        work: a description of the work, for the message that says what this process waits for.
+        patience: in seconds, the same for all processes that share the file.
     """
 
     def __init__(self, path: Path, work: str, patience: float = PATIENCE) -> None:
         self.work, self.patience = work, patience
-        # the object remembers since when it has seen no sign of life
+        # the lease object itself remembers since when it has seen no sign of life
         self._lease = SoftFileLease(path, lease_duration=patience)
         self._waiting_since: float | None = None
-        self._told = False
+        self._warned = False
 
     def taken(self) -> bool:
-        """Whether the claim is this process's now.
+        """Whether this process has the claim now; it takes a claim that is free.
 
-        Who asks again and again is told once, after a while, whose it is.
+        Where another process has it, a warning names that process once, after a quarter of the patience.
 
         Raises:
             OSError: the folder is missing or cannot be written.
@@ -52,8 +52,8 @@ class Claim:
         except Timeout:
             now = time.monotonic()
             self._waiting_since = self._waiting_since or now
-            if not self._told and now - self._waiting_since >= self.patience / 4:
-                self._told = True
+            if not self._warned and now - self._waiting_since >= self.patience / 4:
+                self._warned = True
                 since = time.strftime("%H:%M:%S", time.localtime(time.time() - (now - self._waiting_since)))
                 log.warning(
                     f"waiting since {since} for {self.work}, which {self.owner()} has claimed; it is done here when "
@@ -64,7 +64,7 @@ class Claim:
 
     @contextmanager
     def held(self, pause: float) -> Iterator[None]:
-        """Have the claim while the body runs; until it is free, look every `pause` seconds."""
+        """Have the claim while the body runs. Until it is free, look again every `pause` seconds."""
         while not self.taken():
             time.sleep(pause)
         try:
@@ -77,13 +77,13 @@ class Claim:
         self._lease.release()
 
     def silent_for(self) -> float:
-        """Seconds since its owner's last sign of life; 0 where nobody has it."""
+        """Seconds since the owner's last sign of life; 0 where nobody has the claim."""
         try:
             return max(0.0, time.time() - Path(self._lease.lock_file).stat().st_mtime)
         except FileNotFoundError:
             return 0.0
 
     def owner(self) -> str:
-        """The process that has it, and where that runs."""
+        """The process that has the claim, and the machine that it runs on."""
         owner = self._lease.owner
         return "a process" if owner is None else f"process {owner.pid} on {owner.hostname}"

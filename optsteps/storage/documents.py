@@ -1,4 +1,4 @@
-"""Text, JSON and YAML that anybody may have written: read within limits, and as data alone."""
+"""Documents that anybody may have written: text, JSON and YAML, read within limits and as data alone."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
-# no config, figures or schedule are nearly as long
+# bytes; no config, schedule or table of results is nearly as long
 LARGEST = 16 * 2**20
 _LARGEST_YAML, _DEEPEST_YAML = 2**20, 50
 
 
 def read_bytes(path: str | os.PathLike[str], folder: Path | None = None, largest: int = LARGEST) -> bytes:
-    """A file's content.
+    """The content of a file.
 
     Args:
-        folder: what the file was found in: then it must be a file that lies there, and neither a link to something
+        folder: where the file was found. It must then be a file that lies there, and neither a link to something
             outside nor a pipe or device.
-        largest: bytes that it may have.
+        largest: size in bytes that is still read.
 
     Raises:
-        ValueError: the file is larger, or is not that of the folder; the message names it.
+        ValueError: the file is larger, or does not lie in the folder; the message names it.
         OSError: it cannot be read.
     """
     path = Path(path)
     if folder is not None and not _real(path).is_relative_to(_real(folder)):
         raise ValueError(f"{path} is a link to something outside {folder}, which is not followed; put the file there")
-    # a pipe would be waited for
+    # without it, opening a pipe would wait for a writer
     flags = getattr(os, "O_NONBLOCK", 0) if folder is not None else 0
-    with open(_real(path), "rb", opener=lambda name, usual: os.open(name, usual | flags)) as file:
+    with open(_real(path), "rb", opener=lambda name, default: os.open(name, default | flags)) as file:
         if folder is not None and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError(f"{path} is a pipe or a device, and is not read")
         content = file.read(largest + 1)
@@ -50,16 +50,16 @@ def read_text(path: str | os.PathLike[str], folder: Path | None = None, largest:
 
 
 def read_json(path: str | os.PathLike[str], folder: Path | None = None) -> Any:
-    """What a JSON file holds. Arguments and errors as of `read_bytes`; ValueError also where it is not JSON."""
+    """The data of a JSON file. Arguments and errors as of `read_bytes`; ValueError also where it is not JSON."""
     return parse_json(read_text(path, folder), str(path))
 
 
 def parse_json(text: str, source: str, advice: str = "") -> Any:
-    """What a JSON text says.
+    """The data of a JSON text.
 
     Args:
-        source: where it stands, for errors.
-        advice: what to do where it is not JSON, put behind that sentence.
+        source: the name of the place that the text is from, for errors.
+        advice: what to do where it is not JSON, appended to the error.
 
     Raises:
         ValueError: it is not JSON, or nested too deeply.
@@ -73,10 +73,10 @@ def parse_json(text: str, source: str, advice: str = "") -> Any:
 
 
 def read_yaml(path: str | os.PathLike[str], folder: Path | None = None) -> Any:
-    """What a YAML file holds, as dicts, lists, strings, numbers, booleans and None.
+    """The data of a YAML file, as dicts, lists, strings, numbers, booleans and None.
 
-    Nothing of it is constructed beyond that. Aliases, by which a short file unfolds to gigabytes, are refused: the
-    configs of runs have none. Arguments and errors as of `read_bytes`; ValueError also where it is not YAML.
+    No other objects are constructed. Aliases, by which a short file unfolds to gigabytes, are refused: the configs of
+    runs have none. Arguments and errors as of `read_bytes`; ValueError also where it is not YAML.
     """
     text = read_text(path, folder, _LARGEST_YAML)
     depth = 0
@@ -96,7 +96,7 @@ def read_yaml(path: str | os.PathLike[str], folder: Path | None = None) -> Any:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Of YAML's types those of JSON."""
+    """A loader that knows those of YAML's types that JSON has."""
 
 
 _JSON_TYPES = ("null", "bool", "int", "float", "str", "seq", "map")
@@ -107,8 +107,10 @@ _Loader.yaml_constructors = {
 }
 # dates and merge keys are text
 _Loader.yaml_implicit_resolvers = {
-    letter: [(tag, expression) for tag, expression in some if tag.removeprefix("tag:yaml.org,2002:") in _JSON_TYPES]
-    for letter, some in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    letter: [
+        (tag, expression) for tag, expression in resolvers if tag.removeprefix("tag:yaml.org,2002:") in _JSON_TYPES
+    ]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
 

@@ -32,41 +32,42 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     except BaseException as error:
         os.unlink(temporary)
-        if isinstance(error, OSError) and error.errno is not None:  # a full disk is told of without a name
+        if isinstance(error, OSError) and error.errno is not None:  # the error of a full disk names no file
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
-# what a file may be called on every system, without looking like an option of a command; and what it may not
+# names that files may have on every system without looking like an option of a command; and names of devices
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+=,.-]{0,99}", re.ASCII)
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.ASCII | re.IGNORECASE)
 
 
 def file_name(name: str) -> str:
-    """`name` as the name of a file, without a suffix: itself where it is plain, and otherwise its letters and a digest.
+    """`name` as the name of a file, without a suffix.
 
-    The result has no separators and no dot at its start or end, and different names have different results.
+    A plain name stays as it is; of others the letters are kept and a digest is added. The result has no separators and
+    no dot at its start or end, and different names have different results.
     """
     if _PLAIN.fullmatch(name) and not _DEVICES.fullmatch(name) and not name.endswith("."):
         return name
     letters = re.sub(r"[^A-Za-z0-9_+=,-]+", "-", name)[:60].strip("-")
-    # no plain name has an @
+    # plain names have no @
     return f"{letters}@{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:12]}"
 
 
 def zeros_on_disk(shape: Sequence[int], dtype: torch.dtype, folder: Path) -> Tensor:
-    """Zeros in a file of `folder`, of which the system keeps in memory what there is room for.
+    """Zeros in a file of `folder`, of which the system keeps in memory as much as there is room for.
 
-    The file has its room on the disk when this returns: a page that finds none later would end the process. It has no
-    name any more: it goes with the tensor, however the process ends. On a system that lets no file go while it is
-    mapped (Windows) it stays until then.
+    The file has its room on the disk when this returns: a page that found none later would end the process. It has no
+    name any more, so it disappears with the tensor, however the process ends. A system that cannot delete a mapped file
+    (Windows) keeps it until it is unmapped.
 
     Raises:
         OSError: the folder cannot be written, or has no room for so much.
     """
     folder.mkdir(parents=True, exist_ok=True)
     size = math.prod(shape) * dtype.itemsize
-    free = shutil.disk_usage(folder).free  # without filling the disk first to find out
+    free = shutil.disk_usage(folder).free  # asked first, rather than filling the disk to find out
     if size > free:
         needed = f"states take {size / 1e9:.3g} GB and there are {free / 1e9:.3g} GB free"
         raise OSError(errno.ENOSPC, f"{needed}; name a folder with room, e.g. runner.scratch=/large/disk", str(folder))

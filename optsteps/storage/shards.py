@@ -1,8 +1,8 @@
-"""Trees of results as the bytes of a safetensors file, and back: data, never code.
+"""Shards: trees of results as the bytes of a safetensors file, and back. They hold data, never code.
 
 A tree is made of dicts with keys of strings and integers, lists, tuples, None, booleans, numbers, strings, tensors and
-instances of registered dataclasses (see `storable`). A file names such a class; what is built is looked up in the table
-of registered classes, so a file that somebody else wrote can have nothing imported or called.
+instances of registered dataclasses (see `storable`). A file names such a class, and the name is looked up in the table
+of registered classes. So a file that somebody else wrote can have nothing imported or called.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def storable(kind: type[C]) -> type[C]:
     process that reads, too: importing its module does that.
 
     Raises:
-        TypeError: it is no dataclass.
+        TypeError: the class is no dataclass.
     """
     if not is_dataclass(kind):
         raise TypeError(f"{kind.__qualname__} is no dataclass: write @storable above @dataclass")
@@ -62,7 +62,9 @@ def pack(tree: Tree) -> bytes:
             return {type(node).__name__: [described(value) for value in node]}
         kind: Any = type(node)
         if _STORABLE.get(_name(kind)) is kind:
-            return {"dataclass": [_name(kind), [[name, described(getattr(node, name))] for name in _stored(kind)]]}
+            return {
+                "dataclass": [_name(kind), [[name, described(getattr(node, name))] for name in _stored_fields(kind)]]
+            }
         remedy = ": decorate the class with optsteps.storage.shards.storable" if is_dataclass(node) else ""
         raise TypeError(f"a shard cannot hold a {kind.__name__}{remedy}")
 
@@ -70,11 +72,11 @@ def pack(tree: Tree) -> bytes:
 
 
 def unpack(content: bytes) -> Tree:
-    """Inverse of `pack`; tensors are on the CPU.
+    """The tree that `pack` wrote; tensors are on the CPU.
 
     Raises:
         ValueError: the content was not written by `pack`: no safetensors file, no tree, a class that is not registered,
-            fields that the class has not, or a value that is not of its field's type.
+            fields that the class does not have, or a value that is not of its field's type.
     """
     try:
         tensors = load(content)
@@ -95,8 +97,8 @@ def _built(node: Any, tensors: Mapping[str, Tensor]) -> Tree:
     if kind == "dict":
         return {key: _built(part, tensors) for key, part in value}
     if kind == "dataclass":
-        name, named = value
-        return _instance(name, {key: _built(part, tensors) for key, part in named})
+        name, values = value
+        return _instance(name, {key: _built(part, tensors) for key, part in values})
     if kind not in ("list", "tuple"):
         raise ValueError(f"no node is of the kind {kind!r}")
     parts = [_built(part, tensors) for part in value]
@@ -110,12 +112,12 @@ def _instance(name: str, values: Mapping[str, Tree]) -> Any:
             f"it holds a {name!r}, which is not registered here: decorate the class with "
             "optsteps.storage.shards.storable, and import its module"
         )
-    wanted = _stored(kind)
-    if set(values) != set(wanted):
-        raise ValueError(f"a {name} has the fields {', '.join(values)}, not {', '.join(wanted)}")
+    annotations = _stored_fields(kind)
+    if set(values) != set(annotations):
+        raise ValueError(f"a {name} has the fields {', '.join(values)}, not {', '.join(annotations)}")
     for field, value in values.items():
-        if not _is_a(value, wanted[field]):
-            raise ValueError(f"{field} of a {name} is a {type(value).__name__}, not a {wanted[field]}")
+        if not _is_a(value, annotations[field]):
+            raise ValueError(f"{field} of a {name} is a {type(value).__name__}, not a {annotations[field]}")
     return kind(**values)
 
 
@@ -124,11 +126,11 @@ def _name(kind: Any) -> str:
 
 
 @cache
-def _stored(kind: Any) -> dict[str, Any]:
+def _stored_fields(kind: Any) -> dict[str, Any]:
     """The types of a dataclass's stored fields by name."""
     try:
         hints = get_type_hints(kind)
-    except NameError:  # of a class that was defined in a function, beside others: they cannot be looked up by name
+    except NameError:  # a class that was defined in a function names others there, which cannot be looked up
         hints = {}
     return {f.name: hints.get(f.name, Any) for f in fields(kind) if f.metadata.get("stored", True)}
 

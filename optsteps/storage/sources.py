@@ -1,7 +1,7 @@
-"""The code that a computation runs: the source of a module and of all that it imports, as it was when it was loaded.
+"""Source of the code that a computation runs: of a module and of all that it imports, as it was when it was loaded.
 
-What Python and installed packages bring counts by the packages' versions. A module that is loaded while its file is
-changed goes on as it was, so its source is remembered (`remember_sources`) and never read again.
+Installed packages count by their versions. A loaded module goes on as it was when its file is changed, so its source is
+remembered (`remember_sources`) and never read again.
 """
 
 from __future__ import annotations
@@ -12,26 +12,42 @@ import importlib.util
 import sys
 import sysconfig
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 _PACKAGE = "optsteps"
-# of this package, what shows results or hands them on: it changes none
-_SHOWING = ("optsteps.cli", "optsteps.export", "optsteps.loggers", "optsteps.reporting", "optsteps.text")
-# where Python's own modules lie, and installed packages'
+# modules of this package that change no result: they show results, hand them on, find them again, or know old names
+_WITHOUT_EFFECT = {
+    f"{_PACKAGE}.{name}"
+    for name in (
+        *("cli", "export", "loggers", "reporting", "text"),
+        *("fingerprint", "storage.claims", "storage.documents", "storage.sources", "storage.store", "storage.workers"),
+        "deprecation",
+    )
+}
+# folders of Python's own modules and of installed packages
 _INSTALLED = tuple({f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-# packages without which another computes something else, though nothing here imports them
+# packages that change what another computes, though nothing here imports them
 _BESIDE = {"diffusers": {"transformers"}}
+
+
+class _Import(NamedTuple):
+    """An import of a module, or of a name that is in it."""
+
+    module: str
+    name: str | None = None
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A module's file as it was read."""
+    """The content of a module's file."""
 
     spec: ModuleSpec
     content: bytes
@@ -40,24 +56,45 @@ class _Source:
     def digest(self) -> str:
         return hashlib.sha256(self.content).hexdigest()[:16]
 
+    @property
+    def is_package(self) -> bool:
+        return self.spec.submodule_search_locations is not None
+
     @cached_property
-    def imports(self) -> set[str]:
-        """Names of modules that it may import, anywhere in it; some are names of other things in a module."""
-        if self.spec.origin is None or not self.spec.origin.endswith(".py"):
-            return set()
-        package = self.spec.name if self.spec.submodule_search_locations is not None else self.spec.parent
-        names: set[str] = set()
-        try:
-            tree = ast.parse(self.content)
-        except SyntaxError:  # of a file that is not to be imported after all
-            return names
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                names |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-                names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-        return names
+    def imports(self) -> set[_Import]:
+        """All imports of the module, also those within functions."""
+        return {
+            _Import(*pair)
+            for node in ast.walk(self._tree)
+            for pair in (
+                [(alias.name, None) for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [(self._module_of(node), alias.name) for alias in node.names]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+        }
+
+    @cached_property
+    def offers(self) -> dict[str, _Import]:
+        """The names that the module offers from other modules, by its imports outside functions."""
+        return {
+            alias.asname or alias.name: _Import(self._module_of(node), alias.name)
+            for node in self._tree.body
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+
+    @cached_property
+    def _tree(self) -> ast.Module:
+        if self.spec.origin is not None and self.spec.origin.endswith(".py"):
+            with suppress(SyntaxError):  # of a file that is not to be imported after all
+                return ast.parse(self.content)
+        return ast.Module([], [])
+
+    def _module_of(self, node: ast.ImportFrom) -> str:
+        package = self.spec.name if self.is_package else self.spec.parent
+        return importlib.util.resolve_name("." * node.level + (node.module or ""), package)
 
 
 _REMEMBERED: WeakKeyDictionary[ModuleType, _Source] = WeakKeyDictionary()
@@ -68,7 +105,7 @@ def remember_sources() -> None:
     for name, module in list(sys.modules.items()):
         if name != "__main__" and isinstance(module, ModuleType) and module not in _REMEMBERED:
             spec = getattr(module, "__spec__", None)
-            if spec is not None and _is_own(spec):
+            if spec is not None and _is_local(spec):
                 _REMEMBERED[module] = _read(spec)
 
 
@@ -76,48 +113,68 @@ def code_facts(modules: Iterable[str]) -> dict[str, str]:
     """Digests of the source of these modules and of all that they import in turn, and the versions of the installed
     packages among those; by name.
 
-    Imports are found in the text, so that one within a function counts before it is done. A package's `__init__` counts
-    with every module of the user's that lies in it; in this package only where it is imported by name.
+    Imports are found in the text, so that one within a function counts before it is done. The `__init__` of a package
+    of the user's counts with every module that lies in it. That of a package of this one counts if a name is imported
+    that stands in it; for a name that it only offers from another module, that module counts in its place.
 
     Args:
-        modules: full names. Where one is installed, what its package holds counts as the user's too.
+        modules: full names. If a module is installed, all modules of its package count as the user's do.
     """
     starts = set(modules)
-    mine = {_PACKAGE, *(name.split(".")[0] for name in starts)}
+    local = {_PACKAGE, *(module.split(".")[0] for module in starts)}
     facts: dict[str, str] = {}
-    seen: set[str] = set()
-    waiting = set(starts)
+    seen: set[_Import] = set()
+    waiting = {_Import(module) for module in starts}
     while waiting:
-        name = waiting.pop()
-        top = name.split(".")[0]
-        if name in seen or top in sys.stdlib_module_names or name.startswith(_SHOWING):
+        imported = waiting.pop()
+        module, top = imported.module, imported.module.split(".")[0]
+        if imported in seen or top in sys.stdlib_module_names or _has_no_effect(module):
             continue
-        seen.add(name)
-        source = _source(name, top in mine)
-        if source is not None:
-            facts[name] = source.digest
-            waiting |= source.imports
-            if top != _PACKAGE and "." in name:
-                waiting.add(name.rpartition(".")[0])
-        elif top not in mine and (version := _version(top)) is not None:
-            facts[top] = version
-            waiting |= _BESIDE.get(top, set())
+        seen.add(imported)
+        source = _source(module, top in local)
+        if source is None:
+            if top not in local and (version := _version(top)) is not None:
+                facts[top] = version
+                waiting |= {_Import(other) for other in _BESIDE.get(top, ())}
+            continue
+        if imported.name is not None:
+            waiting |= _origins(imported, source)
+            continue
+        facts[module] = source.digest
+        waiting |= source.imports
+        if top != _PACKAGE and "." in module:
+            waiting.add(_Import(module.rpartition(".")[0]))
     return dict(sorted(facts.items()))
 
 
-def is_own(name: str | None) -> bool:
-    """Is the module of that name of this package or of the user's, rather than Python's or an installed one?"""
+def _has_no_effect(module: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in _WITHOUT_EFFECT)
+
+
+def _origins(imported: _Import, source: _Source) -> set[_Import]:
+    """The imports that one of a name in a module comes down to, the module having this source."""
+    module, name = imported
+    submodule = _Import(f"{module}.{name}")
+    if not module.startswith(_PACKAGE) or not source.is_package:
+        return {_Import(module), submodule}
+    if name in source.offers:
+        return {source.offers[name]}
+    return {submodule if _spec(submodule.module) is not None else _Import(module)}
+
+
+def is_local(name: str | None) -> bool:
+    """Whether the module of that name is of this package or of the user's: neither Python's nor an installed one."""
     spec = getattr(sys.modules.get(name or ""), "__spec__", None)
-    return name == "__main__" or (spec is not None and _is_own(spec))
+    return name == "__main__" or (spec is not None and _is_local(spec))
 
 
-def _source(name: str, mine: bool) -> _Source | None:
-    """The source of a module of one's own; None for an installed one, or where there is no such module."""
+def _source(name: str, local: bool) -> _Source | None:
+    """The source of a module of this package or of the user's; None for others, or where there is no such module."""
     module = sys.modules.get(name)
     if module is not None and module in _REMEMBERED:
         return _REMEMBERED[module]
     spec = _spec(name)
-    if spec is None or not (mine or _is_own(spec)):
+    if spec is None or not (local or _is_local(spec)):
         return None
     source = _read(spec)
     if module is not None:
@@ -125,7 +182,7 @@ def _source(name: str, mine: bool) -> _Source | None:
     return source
 
 
-def _is_own(spec: ModuleSpec) -> bool:
+def _is_local(spec: ModuleSpec) -> bool:
     if spec.name.split(".")[0] == _PACKAGE:
         return True
     return spec.has_location and spec.origin is not None and not spec.origin.startswith(_INSTALLED)
@@ -141,25 +198,30 @@ def _read(spec: ModuleSpec) -> _Source:
 
 
 def _spec(name: str) -> ModuleSpec | None:
-    """Where a module lies, whether it was imported yet or not; nothing is imported."""
+    """Where a module lies, without importing it."""
     if name in sys.modules:
         return getattr(sys.modules[name], "__spec__", None)
-    above, _, _ = name.rpartition(".")
-    if not above:
+    package, _, _ = name.rpartition(".")
+    if not package:
         return importlib.util.find_spec(name)
-    parent = _spec(above)
+    parent = _spec(package)
     if parent is None or parent.submodule_search_locations is None:
         return None
     return PathFinder.find_spec(name, list(parent.submodule_search_locations))
 
 
-@cache
 def _version(package: str) -> str | None:
-    """Of an installed package, the loaded one's where it says; None where its distribution goes by another name."""
-    try:
-        installed = metadata.version(package)
-    except metadata.PackageNotFoundError:
+    """The version that an installed package, once loaded, states; None where its distribution has another name."""
+    installed = _installed_version(package)
+    if installed is None:
         return None
     loaded = getattr(sys.modules.get(package), "__version__", None)
-    # the same whether it is loaded already or not: what is behind a plus says where it was built
+    # without the part behind a plus, which says where it was built, and which only the loaded package states
     return (loaded if isinstance(loaded, str) else installed).split("+")[0]
+
+
+@cache
+def _installed_version(package: str) -> str | None:
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version(package)
+    return None

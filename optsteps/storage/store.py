@@ -1,7 +1,8 @@
-"""Results of long computations on disk: a file for each shard, found by what determined it, whole or not there.
+"""Store of finished shards: results of long computations on disk, found by the facts that determined them.
 
-A shard is a tree (see `optsteps.storage.shards`). Its file is a safetensors file whose name holds the key and the
-SHA-256 of the content, so that a damaged one is known by its name, and every reader of safetensors can look into it.
+A shard is a tree (see `optsteps.storage.shards`) in a file of its own, which is whole or not there. It is a safetensors
+file whose name holds the key and the SHA-256 of the content. So a damaged file is recognized by its name, and every
+reader of safetensors can look into it.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from optsteps.storage.claims import PATIENCE, Claim
 from optsteps.storage.files import write_atomically
 from optsteps.storage.shards import Tree, pack, unpack
 
-# how long a process waits before it looks again for what another one computes
+# seconds before a process looks again for a shard that another process computes
 _PAUSE = 0.05
-# age in seconds at which a file that is still being written is not
+# age in seconds at which a half-written file counts as abandoned
 _ABANDONED = 3600
-# a folder with this file is a store, and everything in it that has a name of ours is
+# marks a folder as a store, in which files with names of a store may be deleted
 _MARK = ".optsteps_store"
 _SHARD = re.compile(r"(?P<key>[^.]+)\.(?P<sha256>[0-9a-f]{64})\.safetensors")
-# what a killed process left: a shard half written, a claim
+# files that a killed process left: a half-written shard, a claim
 _LEFT = re.compile(rf"\.{_SHARD.pattern}\..+|(?P<claimed>[^.]+)\.(claim|lock)")
-# beside the shards: what the ranks of a run have done so far
+# a folder beside the shards, with what the ranks of a run have done so far
 _COUNTS = "progress"
 
 
@@ -42,19 +43,19 @@ class DamagedShardWarning(UserWarning):
 
 
 class UnwritableStoreWarning(UserWarning):
-    """A store cannot be written: shards that it lacks are computed, and not kept."""
+    """A store cannot be written: missing shards are computed and not kept."""
 
 
 class ShardStore:
     """Shards in a folder that any number of processes share.
 
-    A process claims a shard before computing it. The claim of one that died is free again, and so is that of one that
-    gives no sign of life. In a folder that cannot be written, the shards that are there are read.
+    A process claims a shard before computing it. The claim of a process that died, or gives no sign of life, is free
+    again. In a folder that cannot be written, the shards that are there are read.
 
     Args:
-        folder: made where it is missing; it is marked, and no file in it is touched but those with names of a store's.
-        limit: bytes; where new shards exceed it, those used longest ago are deleted. Looked at whenever this process
-            has added a hundredth of it. None for no limit.
+        folder: made where it is missing, and marked. Only files in it with names of a store are touched.
+        limit: in bytes; where new shards exceed it, those used longest ago are deleted. The limit is checked whenever
+            this process has added a hundredth of it. None for no limit.
         patience: seconds after which a process that gives no sign of life has lost its claims; for all processes alike.
 
     Raises:
@@ -62,27 +63,27 @@ class ShardStore:
     """
 
     def __init__(self, folder: Path, limit: int | None = None, patience: float = PATIENCE) -> None:
-        if (unknown := _other_than_a_store(folder)) is not None:
+        if (foreign := _foreign_file(folder)) is not None:
             raise ValueError(
-                f"the folder {folder} holds other things than a store of shards ({unknown.relative_to(folder)}), and a "
+                f"the folder {folder} holds other things than a store of shards ({foreign.relative_to(folder)}), and a "
                 "store deletes files: name a folder of its own, e.g. store.folder=outputs/store"
             )
         self.folder, self.limit, self.patience = folder, limit, patience
         self._added = math.inf  # bytes since the folder was last measured
-        self._writable = True  # as far as is known
+        self._writable = True  # until writing fails
         self._awaited: dict[str, Claim] = {}
 
     def get(self, key: str) -> Tree | None:
-        """The shard of this key, None where there is none that is whole. Tensors are on the CPU."""
-        for path in self._at(key).glob(f"{key}.*"):
-            named = _SHARD.fullmatch(path.name)
-            if named is None or not path.is_file():  # a folder, or a pipe that would be waited for
+        """The shard of this key, with tensors on the CPU; None where there is no whole one."""
+        for path in self._folder_of(key).glob(f"{key}.*"):
+            match = _SHARD.fullmatch(path.name)
+            if match is None or not path.is_file():  # a folder, or a pipe that would be waited for
                 continue
             try:
                 content = path.read_bytes()
             except FileNotFoundError:  # deleted by another process between the two calls
                 continue
-            if hashlib.sha256(content).hexdigest() != named["sha256"]:
+            if hashlib.sha256(content).hexdigest() != match["sha256"]:
                 warnings.warn(
                     f"{path} is damaged ({len(content)} bytes); it is deleted and computed again",
                     DamagedShardWarning,
@@ -93,12 +94,12 @@ class ShardStore:
                 continue
             try:
                 tree = unpack(content)
-            except ValueError as error:  # whole, and written by something else
+            except ValueError as error:  # whole, but not written by `pack`
                 warnings.warn(f"{path}: {error}; it is deleted and computed again", DamagedShardWarning, stacklevel=2)
                 with suppress(OSError):
                     path.unlink()
                 continue
-            with suppress(OSError):  # deleted in the meantime, or not to be written
+            with suppress(OSError):  # deleted in the meantime, or a store that cannot be written
                 os.utime(path)
             return tree
         return None
@@ -107,11 +108,11 @@ class ShardStore:
         """Keep a shard; it appears whole or not at all.
 
         Raises:
-            TypeError: the tree holds something else than its description allows.
+            TypeError: the tree holds something that a shard cannot hold.
             OSError: the folder cannot be written.
         """
         content = pack(tree)
-        path = self._at(key) / f"{key}.{hashlib.sha256(content).hexdigest()}.safetensors"
+        path = self._folder_of(key) / f"{key}.{hashlib.sha256(content).hexdigest()}.safetensors"
         self._mark()
         write_atomically(path, content)
         self._added += len(content)
@@ -121,12 +122,12 @@ class ShardStore:
 
     @contextmanager
     def claimed(self, key: str) -> Iterator[bool]:
-        """Whether this process may compute the shard: no other process, alive, is at it.
+        """Whether this process may compute the shard, because no other living process computes it.
 
         Raises:
             OSError: the folder cannot be written.
         """
-        path = self._at(key) / f"{key}.claim"
+        path = self._folder_of(key) / f"{key}.claim"
         claim = self._awaited.pop(key, None) or Claim(path, f"a shard of the store {self.folder}", self.patience)
         self._mark()
         path.parent.mkdir(exist_ok=True)
@@ -146,39 +147,39 @@ class ShardStore:
         first: int = 0,
         finished: Callable[[int], None] = lambda _: None,
     ) -> list[Tree]:
-        """What `function(i)` returns for every key, each computed by one process and kept.
+        """The shards of all keys, in order, each computed by one process and kept.
 
         Args:
             keys: of the shards.
-            function: from a key's place in the list to its shard.
-            first: where this process begins, so that several do not queue for the same.
-            finished: told the place of every shard that is there, computed here or not.
+            function: the shard of the key at a position in the list.
+            first: the position where this process begins, so that several do not wait for the same shard.
+            finished: called with the position of every shard once it is there, computed by this process or another.
         """
-        found: dict[int, Tree] = {}
+        shards: dict[int, Tree] = {}
         waiting = [(first + i) % len(keys) for i in range(len(keys))]
         while waiting:
-            left = []
-            for place in waiting:
-                shard = self.get(keys[place])
+            missing = []
+            for position in waiting:
+                shard = self.get(keys[position])
                 if shard is None:
-                    shard = self._computed(keys[place], partial(function, place))
+                    shard = self._computed(keys[position], partial(function, position))
                 if shard is None:
-                    left.append(place)
+                    missing.append(position)
                 else:
-                    found[place] = shard
-                    finished(place)
-            if len(left) == len(waiting):
+                    shards[position] = shard
+                    finished(position)
+            if len(missing) == len(waiting):
                 time.sleep(_PAUSE)
-            waiting = left
-        return [found[place] for place in range(len(keys))]
+            waiting = missing
+        return [shards[position] for position in range(len(keys))]
 
     def _computed(self, key: str, function: Callable[[], Tree]) -> Tree | None:
-        """The shard, computed here and kept where that can be; None where another process is at it."""
+        """The shard, computed here and kept if the store can be written; None if another process computes it."""
         if not self._writable:
             return function()
         with ExitStack() as claim:
             try:
-                mine = claim.enter_context(self.claimed(key))
+                is_claimed = claim.enter_context(self.claimed(key))
             except OSError as error:
                 if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
                     raise
@@ -189,9 +190,9 @@ class ShardStore:
                     stacklevel=3,
                 )
                 return function()
-            if not mine:
+            if not is_claimed:
                 return None
-            shard = self.get(key)  # finished since it was looked for
+            shard = self.get(key)  # another process may have finished it in the meantime
             if shard is None:
                 shard = function()
                 self.put(key, shard)
@@ -200,16 +201,15 @@ class ShardStore:
     def _mark(self) -> None:
         """Make the folder, and mark it as a store."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):  # at once there: a half-made one would look like another's folder
+        with suppress(FileExistsError):  # made first, because a folder without it would look like somebody else's
             os.close(os.open(self.folder / _MARK, os.O_CREAT | os.O_EXCL, 0o644))
 
-    def _at(self, key: str) -> Path:
-        """The folder of a key's files: few enough for one listing."""
+    def _folder_of(self, key: str) -> Path:
+        """The folder of a key's files, which holds few enough for one listing."""
         return self.folder / key[:2]
 
     def _evict(self, kept: Path) -> None:
-        """Delete the shards used longest ago until the limit holds, but never the one named; and what killed processes
-        left half-written."""
+        """Delete files of killed processes, and the shards used longest ago, except `kept`, until the limit holds."""
         assert self.limit is not None
         files = []
         for path in self.folder.glob("*/*"):
@@ -233,18 +233,18 @@ class ShardStore:
 
 
 def _named_by_a_store(path: Path) -> bool:
-    """Has a file in a folder of a store the name of a shard, or of what belongs to one?"""
-    named = _SHARD.fullmatch(path.name) or _LEFT.fullmatch(path.name)
-    if named is None:
+    """Whether a file in a folder of a store has the name of a shard, or of a file that belongs to one."""
+    match = _SHARD.fullmatch(path.name) or _LEFT.fullmatch(path.name)
+    if match is None:
         return False
-    key = named["key"] or named.groupdict().get("claimed")
+    key = match["key"] or match.groupdict().get("claimed")
     return key is not None and key[:2] == path.parent.name
 
 
-def _other_than_a_store(folder: Path) -> Path | None:
-    """Something in a folder that no store has put there; None for a store, and where nothing is yet.
+def _foreign_file(folder: Path) -> Path | None:
+    """A file in a folder that no store has written; None for a store, and for a folder that does not exist or is empty.
 
-    Stores of earlier versions have no mark: they hold nothing but what a store writes.
+    Stores of earlier versions have no mark, and hold nothing but files that a store writes.
     """
     if not folder.exists() or (folder / _MARK).exists():
         return None
@@ -274,8 +274,8 @@ def digest(facts: Any) -> str:
 
 def file_digest(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's content."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**20):
-            found.update(block)
-    return found.hexdigest()
+            sha256.update(block)
+    return sha256.hexdigest()

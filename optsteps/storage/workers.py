@@ -1,4 +1,4 @@
-"""Who computes the shards of a long computation: this process alone, or all that share a store."""
+"""Workers that compute the shards of a long computation: this process alone, or all processes that share a store."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Workers(Protocol):
     """Computes shards.
 
     Attributes:
-        keeps: is what they compute kept, so that it is worth a name?
+        keeps: whether shards are kept, so that naming them is worth the work.
     """
 
     keeps: bool
 
     def on(self, part: str, **facts: Any) -> Workers:
-        """The same workers on a part of the work that these facts (JSON data) determine, with those given before."""
+        """The same workers on a part of the work, which these facts (JSON data) determine beside those given before."""
         ...
 
     def shards(self, names: Sequence[Name], compute: Callable[[int], Any]) -> list[Any]:
@@ -29,24 +29,24 @@ class Workers(Protocol):
         ...
 
     def telling(self, finished: Callable[[Name], None]) -> Workers:
-        """The same workers, telling the name of every shard that is there."""
+        """The same workers, which call `finished` with the name of every shard once it is there."""
         ...
 
     def kept(self, name: Name) -> Any | None:
-        """The shard of that name, None where it was not computed yet."""
+        """The shard of that name; None where it is not computed yet or not kept."""
         ...
 
 
 def _silent(_: Name) -> None:
-    """No progress is shown."""
+    """Show no progress."""
 
 
 @dataclass(frozen=True)
 class Alone:
-    """Everything here, nothing kept.
+    """This process computes every shard and keeps none.
 
     Args:
-        finished: told the name of every shard that is done.
+        finished: called with the name of every shard once it is done.
     """
 
     finished: Callable[[Name], None] = _silent
@@ -56,11 +56,11 @@ class Alone:
         return self
 
     def shards(self, names: Sequence[Name], compute: Callable[[int], Any]) -> list[Any]:
-        done = []
+        shards = []
         for number, name in enumerate(names):
-            done.append(compute(number))
+            shards.append(compute(number))
             self.finished(name)
-        return done
+        return shards
 
     def telling(self, finished: Callable[[Name], None]) -> Alone:
         return Alone(finished)
@@ -74,14 +74,14 @@ ALONE = Alone()
 
 @dataclass(frozen=True)
 class StoredWorkers:
-    """Every process that names the same store and the same facts: a shard is computed by one of them, once, and kept.
+    """All processes with the same store and the same facts: one of them computes a shard, once, and it is kept.
 
     Args:
         store: of the shards.
-        facts: what determines their content, JSON data.
+        facts: those that determine the shards' content, JSON data.
         rank, world_size: this process's number and how many there are, so that they begin at different shards; nothing
             depends on either.
-        finished: told the name of every shard that is there, computed here or not.
+        finished: called with the name of every shard once it is there, computed by this process or another.
     """
 
     store: ShardStore
@@ -97,7 +97,7 @@ class StoredWorkers:
     def shards(self, names: Sequence[Name], compute: Callable[[int], Any]) -> list[Any]:
         first = self.rank * len(names) // self.world_size
         keys = [self._key(name) for name in names]
-        return self.store.compute(keys, compute, first, finished=lambda place: self.finished(names[place]))
+        return self.store.compute(keys, compute, first, finished=lambda position: self.finished(names[position]))
 
     def telling(self, finished: Callable[[Name], None]) -> StoredWorkers:
         return replace(self, finished=finished)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from optsteps.datasets.geneval import TASKS, Metadata, read_metadata
+from optsteps.datasets.geneval_prompts import TASKS, Metadata, read_metadata
 from optsteps.datasets.prompts import read_prompts
 from optsteps.datasets.scene_prompts import COLORS, LESSONS, TONES, all_prompts, prompts, vocabulary
 from optsteps.datasets.shapes import SHAPES

@@ -7,8 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from scipy import stats
 
-from optsteps.datasets.geneval import TASKS, Metadata, Objects
+from optsteps.datasets import captioned_scenes
+from optsteps.datasets.geneval_prompts import TASKS, Metadata, Objects
 from optsteps.datasets.scene_prompts import COLORS, LESSONS, TONES, all_prompts
 from optsteps.datasets.scenes import RGB, TONE_RGB, Scene, Thing, render, scene_of, scene_set
 from optsteps.datasets.shapes import SHAPES
@@ -119,3 +122,14 @@ def test_nothing_that_cannot_be_drawn() -> None:
         scene_set(0, "train")
     assert set(SHAPES) == {entry.name for metadata in PROMPTS for entry in metadata.include}
     assert render([]).shape == (0, 3, 32, 32)
+
+
+def test_training_scenes_are_of_the_tasks_that_are_named() -> None:
+    tasks = OmegaConf.create(["position", "position", "position", "colors"])
+    data = captioned_scenes(80, 30, train=True, train_tasks=tasks)
+    drawn = [TASKS[label] for label in data.labels]
+    assert set(drawn) == {"position", "colors"}
+    assert stats.binomtest(drawn.count("position"), 80, 0.75).pvalue > 1e-4
+    assert set(captioned_scenes(80, 30, train=False, train_tasks=tasks).labels.tolist()) == set(range(len(TASKS)))
+    with pytest.raises(ValueError, match="there is no task 'shape'"):
+        captioned_scenes(80, 30, train_tasks=["shape"])

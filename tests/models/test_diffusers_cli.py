@@ -15,7 +15,7 @@ from tiny_pipelines import PIPELINES, PROMPTS, SIZES, diffusers, tiny_clip, tiny
 
 from optsteps import Schedule, build_schedule
 from optsteps.cli import run as command
-from optsteps.datasets.geneval import Metadata, Objects
+from optsteps.datasets.geneval_prompts import Metadata, Objects
 from optsteps.datasets.prompts import read_prompts
 from optsteps.fingerprint import fingerprint_held
 from optsteps.models.diffusers import load_pipeline, pretrained_pipeline

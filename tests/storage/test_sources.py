@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+import optsteps
 from optsteps.storage.sources import code_facts, remember_sources
 
 
@@ -50,11 +53,68 @@ def test_a_loaded_module_counts_as_it_was(package: Path) -> None:
     assert code_facts(["users_own.first"])["users_own.third"] != after["users_own.third"]
 
 
+# rooms of this package that no result depends on, and modules that only name, find and keep results
+WITHOUT_EFFECT = ("cli", "export", "loggers", "reporting", "running", "text", "deprecation", "fingerprint")
+KEEPING = ("storage.claims", "storage.documents", "storage.sources", "storage.store", "storage.workers")
+MODULES = sorted(
+    module.name.removeprefix("optsteps.")
+    for module in pkgutil.walk_packages(optsteps.__path__, "optsteps.")
+    if not module.name.startswith("optsteps.conf")
+)
+
+
+def rooms(*modules: str) -> set[str]:
+    """The modules of this package that count for these, without its name."""
+    names = code_facts([f"optsteps.{module}" for module in modules])
+    return {name.removeprefix("optsteps.") for name in names if name.split(".")[0] == "optsteps"}
+
+
+def within(names: Iterable[str], *packages: str) -> list[str]:
+    return [name for name in names if name in packages or name.startswith(tuple(f"{part}." for part in packages))]
+
+
 def test_of_this_package_counts_what_computes() -> None:
     """Trajectories outlive a change of a method, of a solver that does not walk them, or of a report."""
-    facts = code_facts(["optsteps.trajectories"])
-    own = {name for name in facts if name.startswith("optsteps")}
-    assert {"optsteps.sampling", "optsteps.schedules.schedule", "optsteps.processes", "optsteps.denoisers"} <= own
-    for part in ("cli", "reporting", "export", "methods", "metrics", "running", "solvers.unipc"):
-        assert not [name for name in own if name.startswith(f"optsteps.{part}")]
-    assert {"optsteps.methods.oss.search", "optsteps.methods.oss.grid"} <= code_facts(["optsteps.methods.oss"]).keys()
+    walked = rooms("trajectories")
+    assert {"sampling", "schedules.schedule", "processes", "denoisers", "solvers.base"} <= walked
+    assert within(walked, *WITHOUT_EFFECT, *KEEPING, "methods", "metrics", "comparison", "models", "datasets") == []
+    assert set(within(walked, "solvers")) == {"solvers.base", "solvers.brownian"}
+    assert {"methods.oss.search", "methods.oss.grid"} <= rooms("methods.oss")
+
+
+def test_nothing_without_effect_counts_for_what_computes() -> None:
+    computing = [name for name in MODULES if not within([name], *WITHOUT_EFFECT)]
+    assert len(computing) > 80
+    assert within(rooms(*computing), *WITHOUT_EFFECT, *KEEPING) == []
+
+
+@pytest.mark.parametrize("module", ["oss.search", "ays.search", "ays.published", "handmade", "changed_problem", "base"])
+def test_a_method_outlives_the_others(module: str) -> None:
+    """Whatever the faces of `optsteps.methods` and `optsteps.solvers` offer."""
+    method, taking_part = module.split(".")[0], {"ays": ["handmade"]}
+    others = {"oss", "ays", "handmade", "changed_problem"} - {method, *taking_part.get(method, [])}
+    counting = rooms(f"methods.{module}")
+    assert f"methods.{module}" in counting
+    assert within(counting, *(f"methods.{other}" for other in others)) == []
+    assert "methods" not in counting
+    assert within(counting, "solvers.unipc", "solvers.adams", "solvers.dpmpp", "solvers.stochastic") == []
+
+
+@pytest.mark.parametrize("solver", ["adams", "dpmpp", "multistep", "singlestep", "unipc"])
+def test_a_solver_outlives_the_others(solver: str) -> None:
+    others = {"adams", "dpmpp", "singlestep", "stochastic", "unipc"} - {solver}
+    assert within(rooms(f"solvers.{solver}"), "methods", *(f"solvers.{other}" for other in others)) == []
+
+
+def test_a_face_counts_as_the_modules_that_it_offers(package: Path) -> None:
+    (package / "mine.py").write_text(
+        "from optsteps import sample\nfrom optsteps.methods import OSS as Search\nfrom optsteps.metrics import toy\n"
+    )
+    facts = code_facts(["users_own.mine"])
+    assert {"optsteps.sampling", "optsteps.methods.oss.search", "optsteps.metrics.toy"} <= facts.keys()
+    assert not facts.keys() & {"optsteps", "optsteps.methods", "optsteps.methods.oss", "optsteps.metrics"}
+    assert not [name for name in facts if name.startswith(("optsteps.methods.ays", "optsteps.metrics.judges"))]
+    (package / "mine.py").write_text("from optsteps.solvers import build_solver\n")  # which stands in the face itself
+    assert {"optsteps.solvers", "optsteps.solvers.unipc"} <= code_facts(["users_own.mine"]).keys()
+    (package / "mine.py").write_text("import optsteps.methods\n")
+    assert {"optsteps.methods", "optsteps.methods.ays.search"} <= code_facts(["users_own.mine"]).keys()

@@ -10,25 +10,26 @@ from typing import Any
 import numpy as np
 import torch
 
+from optsteps.export.diffusers.orders import check_orders
 from optsteps.export.diffusers.rehearsal import rehearse
 from optsteps.export.diffusers.schedulers import (
     KINDS,
-    TIMESTEP_TOLERANCE,
-    Kind,
+    SchedulerKind,
     check_amplitude,
+    class_name,
+    kind_of,
+    neutral_settings,
+    parameters_of,
+    unapplied,
+)
+from optsteps.export.diffusers.tables import (
+    TIMESTEP_TOLERANCE,
     check_tables,
     check_trained_on,
-    class_name,
-    effective_orders,
-    kind_of,
     noise_ratio,
     on_timesteps,
-    parameters_of,
-    read_tables,
-    run_orders,
-    straightened,
-    unapplied,
-    wanted_tables,
+    schedule_tables,
+    scheduler_tables,
 )
 from optsteps.export.variants import warn_of_variant
 from optsteps.processes import VP, Process
@@ -38,14 +39,14 @@ from optsteps.storage.documents import read_json
 
 @dataclass(frozen=True)
 class DiffusersArguments:
-    """How a scheduler of diffusers is told a schedule.
+    """Settings and arguments with which a scheduler of diffusers runs a schedule.
 
     Attributes:
         scheduler: the name of its class.
-        settings: what `from_config(pipe.scheduler.config, **settings)` must change.
-        arguments: what the pipeline, or `set_timesteps`, is called with.
-        noise_ratio: what unit noise passed to the pipeline as `latents` must be multiplied by to start where the
-            schedule does; within 1e-4 of 1 the pipeline's own noise will do.
+        settings: those of `from_config(pipe.scheduler.config, **settings)` that must change.
+        arguments: of the call of the pipeline, or of `set_timesteps`.
+        noise_ratio: the factor by which unit noise that is passed to the pipeline as `latents` must be multiplied to
+            start where the schedule does; within 1e-4 of 1 the pipeline's own noise will do.
     """
 
     scheduler: str
@@ -61,9 +62,9 @@ class DiffusersArguments:
 def to_diffusers(schedule: Schedule, scheduler: Any) -> DiffusersArguments:
     """The settings and arguments with which a scheduler's own tables become the schedule.
 
-    They are tried: a scheduler is built with the settings, `set_timesteps` called with the arguments, the tables it
-    then holds are compared with the schedule (levels to 1e-5, calls of the network to 1e-3 timesteps) and its steps are
-    run on a small tensor. What is returned has passed. Shifts, static and dynamic, are switched off by the settings.
+    They are tried before they are returned. A scheduler is built with the settings, and `set_timesteps` is called with
+    the arguments. The tables that it then holds are compared with the schedule: levels to 1e-5, calls of the network to
+    1e-3 timesteps. Its steps are run on a small tensor. The settings switch off shifts, static and dynamic.
 
     Args:
         scheduler: the pipeline's scheduler; a folder saved by `save_pretrained`, of a scheduler or of a pipeline; or
@@ -74,14 +75,14 @@ def to_diffusers(schedule: Schedule, scheduler: Any) -> DiffusersArguments:
             what to do instead.
         ImportError: `scheduler` is no object and diffusers is not installed.
     """
-    base, given = load_scheduler(scheduler, schedule.process), not isinstance(scheduler, str)
+    base, is_object = load_scheduler(scheduler, schedule.process), not isinstance(scheduler, str)
     name = class_name(base)
     kind = kind_of(name, schedule.process)
     check_amplitude(schedule)
     warn_of_variant(schedule, name)
     check_trained_on(schedule, base)
-    settings = straightened(schedule, kind, parameters_of(base))
-    if given or Path(str(scheduler)).is_dir():  # its settings are known: name the changes only
+    settings = neutral_settings(schedule, kind, parameters_of(base))
+    if is_object or Path(str(scheduler)).is_dir():  # its settings are known: name the changes only
         settings = {key: value for key, value in settings.items() if base.config.get(key) != value}
     refused: ValueError | None = None
     for variant in _orders_variants(schedule, kind, settings):
@@ -105,12 +106,12 @@ def to_diffusers(schedule: Schedule, scheduler: Any) -> DiffusersArguments:
 
 
 def _on_timesteps(schedule: Schedule) -> bool:
-    """Are all times such as `Schedule.snapped` makes? An EDM process has none to miss."""
+    """Whether all times are such as `Schedule.snapped` makes. An EDM process has no timesteps to miss."""
     return on_timesteps(schedule.times.detach() * {"vp": 1, "flow": 1000}.get(schedule.process.name, 0))
 
 
-def _orders_variants(schedule: Schedule, kind: Kind, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The settings, and where a schedule has orders also those with the other ending of the orders."""
+def _orders_variants(schedule: Schedule, kind: SchedulerKind, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The settings to try: for a schedule with orders, both with and without lower orders at the end."""
     if schedule.orders is None or kind.orders is None:
         yield settings
         return
@@ -118,7 +119,7 @@ def _orders_variants(schedule: Schedule, kind: Kind, settings: dict[str, Any]) -
         yield {**settings, "lower_order_final": lowered}
 
 
-def _candidates(schedule: Schedule, kind: Kind, base: Any) -> Iterator[dict[str, Any]]:
+def _candidates(schedule: Schedule, kind: SchedulerKind, base: Any) -> Iterator[dict[str, Any]]:
     """Arguments of `set_timesteps` that may tell the schedule, the most readable first."""
     takes, process, t = kind.takes[schedule.process.name], schedule.process, schedule.times.detach()
     if takes == "timesteps" or (takes == "levels" and process.name == "vp"):
@@ -140,11 +141,13 @@ def _candidates(schedule: Schedule, kind: Kind, base: Any) -> Iterator[dict[str,
         yield {"sigmas": (ends[1] - t[:-1] ** (1 / rho)) / (ends[1] - ends[0])}
 
 
-def _tried(schedule: Schedule, kind: Kind, base: Any, settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
-    """A scheduler that was told the schedule.
+def _tried(
+    schedule: Schedule, kind: SchedulerKind, base: Any, settings: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> Any:
+    """A scheduler with these settings, on which `set_timesteps` was called with these arguments.
 
     Raises:
-        ValueError: it is refused, or another comes of it.
+        ValueError: the scheduler refuses them, or does not run the schedule.
     """
     name = class_name(base)
     try:
@@ -152,7 +155,7 @@ def _tried(schedule: Schedule, kind: Kind, base: Any, settings: Mapping[str, Any
         tried.set_timesteps(**arguments)
     except Exception as error:
         raise ValueError(f"{name} refuses it ({error})") from error
-    check_tables(name, schedule, wanted_tables(schedule, tried, kind), read_tables(tried, kind))
+    check_tables(name, schedule, schedule_tables(schedule, tried, kind), scheduler_tables(tried, kind))
     if schedule.orders is not None:
         check_orders(schedule, tried, kind)
     if kind.table == "sigmas":
@@ -160,18 +163,8 @@ def _tried(schedule: Schedule, kind: Kind, base: Any, settings: Mapping[str, Any
     return tried
 
 
-def check_orders(schedule: Schedule, scheduler: Any, kind: Kind) -> None:
-    """Raises ValueError unless the scheduler gives its steps the schedule's orders."""
-    wanted, name = effective_orders(schedule, schedule.orders or ()), class_name(scheduler)
-    found = run_orders(scheduler, kind, schedule.steps, schedule.ends_clean)
-    if found is None and max(wanted) > 1:
-        raise ValueError(f"the orders {wanted} of the schedule's steps mean nothing to {name}")
-    if found is not None and found != wanted:
-        raise ValueError(f"the schedule's steps have the orders {wanted}, and {name} gives them {found}")
-
-
 def load_scheduler(source: Any, process: Process) -> Any:
-    """A scheduler from what a user calls one.
+    """A scheduler from an object, a folder or the name of a class.
 
     Args:
         source: a scheduler, which is returned; a folder of one or of a pipeline; or the name of a class, which is built
@@ -187,10 +180,10 @@ def load_scheduler(source: Any, process: Process) -> Any:
     if not folder.is_dir():
         kind_of(str(source), process)
         return scheduler_class(str(source))(**_defaults(str(source), process))
-    found = scheduler_in(folder)
-    if found is None:
+    scheduler = scheduler_in(folder)
+    if scheduler is None:
         raise ValueError(f"{folder} holds no scheduler: neither it nor its scheduler/ has a scheduler_config.json")
-    return found
+    return scheduler
 
 
 def scheduler_in(folder: Path) -> Any | None:
@@ -216,10 +209,10 @@ def scheduler_class(name: str) -> Any:
         ValueError: there is none.
         ImportError: diffusers is not installed.
     """
-    found = getattr(_diffusers(), name, None)
-    if found is None or not hasattr(found, "set_timesteps"):
+    scheduler = getattr(_diffusers(), name, None)
+    if scheduler is None or not hasattr(scheduler, "set_timesteps"):
         raise ValueError(f"diffusers has no scheduler {name!r}, and there is no such folder; known: {', '.join(KINDS)}")
-    return found
+    return scheduler
 
 
 def _diffusers() -> Any:
@@ -231,11 +224,11 @@ def _diffusers() -> Any:
 
 
 def _defaults(name: str, process: Process) -> dict[str, Any]:
-    """Settings of a class for the process, as far as the class does not have them by default."""
+    """The settings that a class needs for the process beyond its defaults."""
     if isinstance(process, VP):
-        # what a pipeline's config would say by beta_start and beta_end
-        kept = torch.sigmoid(2 * process.log_snr(torch.arange(process.t_limit + 1)))
-        betas = 1 - kept / torch.cat([kept.new_ones(1), kept[:-1]])
+        # a pipeline's config would give them by beta_start and beta_end
+        alpha_bar = torch.sigmoid(2 * process.log_snr(torch.arange(process.t_limit + 1)))
+        betas = 1 - alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
         settings = {"trained_betas": betas.tolist(), "num_train_timesteps": len(betas)}
         if process.t_finite < process.t_limit and "rescale_betas_zero_snr" in parameters_of(scheduler_class(name)):
             settings |= {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}

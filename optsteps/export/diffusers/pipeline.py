@@ -13,22 +13,24 @@ from typing import Any, TypeVar
 import torch
 
 from optsteps.export.diffusers.arguments import to_diffusers
+from optsteps.export.diffusers.orders import effective_orders
 from optsteps.export.diffusers.rehearsal import rehearse
 from optsteps.export.diffusers.schedulers import (
-    Kind,
+    SchedulerKind,
     check_amplitude,
-    check_trained_on,
     class_name,
-    effective_orders,
     kind_of,
+    neutral_settings,
+    parameters_of,
+    unapplied,
+)
+from optsteps.export.diffusers.tables import (
+    check_trained_on,
     network_calls,
     on_timesteps,
-    parameters_of,
+    schedule_tables,
     start_scale,
     starts_at_pure_noise,
-    straightened,
-    unapplied,
-    wanted_tables,
 )
 from optsteps.export.variants import warn_of_variant
 from optsteps.schedules import Schedule
@@ -42,15 +44,15 @@ _COMPUTING = ("scale_model_input", "add_noise", "scale_noise", "get_velocity")
 def apply(pipe: Pipe, schedule: Schedule) -> Pipe:
     """Make a loaded pipeline run exactly this schedule: its own times, fractional ones too, and its own levels.
 
-    The pipeline gets a scheduler of the same class, of which `set_timesteps` loads the schedule's tables instead of
-    making its own, whatever number of steps, sigmas or mu the pipeline hands it: call the pipeline as ever. Shifts are
-    off. The steps have the schedule's orders if it has any, else those that the scheduler's settings give them. Latents
-    start at the schedule's scale where the pipeline asks its scheduler for one, as those of Stable Diffusion do. A
-    pipeline that takes a strength (img2img, inpainting) runs the part of the schedule that it asks for: of n steps as
-    many as the pipeline would run of n of its own.
+    Call the pipeline as ever. It gets a scheduler of the same class whose `set_timesteps` loads the schedule's tables
+    instead of making its own, whatever number of steps, sigmas or mu the pipeline passes. Shifts are off. The steps
+    have the schedule's orders if it has any, else those that the scheduler's settings give them. Latents start at the
+    schedule's scale where the pipeline reads it from its scheduler, as those of Stable Diffusion do. A pipeline that
+    takes a strength (img2img, inpainting) runs a part of the schedule: of n steps as many as it would run of n steps of
+    its own.
 
-    The scheduler says of itself, and saves, the settings that the pipeline's own has: what is saved or made from its
-    config is the pipeline's own scheduler. It can be copied and pickled.
+    The new scheduler's config is that of the pipeline's scheduler before, so whatever is saved or made from it is that
+    scheduler again. It can be copied and pickled.
 
     Args:
         pipe: a pipeline, which is changed until `restore(pipe)`; or a scheduler, which is not: a new one is returned.
@@ -97,7 +99,7 @@ def apply(pipe: Pipe, schedule: Schedule) -> Pipe:
 
 
 def restore(pipe: Pipe) -> Pipe:
-    """Undo `apply`: the pipeline gets the scheduler back that it had. Of a scheduler, the one it was made from."""
+    """Undo `apply`: a pipeline gets the scheduler back that it had. For a scheduler, the one it was made from."""
     if not hasattr(pipe, "scheduler"):
         return unapplied(pipe)
     pipe.scheduler = unapplied(pipe.scheduler)
@@ -106,8 +108,10 @@ def restore(pipe: Pipe) -> Pipe:
 
 
 def _timesteps_of_the_schedule(pipe: Any, *args: Any, **kwargs: Any) -> Any:
-    """In place of a pipeline's `get_timesteps`, which cuts off the steps above a strength: it counts the steps that the
-    pipeline was asked for, and a schedule has its own number."""
+    """Replacement of a pipeline's `get_timesteps`, which cuts off the steps above a strength.
+
+    The pipeline's own counts the steps that it was called with; a schedule has its own number of steps.
+    """
     method, scheduler = type(pipe).get_timesteps, pipe.scheduler
     arguments = inspect.signature(method).bind(pipe, *args, **kwargs).arguments
     if isinstance(scheduler, _Applied):
@@ -116,28 +120,28 @@ def _timesteps_of_the_schedule(pipe: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 class _Applied:
-    """What comes before a scheduler's own class in one that runs a schedule.
+    """First base class of the schedulers that run a schedule; the second is the scheduler's original class.
 
     Attributes:
-        _optsteps_original: the scheduler that it was made from.
-        _optsteps_schedule, _optsteps_kind: what it runs, and what its class is like.
-        _optsteps_settings: the config that its own methods compute with; `config` is the original's.
-        _optsteps_arguments: of `set_timesteps`, where its tables cannot be given; None where they can.
-        _optsteps_orders: the highest of its steps; None where its settings say enough.
-        _optsteps_counted: the number of steps that the pipeline in use believes in.
+        _optsteps_original: the scheduler that this one was made from.
+        _optsteps_schedule, _optsteps_kind: the schedule, and the properties of the original class.
+        _optsteps_settings: the config that the original class's methods compute with; `config` is the original's.
+        _optsteps_arguments: of `set_timesteps`, where tables cannot be loaded; None where they can.
+        _optsteps_orders: the highest order of each step; None where the settings determine them.
+        _optsteps_counted: the number of steps that the pipeline in use counts with.
     """
 
     _optsteps_base: Any
     _optsteps_original: Any
     _optsteps_schedule: Schedule
-    _optsteps_kind: Kind
+    _optsteps_kind: SchedulerKind
     _optsteps_settings: Any
     _optsteps_arguments: Mapping[str, Any] | None
     _optsteps_orders: list[int] | None
     _optsteps_counted: int
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """One of the scheduler's own class: what `from_config` makes has no schedule."""
+        """An instance of the original class: what `from_config` makes has no schedule."""
         return cls._optsteps_base(*args, **kwargs)
 
     def __reduce__(self) -> Any:
@@ -152,13 +156,13 @@ class _Applied:
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        """Within, `config` is what its own methods must see."""
+        """Let `config` be the settings that the original class's methods compute with, while the body runs."""
         fields = vars(self)
-        shown, fields["_internal_dict"] = fields["_internal_dict"], self._optsteps_settings
+        original_config, fields["_internal_dict"] = fields["_internal_dict"], self._optsteps_settings
         try:
             yield
         finally:
-            fields["_internal_dict"] = shown
+            fields["_internal_dict"] = original_config
 
     def set_timesteps(
         self: Any,
@@ -169,15 +173,15 @@ class _Applied:
         mu: float | None = None,
         **others: Any,
     ) -> None:
-        """Load the schedule's tables; only the device is heeded."""
+        """Load the schedule's tables. All arguments but the device are ignored."""
         base, steps = self._optsteps_base, self._optsteps_schedule.steps
         with self._computing():
             if self._optsteps_arguments is None:
-                base.set_timesteps(self, steps, device=device)  # resets all that it remembers
+                base.set_timesteps(self, steps, device=device)  # forgets the outputs of earlier steps
                 _load(self, self._optsteps_schedule, self._optsteps_kind, device)
             else:
                 base.set_timesteps(self, device=device, **self._optsteps_arguments)
-        # a pipeline that was given a list counts the timesteps it finds
+        # a pipeline that was called with a list counts the timesteps of the scheduler
         self._optsteps_counted = steps if num_inference_steps is None else num_inference_steps
 
 
@@ -186,18 +190,18 @@ def _empty(base: Any) -> Any:
     return object.__new__(_subclass(base))
 
 
-def _applied(original: Any, schedule: Schedule, kind: Kind) -> Any:
+def _applied(original: Any, schedule: Schedule, kind: SchedulerKind) -> Any:
     base, name = type(original), class_name(original)
-    known = parameters_of(original)
-    settings = straightened(schedule, kind, known)
+    names = parameters_of(original)
+    settings = neutral_settings(schedule, kind, names)
     if schedule.orders is not None:
         if kind.orders is None and max(schedule.orders) > 1:
             raise ValueError(f"the orders of the schedule's steps mean nothing to {name}; take a multistep scheduler")
-        settings |= {key: False for key in ("lower_order_final", "euler_at_final") if key in known}
+        settings |= {key: False for key in ("lower_order_final", "euler_at_final") if key in names}
     arguments = None
     if kind.table == "alphas_cumprod":
-        told = to_diffusers(schedule, original)
-        settings, arguments = dict(told.settings), told.arguments
+        to_set = to_diffusers(schedule, original)
+        settings, arguments = dict(to_set.settings), to_set.arguments
     straight = base.from_config(original.config, **settings)
     orders = schedule.orders
     if kind.orders and orders is None and starts_at_pure_noise(schedule):
@@ -218,8 +222,10 @@ def _applied(original: Any, schedule: Schedule, kind: Kind) -> Any:
 
 @functools.cache
 def _subclass(base: Any) -> Any:
-    """The class of schedulers that run a schedule by the steps of `base`. It goes by the name of `base`, as which a
-    pipeline saves it."""
+    """The class of schedulers that run a schedule by the steps of `base`.
+
+    It has the name of `base`, under which a pipeline saves it.
+    """
 
     def computing(method: Any) -> Any:
         @functools.wraps(method)
@@ -255,10 +261,10 @@ def _subclass(base: Any) -> Any:
     return type(base.__name__, (_Applied, base), members)
 
 
-def _load(scheduler: Any, schedule: Schedule, kind: Kind, device: Any) -> None:
+def _load(scheduler: Any, schedule: Schedule, kind: SchedulerKind, device: Any) -> None:
     """Put the schedule's tables in the place of the scheduler's own."""
-    wanted, clean = wanted_tables(schedule, scheduler, kind), schedule.ends_clean
-    timesteps, levels = wanted.timesteps, wanted.levels
+    tables, clean = schedule_tables(schedule, scheduler, kind), schedule.ends_clean
+    timesteps, levels = tables.timesteps, tables.levels
     if schedule.process.name == "flow" and kind.below_one:
         levels = levels.clamp(max=1 - kind.below_one)
     if kind.stages == 2:  # a step evaluates again at its end, except at noise level 0, and both tables say so

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optsteps.export.diffusers.schedulers import Kind, class_name, start_scale
+from optsteps.export.diffusers.schedulers import SchedulerKind, class_name
+from optsteps.export.diffusers.tables import start_scale
 from optsteps.schedules import Schedule
 
 
-def rehearse(scheduler: Any, schedule: Schedule, kind: Kind) -> None:
+def rehearse(scheduler: Any, schedule: Schedule, kind: SchedulerKind) -> None:
     """Run every step of a scheduler that holds the tables of `schedule`.
 
     The network is the exact one for data of unit variance, so that samples keep the size that they have in use: at
@@ -26,7 +27,7 @@ def rehearse(scheduler: Any, schedule: Schedule, kind: Kind) -> None:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         x = start_scale(schedule, kind) * torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(0))
         for i, t in enumerate(scheduler.timesteps):
-            step = (i + kind.stages - 1) // kind.stages  # the one whose time this call has
+            step = (i + kind.stages - 1) // kind.stages  # the step whose time this call has
             output = _ideal_output(scheduler, schedule, kind, x, times[step])
             try:
                 if hasattr(scheduler, "scale_model_input"):
@@ -42,15 +43,18 @@ def rehearse(scheduler: Any, schedule: Schedule, kind: Kind) -> None:
                 )
 
 
-def _ideal_output(scheduler: Any, schedule: Schedule, kind: Kind, x: Tensor, t: Tensor) -> Tensor:
-    """What the network says of a scheduler's sample x at time t where data have unit variance: x_0 is estimated by
-    alpha x / (alpha^2 + sigma^2), eps by sigma x / (alpha^2 + sigma^2)."""
+def _ideal_output(scheduler: Any, schedule: Schedule, kind: SchedulerKind, x: Tensor, t: Tensor) -> Tensor:
+    """The output of the exact network of data of unit variance for a scheduler's sample x at time t.
+
+    x_0 is estimated by alpha x / (alpha^2 + sigma^2), eps by sigma x / (alpha^2 + sigma^2).
+    """
     process = schedule.process
-    if process.name == "edm":  # a network's share in EDM's preconditioning is 0 for the data it was scaled for
+    # under EDM's preconditioning the exact network returns 0 for data of the variance that it was scaled for
+    if process.name == "edm":
         return torch.zeros_like(x)
     alpha, sigma = process.alpha(t), process.sigma(t)
-    both = (x.double() * alpha if kind.scaled else x.double()) / (alpha**2 + sigma**2)
-    clean, noise = alpha * both, sigma * both
+    scaled = (x.double() * alpha if kind.scaled else x.double()) / (alpha**2 + sigma**2)
+    clean, noise = alpha * scaled, sigma * scaled
     predicted = "flow_prediction" if process.name == "flow" else scheduler.config.get("prediction_type", "epsilon")
     outputs = {
         "epsilon": noise,

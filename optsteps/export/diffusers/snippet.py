@@ -36,45 +36,51 @@ SCHEDULERS: dict[str, dict[str, str]] = {
 
 
 def diffusers_snippet(schedule: Schedule, scheduler: Any = None, path: str | Path = "schedule.json") -> str:
-    """Python that makes `pipe`, a loaded pipeline, sample with the schedule. The pipeline gets the scheduler that is
-    named here, with the settings of the one it has.
+    """Python that makes `pipe`, a loaded pipeline, sample with the schedule.
+
+    The pipeline gets the scheduler that is named here, with the settings of its own.
 
     Args:
         scheduler: as in `to_diffusers`; None for the one nearest to the solver of the search (`default_scheduler`).
-        path: the schedule's file, which the snippet reads where the scheduler cannot be told the schedule and
+        path: the schedule's file, which the snippet reads where the scheduler cannot be told the schedule, so that
             `optsteps.apply` must load it.
 
     Raises:
         ImportError: diffusers, on which the arguments are tried, is not installed.
-        ValueError: the scheduler can run the schedule in neither way, or there is none of the name.
+        ValueError: the scheduler can run the schedule in neither way, or diffusers has no such scheduler.
     """
     chosen = default_scheduler(schedule) if scheduler is None else scheduler
     base = load_scheduler(chosen, schedule.process)
     try:
-        told = to_diffusers(schedule, chosen)
+        to_set = to_diffusers(schedule, chosen)
     except ValueError as error:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns where the snippet is run
             apply(base, schedule)
         return _applying(class_name(base), schedule, str(path), str(error))
-    kinds = {type(value) for value in told.arguments.values()}
+    kinds = {type(value) for value in to_set.arguments.values()}
     lines = [f"import {name}" for name, kind in (("numpy", np.ndarray), ("torch", Tensor)) if kind in kinds]
-    lines += [f"from diffusers import {told.scheduler}", "", "# pipe: your pipeline, as loaded"]
-    settings = [f"    {key}={value!r}," for key, value in told.settings.items()]
-    call = f"pipe.scheduler = {told.scheduler}.from_config("
+    lines += [f"from diffusers import {to_set.scheduler}", "", "# pipe: your pipeline, as loaded"]
+    settings = [f"    {key}={value!r}," for key, value in to_set.settings.items()]
+    call = f"pipe.scheduler = {to_set.scheduler}.from_config("
     lines += [call, "    pipe.scheduler.config,", *settings, ")"]
-    lines += _noise_note(told)
-    if told.settings.get("use_flow_sigmas") and "sigmas" in told.arguments:
+    lines += _noise_note(to_set)
+    if to_set.settings.get("use_flow_sigmas") and "sigmas" in to_set.arguments:
         lines += ["# FluxPipeline drops sigmas= with such a scheduler: use optsteps.apply there"]
-    arguments = [f"    {key}={_literal(value)}," for key, value in told.arguments.items()]
+    arguments = [f"    {key}={_literal(value)}," for key, value in to_set.arguments.items()]
     lines += ["images = pipe(", '    "your prompt",', *arguments, ")[0]"]
     return "\n".join(lines) + "\n"
 
 
 def run_snippets(schedules: Mapping[int, Schedule], scheduler: Any = None, folder: str | Path = ".") -> str:
-    """One Python file with the snippets of a run: its schedules by step count, which lie in `folder` as
-    schedule_<steps>.json. `scheduler` as in `diffusers_snippet`; one that cannot run a schedule gives way, with a
-    comment that says why, to the nearest to the solver."""
+    """One Python file with the snippets of a run.
+
+    Args:
+        schedules: of the run, by step count.
+        scheduler: as in `diffusers_snippet`. Where it cannot run a schedule, a comment says why, and the one nearest to
+            the solver takes its place.
+        folder: where the schedules lie as schedule_<steps>.json.
+    """
     parts = []
     for steps, schedule in sorted(schedules.items()):
         lines = [f"# {steps} steps\n"]
@@ -116,10 +122,10 @@ def _reads_flow(name: str, schedule: Schedule) -> bool:
     return schedule.process.name == "flow" and not name.startswith("FlowMatch")
 
 
-def _noise_note(told: DiffusersArguments) -> list[str]:
-    if abs(told.noise_ratio - 1) < 1e-4:
+def _noise_note(to_set: DiffusersArguments) -> list[str]:
+    if abs(to_set.noise_ratio - 1) < 1e-4:
         return []
-    return [f"# the schedule starts from less or more noise: pass latents= unit noise times {told.noise_ratio:.9g}"]
+    return [f"# the schedule starts from less or more noise: pass latents= unit noise times {to_set.noise_ratio:.9g}"]
 
 
 def _literal(value: Any) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from optsteps.datasets.geneval import Metadata
+from optsteps.datasets.geneval_prompts import Metadata
 from optsteps.metrics.geneval.detections import Detection
 from optsteps.metrics.geneval.rules import Rules, counted
 from optsteps.storage.unpickling import tensors_alone

@@ -8,7 +8,7 @@ from itertools import cycle, islice
 import torch
 from torch import Tensor
 
-from optsteps.datasets.geneval import Metadata
+from optsteps.datasets.geneval_prompts import Metadata
 from optsteps.metrics.extractors import to_uint8
 from optsteps.metrics.geneval.colors import ColorClassifier
 from optsteps.metrics.geneval.detections import Detection

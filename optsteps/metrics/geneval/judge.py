@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from optsteps.conditions import Cond
-from optsteps.datasets.geneval import TASKS, Metadata
+from optsteps.datasets.geneval_prompts import TASKS, Metadata
 from optsteps.metrics.geneval.detections import Detection, Detector, Limited
 from optsteps.metrics.geneval.rules import PUBLISHED, Rules
 from optsteps.metrics.geneval.score import GenEvalScore, check_prompts, score_images

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optsteps.datasets.geneval import Metadata, Objects
+from optsteps.datasets.geneval_prompts import Metadata, Objects
 from optsteps.metrics.geneval.detections import Detection
 
 Box = tuple[float, float, float, float]
@@ -97,7 +97,7 @@ def overlap(a: Box, b: Box) -> float:
 
 
 def relations(box: Box, other: Box, rules: Rules = PUBLISHED) -> set[str]:
-    """How `box` lies to `other`: none, one or two of `optsteps.datasets.geneval.RELATIONS`."""
+    """How `box` lies to `other`: none, one or two of `optsteps.datasets.geneval_prompts.RELATIONS`."""
     offsets = [(box[k] + box[k + 2] - other[k] - other[k + 2]) / 2 for k in (0, 1)]
     sizes = [box[k + 2] - box[k] + other[k + 2] - other[k] for k in (0, 1)]
     across, down = (

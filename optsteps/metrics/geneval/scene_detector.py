@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from optsteps.datasets.geneval import Metadata
+from optsteps.datasets.geneval_prompts import Metadata
 from optsteps.datasets.scene_prompts import COLORS
 from optsteps.datasets.scenes import PIXELS, RGB, TONE_RGB
 from optsteps.datasets.shapes import SHAPES

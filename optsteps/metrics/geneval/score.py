@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from optsteps.datasets.geneval import TASKS, Metadata
+from optsteps.datasets.geneval_prompts import TASKS, Metadata
 from optsteps.metrics.geneval.detections import Detection
 from optsteps.metrics.geneval.rules import PUBLISHED, Judgement, Rules, check_detections, judge_image
 from optsteps.metrics.statistics import Interval, percentile_interval, stratified_sums

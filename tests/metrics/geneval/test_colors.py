@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from optsteps.datasets.geneval import Metadata, Objects
+from optsteps.datasets.geneval_prompts import Metadata, Objects
 from optsteps.metrics.geneval.colors import COLORS, ColorClassifier, crop
 from optsteps.metrics.geneval.detections import Detection
 from optsteps.metrics.geneval.rules import PUBLISHED, Rules

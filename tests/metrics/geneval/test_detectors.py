@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
-from optsteps.datasets.geneval import Metadata, Objects, read_metadata
+from optsteps.datasets.geneval_prompts import Metadata, Objects, read_metadata
 from optsteps.metrics.geneval.detections import Detection
 from optsteps.metrics.geneval.detectors import Mask2FormerDetector, OwlDetector, box_around
 from optsteps.metrics.geneval.judge import GenEvalJudge

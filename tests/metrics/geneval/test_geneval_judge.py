@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from optsteps.comparison import Comparison, Row, verdicts
-from optsteps.datasets.geneval import TASKS, Metadata, Objects
+from optsteps.datasets.geneval_prompts import TASKS, Metadata, Objects
 from optsteps.metrics.geneval.detections import Detection
 from optsteps.metrics.geneval.judge import GenEvalJudge
 from optsteps.metrics.judges import DecodedJudge, Measurement

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from optsteps.datasets.geneval import TASKS, Metadata, Objects
+from optsteps.datasets.geneval_prompts import TASKS, Metadata, Objects
 from optsteps.metrics import Interval
 from optsteps.metrics.geneval.detections import Detection
 from optsteps.metrics.geneval.rules import Judgement

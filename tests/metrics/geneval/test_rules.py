@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from optsteps.datasets.geneval import RELATIONS, TASKS, Metadata, Objects, read_metadata
+from optsteps.datasets.geneval_prompts import RELATIONS, TASKS, Metadata, Objects, read_metadata
 from optsteps.metrics.geneval.detections import Detection
 from optsteps.metrics.geneval.rules import PUBLISHED, Rules, check_detections, counted, judge_image, overlap, relations
 from optsteps.metrics.geneval.score import score_images

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from optsteps.datasets.geneval import TASKS, Metadata, Objects
+from optsteps.datasets.geneval_prompts import TASKS, Metadata, Objects
 from optsteps.datasets.images import to_unit_range
 from optsteps.datasets.scene_prompts import COLORS, TONES, prompts
 from optsteps.datasets.scenes import RGB, Scene, Thing, render, scene_of

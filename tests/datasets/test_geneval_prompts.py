@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optsteps.datasets.geneval import RELATIONS, TASKS, Metadata, Objects, read_metadata, some_of_each_task
+from optsteps.datasets.geneval_prompts import RELATIONS, TASKS, Metadata, Objects, read_metadata, some_of_each_task
 
 REAL = Path(os.environ.get("OPTSTEPS_DATA", "nowhere")) / "geneval_metadata.jsonl"
 GOOD = {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"}
