@@ -10,7 +10,7 @@ from torch import Tensor
 from optsteps.conditions import take
 from optsteps.denoisers import CountedDenoiser
 from optsteps.methods.base import SearchProblem
-from optsteps.methods.oss.entries import ALL, Entries
+from optsteps.methods.oss.entries import ALL, EntrySubset
 from optsteps.processes import Process
 from optsteps.solvers.base import Denoise, Solver, State, first_order
 from optsteps.solvers.multistep import Multistep
@@ -35,7 +35,7 @@ class Grid(ABC):
     choices: list[int]
 
     def __init__(
-        self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int, entries: Entries = ALL
+        self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int, entries: EntrySubset = ALL
     ) -> None:
         noise, self.cond = problem.samples(index)
         self.process, self.formulas = problem.process, problem.solver.formulas(problem.process)
@@ -44,8 +44,7 @@ class Grid(ABC):
         self.times = problem.teacher.times[nodes]
         self.last = len(self.times) - 1
         self.a, self.b = first_order(self.process, self.times[:, None], self.times[None, :])
-        walker = problem.teacher_solver or problem.solver
-        whole = self.trajectories.states(problem.teacher, walker, noise, self.cond)
+        whole = self.trajectories.states(problem.teacher, problem.walker, noise, self.cond)
         whole = whole if len(nodes) == whole.shape[1] else whole[:, nodes]
         self._zeros = problem.cache.zeros
         self.teacher = problem.cache.moved(whole)
@@ -105,7 +104,7 @@ class MultistepGrid(Grid):
     """
 
     def __init__(
-        self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int, entries: Entries = ALL
+        self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int, entries: EntrySubset = ALL
     ) -> None:
         assert isinstance(problem.solver, Multistep)
         super().__init__(problem, index, nodes, max_batch, entries)
@@ -236,7 +235,7 @@ class TwoStageGrid(Grid):
     costs one evaluation for every pair of nodes, and their results are all kept."""
 
     def __init__(
-        self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int, entries: Entries = ALL
+        self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int, entries: EntrySubset = ALL
     ) -> None:
         assert isinstance(problem.solver, TwoStage)
         super().__init__(problem, index, nodes, max_batch, entries)
