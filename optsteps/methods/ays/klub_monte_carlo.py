@@ -73,9 +73,9 @@ class MonteCarloKlub(Klub):
             r = float(torch.tensor(noisy / clean).log() / (2 * torch.tensor(before / noisy).log()))
         parts = range(0, count, self.max_batch)
         outputs = [self._outputs(torch.stack(visited), slice(k, k + self.max_batch)) for k in parts]
-        here, start, *earlier = torch.cat(outputs, 1).double()
+        inner, start, *earlier = torch.cat(outputs, 1).double()
         held = start + r * (start - earlier[0]) if earlier else start
-        return factor * (here - held).square().flatten(1).sum(1).cpu()
+        return factor * (inner - held).square().flatten(1).sum(1).cpu()
 
     @torch.no_grad()
     def _outputs(self, levels: Tensor, part: slice) -> Tensor:

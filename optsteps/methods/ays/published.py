@@ -9,8 +9,9 @@ from torch import Tensor
 
 from optsteps.denoisers import call_nfe
 from optsteps.methods.ays.coordinate_search import check_candidates, descend, interpolated, with_midpoints
+from optsteps.methods.ays.data import clean_data
 from optsteps.methods.ays.klub_monte_carlo import MonteCarloKlub
-from optsteps.methods.ays.search import as_schedule, clean_data, intervals, start_levels
+from optsteps.methods.ays.levels import as_schedule, intervals, start_levels
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult
 from optsteps.storage.workers import Workers
 from optsteps.trajectories import Trajectories
