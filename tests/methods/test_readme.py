@@ -111,3 +111,40 @@ def test_two_processes(outside: Path) -> None:
         outside, "-m", "optsteps.cli.run", *options, "hydra.run.dir=both", "store.folder=store_both", "runner.devices=2"
     )
     assert rows(outside / "alone") == rows(outside / "both")
+
+
+SUBSETS = '''
+import torch
+from optsteps.methods import Method, SearchResult
+
+
+class Subsets(Method):
+    """The teacher's first n times and its last; by itself every sample takes its last n and its first."""
+
+    def __init__(self, by_itself: bool = False) -> None:
+        self.by_itself = by_itself
+
+    def find(self, problem, steps, workers):
+        last = problem.teacher.steps
+        paths = {n: torch.tensor([*range(n), last]) for n in steps}
+        own = {n: torch.tensor([[0, *range(last - n + 1, last + 1)]] * len(problem.noise)) for n in steps}
+        schedules = {n: self.path_schedule(problem, path) for n, path in paths.items()}
+        return SearchResult(schedules, per_sample=own if self.by_itself else None)
+
+    def alone(self):
+        return Subsets(by_itself=True)
+'''
+
+
+@pytest.mark.slow
+def test_a_method_outside_has_an_oracle_row(outside: Path) -> None:
+    (outside / "my_package" / "subsets.py").write_text(SUBSETS)
+    (outside / "my_conf" / "method" / "subsets.yaml").write_text("_target_: my_package.subsets.Subsets\n")
+    options = ["--config-dir", "my_conf", "method=subsets", *SMALL, "test.oracle=4"]
+    python(outside, "-m", "optsteps.cli.run", *options, "plan=true")
+    python(outside, "-m", "optsteps.cli.run", *options, "hydra.run.dir=run")
+    oracle = [row for row in rows(outside / "run") if row["oracle"]]
+    assert [(row["method"], row["steps"], row["samples"]) for row in oracle] == [
+        ("subsets_per_sample", 2, 4),
+        ("subsets_per_sample", 3, 4),
+    ]

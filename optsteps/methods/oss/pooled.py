@@ -22,7 +22,7 @@ class PooledLevel:
     Attributes:
         finals: final costs [b] of the step counts that are done.
         costs: the level's costs [M, I, J], summed over samples.
-        own: for every target each sample's own choice of order and source [2, b, J].
+        sample_choices: for every target each sample's own choice of order and source [2, b, J].
         choices: the orders that the choices are numbers of.
         grid: the samples' nodes. They are too large for a store; where a shard was read from one, they are made again
             from the decisions.
@@ -30,7 +30,7 @@ class PooledLevel:
 
     finals: dict[int, Tensor]
     costs: Tensor
-    own: Tensor
+    sample_choices: Tensor
     choices: list[int]
     grid: Grid | None = field(default=None, metadata={"stored": False})
 
@@ -42,14 +42,14 @@ class PooledDecision:
     Attributes:
         costs: mean costs [M, I, J].
         choice, origin: for every target the choice of order and the node of least cost [J].
-        own_choice, own_origin: each sample's own [B, J].
+        sample_choice, sample_origin: each sample's own [B, J].
     """
 
     costs: Tensor
     choice: Tensor
     origin: Tensor
-    own_choice: Tensor
-    own_origin: Tensor
+    sample_choice: Tensor
+    sample_origin: Tensor
 
 
 class Pooled(Programme):
@@ -79,17 +79,17 @@ class Pooled(Programme):
             _advance(grid, decided[-1], levels[len(decided) - 1][1])
             if len(decided) in steps:
                 finals = {**finals, len(decided): grid.final_mse()}
-        total, own = torch.empty(0), torch.empty(2, len(grid), 0, dtype=torch.long)
+        total, sample_choices = torch.empty(0), torch.empty(2, len(grid), 0, dtype=torch.long)
         if len(decided) < len(levels):
             sources, targets = levels[len(decided)]
             grid.evaluate(sources, targets)
             total = torch.zeros(len(grid.choices), len(sources), len(targets), dtype=torch.float64)
-            own = torch.empty(2, len(grid), len(targets), dtype=torch.long)
+            sample_choices = torch.empty(2, len(grid), len(targets), dtype=torch.long)
             for sample in range(len(grid)):
                 costs = self.costs(grid, sample, sources, targets)
                 total += costs
-                own[:, sample] = torch.stack(least_costs(costs)[1:])
-        return PooledLevel(finals, total, own, grid.choices, grid)
+                sample_choices[:, sample] = torch.stack(least_costs(costs)[1:])
+        return PooledLevel(finals, total, sample_choices, grid.choices, grid)
 
     def combine(
         self,
@@ -106,14 +106,14 @@ class Pooled(Programme):
             sources, _ = levels[len(decided)]
             costs = torch.stack([part.costs for part in partials]).sum(0) / len(problem.noise)
             _, choice, source = least_costs(costs)
-            own_choice, own_source = torch.cat([part.own for part in partials], 1)
-            return [*decided, PooledDecision(costs, choice, sources[source], own_choice, sources[own_source])]
+            sample_choice, sample_source = torch.cat([part.sample_choices for part in partials], 1)
+            return [*decided, PooledDecision(costs, choice, sources[source], sample_choice, sources[sample_source])]
         tables = []
         for (_, targets), level in zip(levels, decided, strict=True):
             # the decision for all samples in the first row and, below it, what each would choose
             table = torch.zeros(2, len(problem.noise) + 1, last + 1, dtype=torch.long)
-            table[0, :, targets] = torch.cat([level.origin[None], level.own_origin])
-            table[1, :, targets] = torch.cat([level.choice[None], level.own_choice])
+            table[0, :, targets] = torch.cat([level.origin[None], level.sample_origin])
+            table[1, :, targets] = torch.cat([level.choice[None], level.sample_choice])
             tables.append((table[0], table[1]))
         orders = torch.tensor(partials[0].choices)
         read = {n: read_back(tables[:n]) for n in steps}

@@ -30,15 +30,15 @@ class Paths:
     Attributes:
         common: the path [n+1] for all samples.
         common_orders: the orders [n] of its steps.
-        own: the paths [B, n+1] that the samples would choose.
-        own_orders: the orders [B, n] of their steps.
+        per_sample: the paths [B, n+1] that the samples would choose.
+        per_sample_orders: the orders [B, n] of their steps.
         evidence: see `OSS`.
     """
 
     common: Mapping[int, Tensor]
     common_orders: Mapping[int, Tensor]
-    own: Mapping[int, Tensor]
-    own_orders: Mapping[int, Tensor]
+    per_sample: Mapping[int, Tensor]
+    per_sample_orders: Mapping[int, Tensor]
     evidence: Mapping[str, Any]
 
 

@@ -34,47 +34,48 @@ from optsteps.solvers.singlestep import TwoStage
 class OSS(ShardedMethod):
     """Choose the n of the teacher's steps whose end point comes nearest the teacher's, for every n from one search.
 
-    Level k holds, at every node j that exactly k steps can reach, the state nearest the teacher's there:
+    Level k holds, at every node j that exactly k steps can reach, the state nearest to the teacher's at this node:
     cost[i -> j] = mean squared difference of (the step from level k-1's state at i to t_j) and the teacher's x_j;
-    r[k][j] = the i of least cost. Reading r back from the clean end gives the indices, so the schedule returned is the
-    path whose cost was minimised. The paper states this in flow coordinates; a first-order step is the same map under
-    every process and a node's cost differs by one factor, so the choice is the same (and is made in the model's own
-    coordinates here). It is optimal under the paper's assumption that a state nearer the teacher's stays nearer, not
-    over all subsets.
+    r[k][j] = the i of least cost. Reading r back from the clean end gives the indices, so the schedule is the path
+    whose cost was minimised. The search is optimal under the paper's assumption that a state nearer to the teacher's
+    stays nearer, not over all subsets.
 
-    With a multistep solver (Algorithm 2) a step may have the solver's order or any lower one: the pair (order, i) of
-    least cost is kept, the remembered outputs travel with the node, and the schedule holds the orders (averaged: each
-    step's most frequent one). With a solver of two evaluations per step every pair of nodes costs one evaluation a
-    level, so it is searched on a coarser grid.
+    The paper states this in flow coordinates. A first-order step is the same map under every process, and a node's
+    costs differ by one factor, so the choice in the model's own coordinates, which is made here, is the same.
 
-    Costs to all later times are inner products, a row of candidates at once. To lose no precision to cancellation, the
-    multiple sigma(t) of the initial noise, which teacher and student share and which is all but all of a noisy state,
-    is taken off first; what is left is of the size of x_0, and its products are formed in float64. States stay in the
+    With a multistep solver (Algorithm 2) a step may have the solver's order or any lower one. The pair (order, i) of
+    least cost is kept, the remembered outputs travel with the node, and the schedule holds the orders (of averaged
+    paths each step's most frequent one). With a solver of two evaluations per step every pair of nodes costs one
+    evaluation a level, so the search is on a coarser grid.
+
+    Costs to all later times are inner products, a row of candidates at once. Teacher and student share the multiple
+    sigma(t) of the initial noise, which is nearly all of a noisy state. It is taken off first, so that no precision is
+    lost to cancellation; the rest is of the size of x_0, and its products are formed in float64. States stay in the
     model's dtype.
 
     Args:
         start: "teacher": the first step leaves from the teacher's first time. "free": any node may be first; the
             initial noise is put there unscaled in flow coordinates, and the schedule keeps that scale.
-        average: how one schedule comes of many samples. "pooled": one programme on costs averaged over samples, whose
-            path is the one whose mean cost was minimised. "mean" or "median", the paper's: of the samples' own index
-            vectors, rounded half up (increments of at least 1 survive both), a path that nobody searched. None:
-            "pooled", or where `published` the released code's "median".
-        published: reproduce the released code: a level starts from the one before ("at most k steps"), the read-back
+        average: the way from many samples to one schedule. "pooled": one programme on costs averaged over samples; its
+            path has the least mean cost. "mean" or "median", the paper's: the average of the samples' own index
+            vectors, rounded half up, which is a path that no programme searched. (Increments of at least 1 survive
+            both.) None: "pooled", or with `published` the released code's "median".
+        published: reproduce the released code. A level starts from the one before ("at most k steps"), the read-back
             mixes levels and may repeat index 0, and "median" averages the entries len//2 and len//2 - 1, truncated
-            towards the clean end. A repeated index is a step of no length and is left out of the `Schedule`.
-        grid_steps: choose among the ends of so many of the teacher's steps, as evenly spread as may be, instead of all.
-            None: all, but 25 for solvers of two evaluations per step.
+            towards the clean end. A repeated index is a step of no length, which the `Schedule` leaves out.
+        grid_steps: number of the teacher's steps whose ends may be chosen, spread as evenly as possible. None: all
+            steps, but 25 for solvers of two evaluations per step.
         amplitude: calibrate the schedules' amplitude (eq. 13) on the problem's samples.
-        orders: "chosen": a step of a multistep solver has the order of least cost; "fixed": its full order, or the
-            highest that is there, as samplers run it that cannot be told orders (k-diffusion's, ComfyUI's).
-        channels, frames: numbers of the channels, and of a video's frames, that costs are taken over; None for all. A
-            table of costs for a whole video is products of many large states, and the paper takes some of it.
+        orders: "chosen": a step of a multistep solver has the order of least cost. "fixed": it has the solver's order,
+            or the highest that its memory allows, as in samplers that take no orders (k-diffusion's, ComfyUI's).
+        channels, frames: indices of the channels, and of a video's frames, that costs are taken over. None: all. A
+            table of costs for a whole video is products of many large states; the paper takes a part of it.
         max_batch: most samples in one call of the denoiser.
-        shard_size: samples searched together; memory grows with it, not with the number of samples ("pooled" keeps
-            every sample's states).
+        shard_size: samples searched together. Memory grows with it and not with the number of samples, except that
+            "pooled" keeps every sample's states.
 
-    `SearchResult.per_sample` holds what every sample would choose: by a programme of its own, or for "pooled" among the
-    steps from the states that the pooled steps reach, which takes no further evaluation.
+    `SearchResult.per_sample` holds the choice of every sample. With "pooled" a sample chooses among the steps from the
+    states that the pooled steps reach, which takes no further evaluation; otherwise by a programme of its own.
 
     `SearchResult.evidence`: "final_mse", for every n the samples' costs at the clean end [B]; for "pooled" also
     "costs", every level's mean costs of every order from the nodes left to those reached [M, I, J] (inf where there is
@@ -83,7 +84,7 @@ class OSS(ShardedMethod):
     Raises:
         ValueError: unknown `start`, `average` or `orders`; in `check`, more steps than the grid has or more grid steps
             than the teacher has, a solver that is stochastic or of more than two evaluations per step, channels or
-            frames that the samples have not, or `published` with another solver than Euler's.
+            frames that the samples do not have, or `published` with another solver than Euler's.
     """
 
     def __init__(
@@ -130,8 +131,9 @@ class OSS(ShardedMethod):
         return isinstance(problem.solver, Multistep) and problem.solver.order > 1
 
     def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
-        """The teacher's walk and, level by level, a node for every source; with two evaluations per step also one for
-        every step from a source to a later target. `published` evaluates only what a level improves: so many at most.
+        """The teacher's walk and one evaluation for every source of every level; with two evaluations per step also one
+        for every step from a source to a later target. With `published`, which evaluates only what a level improves,
+        the number is a maximum.
         """
         programme, steps = self.programme, checked_steps(steps)
         nodes = programme.nodes(problem)
@@ -174,9 +176,9 @@ class OSS(ShardedMethod):
         schedules = {n: self.path_schedule(problem, paths.common[n], paths.common_orders[n]) for n in steps}
         if self.amplitude:
             schedules = {n: calibrate_amplitude(problem, s, self.max_batch)[0] for n, s in schedules.items()}
-        own_orders = paths.own_orders if self.chooses_orders(problem) else None
+        orders = paths.per_sample_orders if self.chooses_orders(problem) else None
         return SearchResult(
-            schedules, per_sample=paths.own, per_sample_orders=own_orders, evidence=dict(paths.evidence)
+            schedules, per_sample=paths.per_sample, per_sample_orders=orders, evidence=dict(paths.evidence)
         )
 
     def alone(self) -> OSS:
