@@ -196,6 +196,17 @@ class CountedDenoiser:
         return out
 
 
+@contextmanager
+def counting(denoiser: Denoiser) -> Iterator[CountedDenoiser]:
+    """A counter for a part of the work, which starts at 0. When the part is done, its count is added to that of
+    `denoiser` where this is a counter too."""
+    outer = denoiser if isinstance(denoiser, CountedDenoiser) else None
+    counter = CountedDenoiser(denoiser if outer is None else outer.denoiser)
+    yield counter
+    if outer is not None:
+        outer.evaluations += counter.evaluations
+
+
 def call_nfe(denoiser: Denoiser) -> int:
     """Network evaluations that one call of the denoiser costs for a sample: its attribute `nfe`, 1 without one.
 

@@ -66,6 +66,23 @@ def find_old_modules() -> None:
         sys.meta_path.append(OldModules(package, MODULES))
 
 
+class MovedMethod:
+    """A method that a class had before: looking it up raises an AttributeError that names what replaces it.
+
+    Args:
+        replacement: the call to write instead.
+    """
+
+    def __init__(self, replacement: str) -> None:
+        self.replacement = replacement
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = f"{owner.__name__}.{name}"
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        raise AttributeError(f"{self.name} is no longer a method: call {self.replacement}")
+
+
 def old_names(module: str, **renamed: str) -> Callable[[str], Any]:
     """A module's `__getattr__` that knows what is in it by old names, too.
 

@@ -37,9 +37,9 @@ def sample(
         solver: the rule for one step.
         noise: unit Gaussian [B, ...]; scaled here by the schedule's initial scale.
         cond: condition of the batch, or None.
-        seed, index: for stochastic solvers: the randomness of sample k depends on (seed, index[k]) alone; index [B]
-            is 0 ... B-1 by default.
-        return_trajectory: return the state at every time instead of the last.
+        seed, index: randomness of stochastic solvers. That of sample k depends on (seed, index[k]) alone; index [B] is
+            0 ... B-1 by default.
+        return_trajectory: whether to return the state at every time instead of the last.
 
     Returns:
         [B, ...], or [n+1, B, ...] with `return_trajectory`. Carries a graph only if the schedule's times require grad.

@@ -1,7 +1,7 @@
-"""What a denoiser makes of samples: trajectories, their ends, predictions of x_0; each computed once.
+"""Trajectories of a denoiser, their ends, and its predictions of x_0; each is computed once.
 
-Samples go through it in batches of at most a fixed size. Where a store is given, what comes of a batch is kept by the
-content that determines it, so methods, step counts, jobs of a sweep and runs that were cut off share it.
+Samples are evaluated in batches of at most a fixed size. Where a store is given, the results of a batch are kept under
+the content that determines them, so that methods, step counts, jobs of a sweep and runs that were cut off share them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from optsteps.conditions import Cond, fingerprint, take
-from optsteps.denoisers import CountedDenoiser, Denoiser
+from optsteps.denoisers import CountedDenoiser, Denoiser, counting
 from optsteps.deprecation import old_names
 from optsteps.fingerprint import solver_facts
 from optsteps.sampling import sample
@@ -32,11 +32,11 @@ class Cache:
     """Where the work of a denoiser is kept.
 
     Args:
-        workers: who computes; where they keep shards, their facts determine the denoiser, device and all.
-        precision: trajectories and predictions are kept in this dtype, and rounded to it for whoever computed them too,
-            so that results do not depend on who did; None: in the dtype they have.
-        scratch: a folder for the states of searches under way, where they are more than fits into memory; None: they
-            are where the noise is.
+        workers: who computes. Where they keep shards, their facts determine the denoiser and its device.
+        precision: dtype in which trajectories and predictions are kept. They are rounded to it for the process that
+            computed them as well, so that results do not depend on who did. None: the dtype that they have.
+        scratch: folder for the states of searches under way, where these do not fit into memory. None: they are on the
+            noise's device.
     """
 
     workers: Workers = ALONE
@@ -48,7 +48,7 @@ class Cache:
         return like.new_zeros(shape) if self.scratch is None else zeros_on_disk(shape, like.dtype, self.scratch)
 
     def moved(self, states: Tensor) -> Tensor:
-        """States of a search, from memory to where they are kept."""
+        """States of a search, moved from memory to the place where they are kept."""
         return states if self.scratch is None else self.zeros(states.shape, states).copy_(states)
 
 
@@ -59,12 +59,13 @@ class Trajectories:
     """Trajectories and predictions of one denoiser.
 
     Args:
-        denoiser: D(x [B, ...], t [B], cond) -> [B, ...].
+        denoiser: D(x [B, ...], t [B], cond) -> [B, ...]. A `CountedDenoiser` counts the evaluations below as well.
         max_batch: most samples in one call of it.
         cache: where its work is kept.
 
     Attributes:
-        evaluations: network evaluations that all asked for so far takes, counted; what was found in a store counts too.
+        evaluations: network evaluations of everything requested so far; results that were found in a store count with
+            the evaluations that they once took.
     """
 
     def __init__(self, denoiser: Denoiser, max_batch: int = 512, cache: Cache = NO_CACHE) -> None:
@@ -106,12 +107,12 @@ class Trajectories:
         return self._kept("predictions", {"max_batch": self.max_batch}, names, predictions)[0].to(x)
 
     def once(self, part: str, inputs: Cond, compute: Callable[[CountedDenoiser], T], **facts: Any) -> T:
-        """`compute(denoiser)`, or what came of it before.
+        """`compute(denoiser)`, or its result from before.
 
         Args:
             part: name of this computation.
             inputs: the tensors it depends on, as a nested condition.
-            facts: what else it depends on, JSON data.
+            facts: everything else it depends on, as JSON data.
         """
         return self._kept(part, facts, self._names([inputs]), lambda denoiser, _: compute(denoiser))[0]
 
@@ -137,7 +138,7 @@ class Trajectories:
         def walk(denoiser: CountedDenoiser, number: int) -> Tensor:
             if not return_trajectory:
                 whole = self._on("states", facts).kept(names[number])
-                if whole is not None:  # a search has kept the whole way
+                if whole is not None:  # a search has kept the whole trajectory
                     denoiser.evaluations = whole[1]
                     return whole[0][:, -1]
             x, cond, index = inputs[number]
@@ -147,7 +148,7 @@ class Trajectories:
         return torch.cat(self._kept("states" if return_trajectory else "ends", facts, names, walk)).to(noise)
 
     def _names(self, inputs: Sequence[Cond]) -> list[dict[str, str]]:
-        """What tells computations on these tensors apart."""
+        """Names that tell computations on these tensors apart."""
         return [{"inputs": fingerprint(i)} if self.cache.workers.keeps else {} for i in inputs]
 
     def _on(self, part: str, facts: dict[str, Any]) -> Workers:
@@ -161,15 +162,17 @@ class Trajectories:
         compute: Callable[[CountedDenoiser, int], T],
     ) -> list[T]:
         """What `compute` makes of each of the inputs so named with a counted denoiser."""
+        with counting(self.denoiser) as total:
 
-        def counted(number: int) -> tuple[T, int]:
-            denoiser = CountedDenoiser(self.denoiser)
-            with torch.no_grad():  # a network whose weights are still to be trained would keep every activation
-                return compute(denoiser, number), denoiser.evaluations
+            def counted(number: int) -> tuple[T, int]:
+                denoiser = CountedDenoiser(total.denoiser)
+                with torch.no_grad():  # a network whose weights are still to be trained would keep every activation
+                    return compute(denoiser, number), denoiser.evaluations
 
-        shards = self._on(part, facts).shards(names, counted)
-        self.evaluations += sum(evaluations for _, evaluations in shards)
-        return [found for found, _ in shards]
+            shards = self._on(part, facts).shards(names, counted)
+            total.evaluations = sum(evaluations for _, evaluations in shards)
+        self.evaluations += total.evaluations
+        return [result for result, _ in shards]
 
     def _rounded(self, x: Tensor) -> Tensor:
         return x if self.cache.precision is None else x.to(self.cache.precision)

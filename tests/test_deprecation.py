@@ -33,6 +33,7 @@ def test_old_modules(old: str, new: str) -> None:
         ("metrics.geneval_judge.GenEvalJudge", "metrics.geneval.judge.GenEvalJudge"),
         ("metrics.detectors.Mask2FormerDetector", "metrics.geneval.detectors.Mask2FormerDetector"),
         ("comparison.Trial", "comparison.Comparison"),
+        ("methods.oss.entries.Entries", "methods.oss.entries.EntrySubset"),
         ("trajectories.Keeping", "trajectories.Cache"),
         ("denoisers.ElsewhereDenoiser", "denoisers.DeviceDenoiser"),
         ("export.diffusers.schedulers.Kind", "export.diffusers.schedulers.SchedulerKind"),

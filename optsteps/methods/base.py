@@ -1,19 +1,19 @@
-"""What a schedule search is asked, what it answers, and how it is divided over samples."""
+"""Search problem, search result, and method: a map from problems to schedules that may be divided over samples."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from optsteps.conditions import Cond, take
-from optsteps.denoisers import Denoiser
+from optsteps.denoisers import CountedDenoiser, Denoiser, counting
 from optsteps.processes import Process
 from optsteps.sampling import check_batch
 from optsteps.schedules import Schedule
@@ -24,7 +24,7 @@ from optsteps.trajectories import NO_CACHE, Cache
 
 @dataclass(frozen=True)
 class SearchProblem:
-    """A model, a solver and the samples to search with, stated once.
+    """A model, a solver and the samples to search with.
 
     Args:
         denoiser: D(x [B, ...], t [B], cond) -> [B, ...].
@@ -34,7 +34,7 @@ class SearchProblem:
         cond: condition of the noise's samples, or None.
         data, data_cond: clean samples [S, ...] and their condition, for methods that need data.
         teacher: the many-step schedule; methods on a grid choose among its times.
-        teacher_solver: walks the teacher's schedule; None for the student's solver.
+        teacher_solver: the solver that walks the teacher's schedule. None: the student's; see `walker`.
         cache: where trajectories and predictions that searches may share are kept.
 
     Raises:
@@ -64,23 +64,37 @@ class SearchProblem:
                 f"the teacher's schedule is for {self.teacher.process!r}, the problem is stated for {self.process!r}"
             )
 
+    @property
+    def walker(self) -> Solver:
+        """The solver that walks the teacher's schedule."""
+        return self.teacher_solver or self.solver
+
     def samples(self, index: Tensor) -> tuple[Tensor, Cond]:
         """Noise and cond of the samples `index` [b]."""
         return self.noise[index.to(self.noise.device)], take(self.cond, index)
 
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Evaluations inside are not counted, because they repeat some that were: those of a shard's earlier round
+        whose states no store holds."""
+        before = self.denoiser.evaluations if isinstance(self.denoiser, CountedDenoiser) else 0
+        yield
+        if isinstance(self.denoiser, CountedDenoiser):
+            self.denoiser.evaluations = before
+
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found.
+    """Schedules that a search found.
 
     Attributes:
-        schedules: the model-wide schedule for every step count asked.
-        nfe: network evaluations per sample of the problem, counted; the teacher's included.
-        seconds: wall time.
+        schedules: the model-wide schedule for every step count.
+        nfe: network evaluations per sample of the problem, counted; the teacher's included. `Method.search` sets it.
+        seconds: wall time. `Method.search` sets it.
         per_sample: for methods that choose per sample, for every step count the indices [B, n+1] into the teacher's
             times, 0 being the noisy end; None otherwise.
         per_sample_orders: with them, for solvers of several orders, the orders of the steps [B, n]; None otherwise.
-        evidence: what the choice rests on, for plots; see the method.
+        evidence: numbers that the choice rests on, for plots; see the method.
         own_start: the schedules begin where somebody else begins, which no search chose: a comparison holds their
             samples to those of a teacher that begins there too.
     """
@@ -100,50 +114,110 @@ class Evaluations:
 
     Attributes:
         count: of all samples together, guidance counted as 2.
-        exact: are they so many whatever the network answers? Otherwise `count` is an estimate, or the most it can be.
+        exact: whether the network's answers cannot change the number. Otherwise `count` is an estimate or a maximum.
     """
 
     count: int
     exact: bool = True
 
 
-class Method(ABC):
-    """Anything that maps a problem and a list of step counts to schedules."""
+class Method:
+    """Anything that maps a problem and a list of step counts to schedules.
+
+    A method of one's own implements `find`; `optsteps/methods/README.md` shows a complete one. Everything else has a
+    default: `check` and `evaluations` serve the command line, `alone` and `path_schedule` the comparison's oracle.
+
+    The schedules' metadata say how they were found. The keys that other parts of the package read are listed in
+    `Schedule`; a method that searches with the problem's solver puts `**problem.solver.described` among them, so that
+    the export writes for that solver.
+    """
 
     def chooses_orders(self, problem: SearchProblem) -> bool:
-        """Do its schedules have orders of their own? Then their times are compared without these, too."""
+        """Whether the schedules have orders of their own. The comparison then also shows their times without these."""
         return False
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
-        """Refuse what the method cannot take, before anything is spent: it evaluates nothing.
+        """Refuse what the method cannot take. Nothing is evaluated here.
+
+        The command line calls this before anything is spent, and leaves out a default rival that refuses; `search`
+        calls it once before `find`.
+
+        Args:
+            steps: at least one step count, each at least 1.
 
         Raises:
-            ValueError: no step count or one below 1; the problem, or a step count, does not suit the method.
+            ValueError: the problem or a step count does not suit the method.
         """
         checked_steps(steps)
 
     def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations | None:
-        """What a search that shares nothing with others will spend; None where only the search tells."""
+        """Evaluations of a search that shares nothing with others, for `plan=true`; None where unknown before it."""
         return None
 
-    @abstractmethod
+    def alone(self) -> Method | None:
+        """A method that searches every sample for itself and returns `SearchResult.per_sample`; None: there is none.
+
+        A comparison whose main method has one shows the samples of these schedules in a row of their own, as an oracle:
+        they say how much is lost because all samples share one schedule.
+        """
+        return None
+
+    def path_schedule(self, problem: SearchProblem, path: Tensor, orders: Tensor | None = None) -> Schedule:
+        """The schedule of a row [n+1] of `SearchResult.per_sample` and, where there are any, of its orders [n]."""
+        teacher = problem.teacher
+        return Schedule(
+            teacher.times[path], problem.process, None if orders is None else orders.tolist(), teacher.initial_scale
+        )
+
+    def sample_schedules(self, problem: SearchProblem, result: SearchResult, steps: int) -> list[Schedule]:
+        """The schedule of every sample for one step count, from a result with `per_sample`.
+
+        Raises:
+            ValueError: the result has none.
+        """
+        if result.per_sample is None:
+            raise ValueError(
+                f"{type(self).__name__} searches every sample for itself, but its result has no per_sample"
+            )
+        paths = result.per_sample[steps]
+        orders = [None] * len(paths) if result.per_sample_orders is None else result.per_sample_orders[steps]
+        return [self.path_schedule(problem, *pair) for pair in zip(paths, orders, strict=True)]
+
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
-        """One schedule for every step count.
+        """One schedule for every step count; checked, counted and timed.
 
         Args:
-            workers: who computes what is divided over samples; methods that are not divided leave them alone.
+            workers: who computes what is divided over samples; methods that are not divided ignore them.
 
         Raises:
             ValueError: no step count, one below 1, or as `check`.
         """
+        start = time.perf_counter()
+        steps = checked_steps(steps)
+        self.check(problem, steps)
+        with counting(problem.denoiser) as denoiser:
+            result = self.find(replace(problem, denoiser=denoiser), steps, workers)
+        nfe = denoiser.evaluations / len(problem.noise)
+        return replace(result, nfe=nfe, seconds=time.perf_counter() - start)
+
+    def find(self, problem: SearchProblem, steps: Sequence[int], workers: Workers) -> SearchResult:
+        """The search itself, of a problem that `check` has passed.
+
+        Args:
+            problem: its denoiser is counted; the result's `nfe` and `seconds` are set from outside.
+            steps: ascending, without repetition.
+            workers: as in `search`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} implements neither find nor search")
 
 
-class ShardedMethod(Method):
+class ShardedMethod(Method, ABC):
     """A search that is map and combine over shards of samples, in one round or several.
 
     In every round each shard's `partial` is computed, from what the same shard returned in the round before and from
-    the decision that was combined then; `combine` makes of them the next decision, or the result. Shards have a fixed
-    size, so that the numbers do not depend on who computes them.
+    the decision that was combined then. `combine` turns all of them into the next decision or into the result. Shards
+    have a fixed size, so that the numbers do not depend on who computes them. A shard is stored with the number of its
+    evaluations, which therefore count where the shard is read from a store as well.
 
     Attributes:
         shard_size: samples in a shard; bounds the memory of `partial`.
@@ -155,8 +229,16 @@ class ShardedMethod(Method):
     def partial(
         self, problem: SearchProblem, steps: Sequence[int], index: Tensor, previous: Any = None, decision: Any = None
     ) -> Any:
-        """This round's contribution of the samples `index` [b]: what a shard can hold (`optsteps.storage.shards`:
-        register dataclasses with `storable`), tensors on the CPU."""
+        """This round's contribution of the samples `index` [b].
+
+        Args:
+            previous: what this returned for the same samples in the round before, None in the first.
+            decision: what `combine` returned in the round before, None in the first.
+
+        Returns:
+            A tree that a shard can hold: tensors on the CPU, numbers, strings, None, lists, tuples, dicts, and
+            dataclasses that are registered with `optsteps.storage.shards.storable`.
+        """
 
     @abstractmethod
     def combine(
@@ -170,39 +252,45 @@ class ShardedMethod(Method):
         """
 
     def rounds(self, steps: Sequence[int]) -> int:
-        """How many rounds a search for these step counts takes."""
+        """Number of rounds of a search for these step counts."""
         return 1
 
-    def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
-        start = time.perf_counter()
-        steps = checked_steps(steps)
-        self.check(problem, steps)
+    def find(self, problem: SearchProblem, steps: Sequence[int], workers: Workers) -> SearchResult:
         shards = torch.arange(len(problem.noise)).split(self.shard_size)
         partials: list[Any] = [None] * len(shards)
         decision: Any = None
-        for number in count():
-            asked = {"round": number, "rounds": self.rounds(steps)}
-            partials, decision = self._round(problem, steps, workers, asked, shards, partials, decision)
-            if isinstance(decision, SearchResult):
-                break
-        return replace(decision, seconds=time.perf_counter() - start)
+        number = 0
+        while not isinstance(decision, SearchResult):
+            name = {"round": number, "rounds": self.rounds(steps)}
+            partials = self._partials(problem, steps, workers, name, shards, partials, decision)
+            decision = self.combine(problem, steps, partials, decision)
+            number += 1
+        return decision
 
-    def _round(
+    def _partials(
         self,
         problem: SearchProblem,
         steps: Sequence[int],
         workers: Workers,
-        asked: dict[str, int],
+        name: dict[str, int],
         shards: Sequence[Tensor],
         partials: Sequence[Any],
         decision: Any,
-    ) -> tuple[list[Any], Any]:
-        def compute(number: int) -> Any:
-            return self.partial(problem, steps, shards[number], partials[number], decision)
+    ) -> list[Any]:
+        """What one round computes of every shard, or reads from the store."""
+        counter = problem.denoiser
+        assert isinstance(counter, CountedDenoiser)
+        before = counter.evaluations
 
-        names = [{**asked, "shard": number, "of": len(shards)} for number in range(len(shards))]
-        found = workers.shards(names, compute)
-        return found, self.combine(problem, steps, found, decision)
+        def compute(number: int) -> tuple[Any, int]:
+            begun = counter.evaluations
+            partial = self.partial(problem, steps, shards[number], partials[number], decision)
+            return partial, counter.evaluations - begun
+
+        names = [{**name, "shard": number, "of": len(shards)} for number in range(len(shards))]
+        counted = workers.shards(names, compute)
+        counter.evaluations = before + sum(evaluations for _, evaluations in counted)
+        return [partial for partial, _ in counted]
 
 
 def checked_steps(steps: Sequence[int]) -> list[int]:
@@ -214,6 +302,6 @@ def checked_steps(steps: Sequence[int]) -> list[int]:
 
 
 def steps_between(schedule: Schedule, steps: int) -> Schedule:
-    """So many steps between the ends of a schedule, for what depends on their number and the ends alone."""
+    """A schedule of so many steps between the ends of another, for costs that depend on their number and the ends."""
     first, last = schedule.times[[0, -1]].tolist()
     return Schedule(torch.linspace(first, last, steps + 1, dtype=torch.float64), schedule.process)

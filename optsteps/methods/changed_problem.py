@@ -1,4 +1,4 @@
-"""A method that is asked another question than the comparison's."""
+"""A method that searches with another solver or with fewer samples than the comparison has."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from optsteps.storage.workers import ALONE, Workers
 
 
 class ChangedProblem(Method):
-    """`method`, with a solver of its own or fewer samples: OSS, say, for a stochastic solver, under which a distance to
-    the teacher means nothing; or OSS with some of the many samples that a criterion of distributions needs.
+    """`method`, searching with another solver or with fewer samples.
+
+    OSS, for example, cannot search with a stochastic solver, under which a distance to the teacher means nothing, but
+    may search with a deterministic one. And it needs only some of the many samples that a criterion of distributions
+    needs. The result's `nfe` is per sample that the method searched with.
 
     Args:
         method: the search.
-        solver: for the problem's, and for the teacher's where the problem names none; None: the problem's.
-        samples: of the problem's noise, the first so many; None for all.
+        solver: in place of the problem's, and of the teacher's where the problem names none. None: the problem's.
+        samples: number of samples, the first of the problem's. None: all.
 
     Raises:
         ValueError: fewer samples than 1 or, in `check` and `search`, more than the problem has.

@@ -1,4 +1,4 @@
-"""Schedules from a formula or from elsewhere as methods: no evaluation, but where a formula's range is searched."""
+"""Methods whose schedules come from a formula or from elsewhere; only a choice among ranges needs evaluations."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from optsteps.schedules import FAMILIES, Final, Schedule, build_schedule
 from optsteps.storage.workers import ALONE, Workers
 from optsteps.trajectories import Trajectories
 
-# families whose formula is stated in noise levels, and the ranges they are tried on under a flow: its own runs from
-# level 999 or beyond to 0.001, on most of which nothing happens, and their authors run them on no flow
+# families whose formula is stated in noise levels, and the ranges that are tried for them under a flow. A flow's own
+# range is from noise level 999 or beyond to 0.001, and on most of it nothing happens; their authors run them on no flow
 IN_NOISE_LEVELS = ("edm", "exponential", "logsnr", "cosine")
 FLOW_HIGHEST, FLOW_LOWEST = (80.0, 20.0), (0.03, 0.1)
 CHOSEN = "chosen on the search's samples"
@@ -30,25 +30,27 @@ Levels = float | Sequence[float] | None
 class HandMade(ShardedMethod):
     """A family of `optsteps.schedules` between the ends of the teacher's schedule, or on a range of its own.
 
-    A range is the teacher's, which is the model's own and what the families' authors use for models of EDM's and of a
-    DDPM's kind; or one that is given; or, of several, for every step count that whose samples are nearest to the
-    teacher's (mean squared difference) on the problem's noise with the problem's solver. The schedule's metadata say
-    which ("range"), where it is not the teacher's.
+    The teacher's range is the model's own, which the families' authors use for models of EDM's and of a DDPM's kind. Of
+    several ranges, every step count takes the one whose samples are nearest to the teacher's (mean squared difference)
+    on the problem's noise with the problem's solver. A range that is not the teacher's is named in the schedule's
+    metadata ("range").
 
     Args:
         family: name of the family.
-        final: see `build_schedule`. With "t_min" the formula runs to the range's end; with "zero" a teacher that ends
-            at noise level 0 has its last positive time as t_min and the student ends at 0 as well. None: "zero" after
-            such a teacher, unless the formula reaches its end by itself (`time_uniform`, a flow's `flow_shift`).
+        final: see `build_schedule`. "t_min": the formula runs to the range's end. "zero": after a teacher that ends at
+            noise level 0, the formula runs to the teacher's last positive time and the student ends at 0 as well. None:
+            "zero" after such a teacher, unless the formula reaches its end by itself (`time_uniform`, a flow's
+            `flow_shift`), otherwise "t_min".
         noise_max, noise_min: the largest and the least positive noise level of the formula; of lists, every pair is
             tried. None: the teacher's; under a flow, for a family in noise levels, also those of `FLOW_HIGHEST` and
-            `FLOW_LOWEST` that lie inside it.
+            `FLOW_LOWEST` that lie inside the teacher's range.
         max_batch: most samples in one call of the denoiser.
         shard_size: samples tried together.
-        parameters: the family's own.
+        parameters: the family's own parameters.
 
     Raises:
-        ValueError: unknown family; in `search`, as `build_schedule`, or noise levels that the process has not.
+        ValueError: unknown family; in `check` and `search`, as `build_schedule`, or noise levels that the process does
+            not reach.
     """
 
     def __init__(
@@ -74,12 +76,12 @@ class HandMade(ShardedMethod):
             self.schedules(problem, n)
 
     def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
-        """None for a formula on one range; otherwise the teacher's walk and one down every range."""
+        """0 for a formula on one range; otherwise the teacher's walk and one walk of the student on every range."""
         tried = [self.schedules(problem, n) for n in checked_steps(steps)]
         if all(len(schedules) == 1 for schedules in tried):
             return Evaluations(0)
         walks = sum(problem.solver.nfe(schedule) for schedules in tried for schedule in schedules)
-        walks += (problem.teacher_solver or problem.solver).nfe(problem.teacher)
+        walks += problem.walker.nfe(problem.teacher)
         return Evaluations(walks * len(problem.noise) * call_nfe(problem.denoiser))
 
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
@@ -90,18 +92,18 @@ class HandMade(ShardedMethod):
 
     def partial(
         self, problem: SearchProblem, steps: Sequence[int], index: Tensor, previous: Any = None, decision: Any = None
-    ) -> tuple[dict[int, Tensor], int]:
-        """By step count, what every range makes of these samples, as squared differences to the teacher's [R, b]; and
-        the evaluations."""
+    ) -> dict[int, Tensor]:
+        """By step count, the squared differences [R, b] between the samples on every range and the teacher's."""
         trajectories = Trajectories(problem.denoiser, self.max_batch, problem.cache)
         noise, cond = problem.samples(index)
-        teacher = trajectories.ends(problem.teacher, problem.teacher_solver or problem.solver, noise, cond, index=index)
-        return self.errors(problem, steps, index, trajectories, teacher), trajectories.evaluations
+        teacher = trajectories.ends(problem.teacher, problem.walker, noise, cond, index=index)
+        return self.errors(problem, steps, index, trajectories, teacher)
 
     def errors(
         self, problem: SearchProblem, steps: Sequence[int], index: Tensor, trajectories: Trajectories, teacher: Tensor
     ) -> dict[int, Tensor]:
-        """By step count, the squared differences [R, b] of the samples `index` [b] on every range to the teacher's."""
+        """By step count, the squared differences [R, b] between the samples `index` [b] on every range and those of the
+        teacher [b, ...]."""
         noise, cond = problem.samples(index)
 
         def error(schedule: Schedule) -> Tensor:
@@ -112,9 +114,8 @@ class HandMade(ShardedMethod):
     def combine(
         self, problem: SearchProblem, steps: Sequence[int], partials: Sequence[Any], decision: Any = None
     ) -> SearchResult:
-        """The range of least mean error for every step count; of equals the first."""
-        schedules = {n: self.best(problem, n, [errors for errors, _ in partials]) for n in steps}
-        return SearchResult(schedules, sum(count for _, count in partials) / len(problem.noise))
+        """The range of least mean error for every step count; of equal ones the first."""
+        return SearchResult({n: self.best(problem, n, partials) for n in steps})
 
     def best(self, problem: SearchProblem, steps: int, errors: Sequence[dict[int, Tensor]]) -> Schedule:
         """The schedule of the least mean of the errors of all samples, by shard as `errors` returns them."""
@@ -126,19 +127,19 @@ class HandMade(ShardedMethod):
         ends_clean = problem.teacher.ends_clean
         final = self.final or ("zero" if ends_clean and not self._reaches_clean(problem.process) else "t_min")
         t = problem.teacher.times.tolist()
-        own = t[0], t[-2] if final == "zero" and ends_clean else t[-1]
-        ranges = [own] if self.family == "published" else self._ranges(problem.process, *own)
-        found = []
+        teachers = t[0], t[-2] if final == "zero" and ends_clean else t[-1]
+        ranges = [teachers] if self.family == "published" else self._ranges(problem.process, *teachers)
+        schedules = []
         for t_max, t_min in ranges:
             schedule = build_schedule(self.family, problem.process, steps, t_max, t_min, final, **self.parameters)
             if len(ranges) > 1:
                 schedule = replace(schedule, metadata={**schedule.metadata, "range": CHOSEN})
             elif self.family == "published":
                 schedule = replace(schedule, metadata={**schedule.metadata, "range": "its authors'"})
-            elif (t_max, t_min) != own:
+            elif (t_max, t_min) != teachers:
                 schedule = replace(schedule, metadata={**schedule.metadata, "range": "given"})
-            found.append(schedule)
-        return found
+            schedules.append(schedule)
+        return schedules
 
     def _ranges(self, process: Process, t_max: float, t_min: float) -> list[tuple[float, float]]:
         """Pairs of t_max and t_min, given the teacher's."""
@@ -169,11 +170,11 @@ def _times(process: Process, levels: float | Sequence[float]) -> list[float]:
 
 
 class GivenSchedules(Method):
-    """Schedules that somebody else makes: the one a model's users sample with, to be compared with.
+    """Schedules that somebody else makes, such as the one that a model's users sample with, as a rival.
 
     Args:
-        schedule: for so many steps; it may have fewer, and then stands in the table with those.
-        own_start: it starts where its users start; see `SearchResult`.
+        schedule: the schedule for a step count. It may have fewer steps, and then stands in the table with those.
+        own_start: whether the schedule starts where its users start; see `SearchResult`.
     """
 
     def __init__(self, schedule: Callable[[int], Schedule], own_start: bool = False) -> None:

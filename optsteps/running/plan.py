@@ -75,8 +75,9 @@ def planned(experiment: Experiment) -> list[Stage]:
     if experiment.oracle is not None:
         own = experiment.problem(model.denoiser, experiment.oracle_samples)
         search = experiment.oracle.evaluations(own, steps)
-        walks = guidance * sum(solver.nfe(steps_between(experiment.teacher, n)) for n in steps)
-        stages.append(Stage("oracle", len(own.noise), search.count + walks * len(own.noise), search.exact))
+        walks = len(own.noise) * guidance * sum(solver.nfe(steps_between(experiment.teacher, n)) for n in steps)
+        count, exact = (None, False) if search is None else (search.count + walks, search.exact)
+        stages.append(Stage("oracle", len(own.noise), count, exact))
     return stages
 
 

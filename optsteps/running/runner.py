@@ -18,7 +18,7 @@ from optsteps.comparison import Comparison, Row, verdicts
 from optsteps.denoisers import Denoiser, call_nfe
 from optsteps.export import run_snippets
 from optsteps.loggers.results import log_results
-from optsteps.methods import OSS, GivenSchedules, SearchProblem, SearchResult
+from optsteps.methods import GivenSchedules, Method, SearchProblem, SearchResult
 from optsteps.reporting.run.folder import USAGE, write_report
 from optsteps.reporting.run.summary import run_summary, terminal_text
 from optsteps.running.experiment import Experiment, launched
@@ -234,15 +234,11 @@ def _called(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _oracle(method: OSS, name: str, trial: Comparison, problem: SearchProblem, found: SearchResult) -> list[Row]:
-    """OSS per sample on the trial's own samples: a bound, marked as such."""
-    assert found.per_sample is not None
-    rows = []
-    for n, paths in found.per_sample.items():
-        orders = found.per_sample_orders[n] if found.per_sample_orders else [None] * len(paths)
-        own = [method.path_schedule(problem, *pair) for pair in zip(paths, orders, strict=True)]
-        rows.append(trial.judge_oracle(f"{name}_per_sample", own))
-    return rows
+def _oracle(method: Method, name: str, trial: Comparison, problem: SearchProblem, result: SearchResult) -> list[Row]:
+    """A search of every sample of the trial by itself: an oracle, marked as such."""
+    return [
+        trial.judge_oracle(f"{name}_per_sample", method.sample_schedules(problem, result, n)) for n in result.schedules
+    ]
 
 
 # a sweep's server forks jobs off long after it has loaded all this

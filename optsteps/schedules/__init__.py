@@ -1,12 +1,7 @@
-"""Schedules, lists of time steps for a sampler (not noise schedules, which are processes here), and their families."""
+"""Schedules and their hand-made families. A schedule here is a list of time steps, not a noise schedule (a process)."""
 
-from optsteps.schedules.schedule import (
-    FAMILIES,
-    PUBLISHED_LEVELS,
-    Final,
-    Schedule,
-    build_schedule,
-    snap_levels,
-)
+from optsteps.schedules.families import FAMILIES, Final, build_schedule
+from optsteps.schedules.published import PUBLISHED_LEVELS, snap_levels
+from optsteps.schedules.schedule import Schedule
 
 __all__ = ["FAMILIES", "PUBLISHED_LEVELS", "Final", "Schedule", "build_schedule", "snap_levels"]

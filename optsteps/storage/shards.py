@@ -65,8 +65,10 @@ def pack(tree: Tree) -> bytes:
             return {
                 "dataclass": [_name(kind), [[name, described(getattr(node, name))] for name in _stored_fields(kind)]]
             }
-        remedy = ": decorate the class with optsteps.storage.shards.storable" if is_dataclass(node) else ""
-        raise TypeError(f"a shard cannot hold a {kind.__name__}{remedy}")
+        remedy = "decorate the class with optsteps.storage.shards.storable"
+        if not is_dataclass(node):
+            remedy = f"put it into tensors, numbers, strings, lists, dicts, or a dataclass, and {remedy}"
+        raise TypeError(f"a shard cannot hold a {kind.__name__}: {remedy}")
 
     return save(tensors, {"tree": json.dumps(described(tree))})
 

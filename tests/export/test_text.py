@@ -78,12 +78,29 @@ def test_the_table() -> None:
     assert list(rows[-1].values()) == ["4", "0.0", "0.0", "inf"]
 
 
-def test_doors_of_the_schedule() -> None:
+def test_text_and_lists_read_back() -> None:
     schedule = build_schedule("edm", EDM(), 4, t_max=80.0, t_min=0.002, final="zero")
-    assert schedule.to_comfyui() == to_comfyui(schedule) == to_comfyui(schedule, "json")[1:-1]
-    assert schedule.to_csv() == to_csv(schedule)
-    for source in (schedule.to_comfyui(), schedule.times.tolist()):
-        assert Schedule.from_levels(source, EDM()).times.tolist() == schedule.times.tolist()
+    assert to_comfyui(schedule) == to_comfyui(schedule, "json")[1:-1]
+    for source in (to_comfyui(schedule), schedule.times.tolist()):
+        assert read_schedule(source, EDM()).times.tolist() == schedule.times.tolist()
+
+
+@pytest.mark.parametrize(
+    ("method", "function"),
+    [
+        ("to_diffusers", "to_diffusers(schedule, scheduler)"),
+        ("to_comfyui", "to_comfyui(schedule, form)"),
+        ("to_csv", "to_csv(schedule)"),
+        ("from_levels", "read_schedule(source, process)"),
+    ],
+)
+def test_methods_of_the_schedule_before_name_the_functions(method: str, function: str) -> None:
+    schedule = build_schedule("edm", EDM(), 4, t_max=80.0, t_min=0.002)
+    for holder in (schedule, Schedule):
+        with pytest.raises(AttributeError, match=re.escape(f"Schedule.{method} is no longer a method: call ")) as error:
+            getattr(holder, method)
+        assert str(error.value).endswith(f"optsteps.export.{function}")
+    assert method not in vars(schedule)
 
 
 # the constants of AYS for Stable Diffusion 1.5, as people paste them

@@ -57,9 +57,11 @@ def sweep(klub: Klub, levels: Tensor, candidates: int = 11, movable: Tensor | No
 
 def _candidates(klub: Klub, levels: Tensor, points: Tensor, count: int) -> Tensor:
     log_level = levels.log()
-    above, here, below = (log_level[points + k][:, None] for k in (-1, 0, 1))
+    above, present, below = (log_level[points + k][:, None] for k in (-1, 0, 1))
     share = torch.arange(1, count // 2 + 1) / (count // 2 + 1)
-    return klub.snap(torch.cat([here, here + share * (above - here), here + share * (below - here)], 1).exp())
+    return klub.snap(
+        torch.cat([present, present + share * (above - present), present + share * (below - present)], 1).exp()
+    )
 
 
 def _bounds(klub: Klub, levels: Tensor, points: Tensor, tried: Tensor) -> Tensor:
@@ -69,11 +71,11 @@ def _bounds(klub: Klub, levels: Tensor, points: Tensor, tried: Tensor) -> Tensor
     total = torch.zeros_like(tried)
     for k in range(-1, klub.order):  # the intervals that end at the point, start at it, and extrapolate from it
         start = points + k
-        there = start < last
-        rows, at = changed[there], start[there, None, None].expand(-1, tried.shape[1], 1)
+        inside = start < last
+        rows, at = changed[inside], start[inside, None, None].expand(-1, tried.shape[1], 1)
         before = rows.gather(2, (at - 1).clamp(min=0)).masked_fill(at == 0, torch.nan)
         terms = klub.terms(*(part.reshape(-1) for part in (before, rows.gather(2, at), rows.gather(2, at + 1))))
-        total[there] += terms.reshape(-1, tried.shape[1])
+        total[inside] += terms.reshape(-1, tried.shape[1])
     between = (tried < levels[points - 1, None]) & (tried > levels[points + 1, None])
     return total.masked_fill(~between, torch.inf)
 
@@ -89,6 +91,6 @@ def interpolated(levels: Tensor, steps: int) -> Tensor:
     """A schedule of any step count [steps+1] from one [n+1]: log noise level linear in the step's place."""
     place = torch.linspace(0, len(levels) - 1, steps + 1, dtype=torch.float64)
     below = place.floor().long().clamp(max=len(levels) - 2)
-    found = torch.lerp(levels.log()[below], levels.log()[below + 1], place - below).exp()
-    found[[0, -1]] = levels[[0, -1]]
-    return found
+    finer = torch.lerp(levels.log()[below], levels.log()[below + 1], place - below).exp()
+    finer[[0, -1]] = levels[[0, -1]]
+    return finer

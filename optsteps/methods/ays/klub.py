@@ -28,6 +28,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from optsteps.methods.paths import shortest_path
+
 
 class Klub(ABC):
     """The bound of any schedule.
@@ -40,8 +42,8 @@ class Klub(ABC):
 
     @abstractmethod
     def terms(self, before: Tensor, noisy: Tensor, clean: Tensor) -> Tensor:
-        """The integrals over the intervals from `noisy` [S] down to `clean` [S] of a walk that left the level `before`
-        [S] before (NaN: none; order 1 looks at none) -> [S], float64."""
+        """The integrals [S], float64, over the intervals from `noisy` [S] down to `clean` [S] of walks whose last level
+        was `before` [S]. NaN stands for no such level; order 1 does not read it."""
 
     @abstractmethod
     def snap(self, levels: Tensor) -> Tensor:
@@ -85,10 +87,10 @@ class TabulatedKlub(Klub):
         first = self.integrals[..., i, j]
         if self.order == 1:
             return first
-        known = torch.isfinite(before)
-        h = self.place(torch.where(known, before, noisy))
+        has_before = torch.isfinite(before)
+        h = self.place(torch.where(has_before, before, noisy))
         log_level = self.levels.log()
-        last = torch.where(known, log_level[h] - log_level[i], torch.inf)
+        last = torch.where(has_before, log_level[h] - log_level[i], torch.inf)
         r = (log_level[i] - log_level[j]) / (2 * last)
         further = self.integrals[..., h, j] - self.integrals[..., h, i]
         between = self.differences[..., h, i] * (self.clock[j] - self.clock[i])
@@ -96,9 +98,9 @@ class TabulatedKlub(Klub):
 
     def place(self, levels: Tensor) -> Tensor:
         """Indices of the nearest levels of the grid, in log."""
-        grid, wanted = -self.levels.log(), -levels.log()
-        above = torch.searchsorted(grid, wanted.contiguous()).clamp(1, len(grid) - 1)
-        return above - (wanted - grid[above - 1] < grid[above] - wanted).long()
+        grid, log_levels = -self.levels.log(), -levels.log()
+        above = torch.searchsorted(grid, log_levels.contiguous()).clamp(1, len(grid) - 1)
+        return above - (log_levels - grid[above - 1] < grid[above] - log_levels).long()
 
     def snap(self, levels: Tensor) -> Tensor:
         return self.levels[self.place(levels)]
@@ -111,8 +113,9 @@ class TabulatedKlub(Klub):
         return self.levels[torch.minimum(place, last - number.flip(0))]
 
     def optimum(self, steps: int) -> Tensor:
-        """The schedule [steps+1] of least bound of all on the grid from its first to its last level, by dynamic
-        programming over levels (order 1) or pairs of neighbours in the schedule (order 2).
+        """The schedule [steps+1] of least bound of all on the grid from its first to its last level.
+
+        A dynamic programme over levels finds it for order 1, and one over pairs of a schedule's neighbours for order 2.
 
         Raises:
             ValueError: more steps than the grid has.
@@ -120,20 +123,8 @@ class TabulatedKlub(Klub):
         last = len(self.levels) - 1
         if not 1 <= steps <= last:
             raise ValueError(f"a grid of {last} steps has no schedule of {steps}")
-        path = self._best_path(steps) if self.order == 1 else self._best_path_of_pairs(steps)
+        path = shortest_path(self.integrals, [steps])[steps] if self.order == 1 else self._best_path_of_pairs(steps)
         return self.levels[path]
-
-    def _best_path(self, steps: int) -> list[int]:
-        later = torch.ones_like(self.integrals, dtype=torch.bool).triu(1)
-        costs = self.integrals.masked_fill(~later, torch.inf)
-        least, origins = costs[0], []
-        for _ in range(steps - 1):
-            least, origin = (least[:, None] + costs).min(0)
-            origins.append(origin)
-        path = [len(self.levels) - 1]
-        for origin in reversed(origins):
-            path.append(int(origin[path[-1]]))
-        return [0, *reversed(path)]
 
     def _best_path_of_pairs(self, steps: int) -> list[int]:
         count = len(self.levels)
@@ -170,10 +161,10 @@ def _integrals(clock: Tensor, differences: Tensor, stride: int) -> Tensor:
     """integral from clock_p to clock_j of differences[p, .], for j >= p [..., K+1, K+1]; meaningless for j < p."""
 
     def panels(width: int) -> Tensor:
-        found = torch.zeros_like(differences)
+        areas = torch.zeros_like(differences)
         middle = (differences[..., width:] + differences[..., :-width]) / 2
-        found[..., width:] = middle * (clock[width:] - clock[:-width])
-        return found
+        areas[..., width:] = middle * (clock[width:] - clock[:-width])
+        return areas
 
     single = panels(1)
     if stride == 1:

@@ -1,4 +1,4 @@
-"""KLUB by fresh samples for every interval, as the paper estimates it."""
+"""Monte Carlo estimate of KLUB with fresh samples for every interval, as in the paper."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from optsteps.processes import Process
 class MonteCarloKlub(Klub):
     """Algorithm 2 of the paper: fresh noise for every interval, times drawn by importance.
 
-    Order 1 draws rho with density pi proportional to rho^-3 w(rho), w = 1 / (rho^2 + c^2) - 1 / (rho_i^2 + c^2): what
-    the integrand is for Gaussian data of standard deviation c, up to a constant. The estimate is the mean of
-    |D_rho - D_i|^2 / w times the integral of rho^-3 w over the interval. The printed pseudocode leaves that normaliser
-    out, without which every interval of Gaussian data costs the same, and the printed lemma squares w. Order 2's
-    integrand does not vanish where w does, so it draws uniformly in 1 / rho^2.
+    Order 1 draws rho with density pi proportional to rho^-3 w(rho), w = 1 / (rho^2 + c^2) - 1 / (rho_i^2 + c^2). This
+    is the integrand for Gaussian data of standard deviation c, up to a constant. The estimate is the mean of
+    |D_rho - D_i|^2 / w times the integral of rho^-3 w over the interval. The printed pseudocode leaves out this
+    normaliser, without which every interval of Gaussian data costs the same, and the printed lemma squares w. Order 2
+    draws uniformly in 1 / rho^2, because its integrand does not vanish where w does.
 
     Args:
         denoiser, process: of the model.
@@ -73,9 +73,9 @@ class MonteCarloKlub(Klub):
             r = float(torch.tensor(noisy / clean).log() / (2 * torch.tensor(before / noisy).log()))
         parts = range(0, count, self.max_batch)
         outputs = [self._outputs(torch.stack(visited), slice(k, k + self.max_batch)) for k in parts]
-        here, start, *earlier = torch.cat(outputs, 1).double()
+        inner, start, *earlier = torch.cat(outputs, 1).double()
         held = start + r * (start - earlier[0]) if earlier else start
-        return factor * (here - held).square().flatten(1).sum(1).cpu()
+        return factor * (inner - held).square().flatten(1).sum(1).cpu()
 
     @torch.no_grad()
     def _outputs(self, levels: Tensor, part: slice) -> Tensor:

@@ -1,4 +1,4 @@
-"""KLUB of every schedule at once, from outputs of the denoiser along coupled noising paths."""
+"""Table of the denoiser's outputs along coupled noising paths, which gives KLUB of every schedule."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from optsteps.storage.shards import storable
 class CoupledTable:
     """E|D_s - D_t|^2 for all pairs of K+1 noise levels, each level evaluated once per data sample.
 
-    Every sample's noise follows one path through all levels, so that all pairs are estimated from K+1 evaluations; they
-    come from inner products, in float64, of outputs whose value at the cleanest level has been taken off.
+    Every sample's noise follows one path through all levels, so that K+1 evaluations estimate all pairs. The
+    differences are inner products, in float64, of outputs minus the output at the cleanest level.
 
     Args:
         levels: [K+1], falling.
@@ -92,9 +92,11 @@ class CoupledTable:
         return TabulatedKlub(self.levels, later + later.T, order)
 
     def estimate(self, schedule: Tensor, order: int = 1) -> tuple[float, float, float]:
-        """The bound of a schedule [n+1] at the table's nearest levels; its standard error over the blocks (jackknife,
-        leaving out one at a time; NaN for one block); and what the trapezoidal rule loses at most: how far halving the
-        levels moves it."""
+        """The bound of a schedule [n+1] at the table's nearest levels, its standard error, and its quadrature error.
+
+        The standard error is over the blocks (jackknife, leaving out one at a time; NaN for one block). The quadrature
+        error is the change of the bound when the levels are halved: the trapezoidal rule loses less.
+        """
         left = self.counts.sum() - self.counts
         without = (self.sums.sum(0) - self.sums) / left[:, None, None]
         values = TabulatedKlub(self.levels, without, order).of(schedule)

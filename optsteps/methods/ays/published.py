@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from optsteps.denoisers import CountedDenoiser, call_nfe
+from optsteps.denoisers import call_nfe
 from optsteps.methods.ays.coordinate_search import check_candidates, descend, interpolated, with_midpoints
+from optsteps.methods.ays.data import clean_data
 from optsteps.methods.ays.klub_monte_carlo import MonteCarloKlub
-from optsteps.methods.ays.search import as_schedule, clean_data, intervals, start_levels
-from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, checked_steps
-from optsteps.storage.workers import ALONE, Workers
+from optsteps.methods.ays.levels import as_schedule, intervals, start_levels
+from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult
+from optsteps.storage.workers import Workers
 from optsteps.trajectories import Trajectories
 
 
 class PublishedAYS(Method):
-    """10 steps from a hand-made schedule by Algorithm 1, stopped early by hand; 20 and 40 by inserting midpoints (in
-    log) and moving those alone, to the end; every other step count by log-linear interpolation of the 40.
+    """Algorithm 1 as its authors run it: for 10 steps, then refined to 20 and 40, and interpolated for the rest.
 
-    Every term of the bound (`MonteCarloKlub`, the paper's Algorithm 2) costs two evaluations per data sample, every
-    sweep over n steps 2 x 2 x `candidates` x (n - 1) of them: prefer `AYS`, and use this to reproduce the paper.
+    The 10 steps start from a hand-made schedule and stop early after a number of sweeps. Midpoints (in log) are then
+    inserted twice, and only these are moved, until they rest. Every other step count is a log-linear interpolation of
+    the 40 steps.
+
+    Every term of the bound (`MonteCarloKlub`, the paper's Algorithm 2) costs two evaluations per data sample, and every
+    sweep over n steps 2 x 2 x `candidates` x (n - 1) of them. Use `AYS` to search, and this to reproduce the paper.
 
     Args:
-        max_sweeps: over the 10 steps: the early stop. The paper looks at pictures to set it.
-        max_iterations: sweeps over the inserted points at most; with few data the estimates' noise alone keeps them
+        max_sweeps: sweeps over the 10 steps, which is the early stop. The paper sets it by looking at pictures.
+        max_iterations: most sweeps over the inserted points. With few data the estimates' noise alone keeps them
             moving.
         start: the hand-made family where the search starts: "edm", or "time_uniform" for discrete-time models.
         c: the data's standard deviation for importance sampling.
@@ -61,23 +64,19 @@ class PublishedAYS(Method):
             intervals(problem, n)
 
     def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
-        """The teacher's samples where they are the data, and every sweep that there may be: so many at most."""
+        """A maximum: every sweep that there may be and, where the data are the teacher's samples, these."""
         samples = len(problem.noise) if problem.data is None else len(problem.data)
         moved = 9 * self.max_sweeps  # the inner points of 10 steps, then the new ones of 20 and 40
         moved += (10 + 20) * self.max_iterations if any(n != 10 for n in steps) else 0
         count = 2 * 2 * self.candidates * moved * samples
         if problem.data is None:
-            count += samples * (problem.teacher_solver or problem.solver).nfe(problem.teacher)
+            count += samples * problem.walker.nfe(problem.teacher)
         return Evaluations(count * call_nfe(problem.denoiser), exact=False)
 
-    def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
-        begun = time.perf_counter()
-        steps = checked_steps(steps)
-        self.check(problem, steps)
-        denoiser = CountedDenoiser(problem.denoiser)
+    def find(self, problem: SearchProblem, steps: Sequence[int], workers: Workers) -> SearchResult:
         trajectories = Trajectories(problem.denoiser, self.max_batch, problem.cache)
         data, cond = clean_data(problem, trajectories, torch.arange(len(problem.noise)), self.seed)
-        klub = MonteCarloKlub(denoiser, problem.process, data, cond, self.c, 1, self.max_batch, self.seed)
+        klub = MonteCarloKlub(problem.denoiser, problem.process, data, cond, self.c, 1, self.max_batch, self.seed)
         start = start_levels(problem, self.start, 10)
         path = descend(klub, start, self.max_sweeps, self.candidates)
         hierarchy = {10: path[-1]}
@@ -93,7 +92,5 @@ class PublishedAYS(Method):
         described = {"method": "ays_published", "sweeps": self.max_sweeps, "c": self.c, "samples": len(data)}
         return SearchResult(
             {n: as_schedule(problem, levels_of(n), described) for n in steps},
-            (trajectories.evaluations + denoiser.evaluations) / len(problem.noise),
-            time.perf_counter() - begun,
             evidence={"path": path, "hierarchy": hierarchy},
         )

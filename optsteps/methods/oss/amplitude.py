@@ -1,4 +1,4 @@
-"""Amplitude calibration (OSS, arXiv:2503.21774, eq. 13): few-step states brought to the teacher's range of values."""
+"""Amplitude calibration (OSS, arXiv:2503.21774, eq. 13): maps that bring few-step states to the teacher's range."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from optsteps.conditions import take
-from optsteps.denoisers import CountedDenoiser
+from optsteps.denoisers import counting
 from optsteps.methods.base import SearchProblem
 from optsteps.sampling import calibrated
 from optsteps.schedules import Schedule
@@ -19,11 +19,11 @@ QUANTILES = (0.05, 0.95)
 
 @torch.no_grad()
 def calibrate_amplitude(problem: SearchProblem, schedule: Schedule, max_batch: int = 512) -> tuple[Schedule, float]:
-    """`schedule` with an amplitude, and the network evaluations per sample that it cost.
+    """`schedule` with an amplitude, and the network evaluations per sample that the calibration took.
 
-    At every time an affine map per channel (dimension 1) takes the 5 % and 95 % quantiles of the student's values, the
-    earlier maps applied, to those of the teacher's. Both are taken over all samples and pixels of the problem, so the
-    map is fixed: it travels with the schedule, and a sample does not depend on its batch.
+    At every time an affine map per channel (dimension 1) takes the 5 % and 95 % quantiles of the student's values, with
+    the earlier maps applied, to those of the teacher's values. Both are taken over all samples and pixels of the
+    problem. The map is therefore fixed: the schedule holds it, and a sample does not depend on its batch.
 
     Args:
         problem: its samples are the calibration set; the paper uses 512.
@@ -31,47 +31,46 @@ def calibrate_amplitude(problem: SearchProblem, schedule: Schedule, max_batch: i
         max_batch: most samples in one call of the denoiser.
 
     Raises:
-        ValueError: a time of the schedule that the teacher does not visit.
+        ValueError: the teacher does not visit a time of the schedule.
     """
     visited = problem.teacher.times[:, None] == schedule.times[None, :]
     if not bool(visited.any(0).all()):
         missing = schedule.times[~visited.any(0)][0].item()
         raise ValueError(f"amplitude is calibrated at the teacher's times, and {missing!r} is not one of them")
     nodes = visited.long().argmax(0)
-    denoiser = CountedDenoiser(problem.denoiser)
-    trajectories = Trajectories(problem.denoiser, max_batch, problem.cache)
     parts = range(0, len(problem.noise), max_batch)
     conds = [take(problem.cond, slice(i, i + max_batch)) for i in parts]
     noise = problem.noise.split(max_batch)
-    walker = problem.teacher_solver or problem.solver
-    teacher = torch.cat(
-        [
-            trajectories.states(problem.teacher, walker, part, cond)[:, nodes.to(part.device)]
-            for part, cond in zip(noise, conds, strict=True)
-        ]
-    )
     student = [part * schedule.scale.to(part) for part in noise]
     states: list[State] = [()] * len(student)
     amplitude = torch.zeros(schedule.steps, problem.noise.shape[1], 2, dtype=torch.float64)
     amplitude[..., 0] = 1.0
-    found = schedule
-    for i, move in enumerate(problem.solver.moves(schedule, problem.noise)):
-        for part, cond in enumerate(conds):
-            denoise = Denoise(denoiser, problem.process, cond)
-            student[part], states[part] = move(states[part], student[part], denoise)
-        amplitude[i] = _affine(torch.cat(student), teacher[:, i + 1])
-        found = Schedule(
-            schedule.times, schedule.process, schedule.orders, schedule.initial_scale, amplitude, schedule.metadata
+    calibrated_schedule = schedule
+    with counting(problem.denoiser) as denoiser:
+        trajectories = Trajectories(denoiser, max_batch, problem.cache)
+        teacher = torch.cat(
+            [
+                trajectories.states(problem.teacher, problem.walker, part, cond)[:, nodes.to(part.device)]
+                for part, cond in zip(noise, conds, strict=True)
+            ]
         )
-        student = [calibrated(found, i, x) for x in student]
-    return found, (trajectories.evaluations + denoiser.evaluations) / len(problem.noise)
+        for i, move in enumerate(problem.solver.moves(schedule, problem.noise)):
+            for part, cond in enumerate(conds):
+                denoise = Denoise(denoiser, problem.process, cond)
+                student[part], states[part] = move(states[part], student[part], denoise)
+            amplitude[i] = _affine(torch.cat(student), teacher[:, i + 1])
+            calibrated_schedule = Schedule(
+                schedule.times, schedule.process, schedule.orders, schedule.initial_scale, amplitude, schedule.metadata
+            )
+            student = [calibrated(calibrated_schedule, i, x) for x in student]
+    return calibrated_schedule, denoiser.evaluations / len(problem.noise)
 
 
 def _affine(student: Tensor, teacher: Tensor) -> Tensor:
     """Gain and offset per channel [C, 2] that take the quantiles of student [B, C, ...] to those of teacher."""
-    (low, high), (wanted_low, wanted_high) = (_quantiles(x) for x in (student, teacher))
-    gain = torch.where(high > low, (wanted_high - wanted_low) / (high - low), 1.0)
-    return torch.stack([gain, wanted_low - gain * low], dim=1)
+    (low, high), (teacher_low, teacher_high) = (_quantiles(x) for x in (student, teacher))
+    gain = torch.where(high > low, (teacher_high - teacher_low) / (high - low), 1.0)
+    return torch.stack([gain, teacher_low - gain * low], dim=1)
 
 
 def _quantiles(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What of a sample a search compares: all of it, or some channels and frames."""
+"""Subset of a sample's entries that a search compares: all of them, or those of some channels and frames."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from optsteps.deprecation import old_names
+
 
 @dataclass(frozen=True)
-class Entries:
-    """The entries of a sample that costs are taken over; None for all of them.
+class EntrySubset:
+    """The entries of a sample that costs are taken over. None: all channels, all frames.
 
     Args:
-        channels: of dimension 0, numbers from 0.
-        frames: of dimension 1 of a video [C, F, H, W].
+        channels: indices of dimension 0.
+        frames: indices of dimension 1 of a video [C, F, H, W].
 
     Raises:
-        ValueError: in `of`, frames of something that is no video, or numbers that a sample has not.
+        ValueError: in `of`, frames of something that is no video, or indices that a sample does not have.
     """
 
     channels: Sequence[int] | None = None
     frames: Sequence[int] | None = None
 
     def of(self, x: Tensor, leading: int = 1) -> Tensor:
-        """x [..., C, ...] -> [..., D], with so many leading dimensions kept."""
+        """x [..., C, ...] -> [..., D], with the first `leading` dimensions kept."""
         if self.frames is not None and x.ndim - leading != 4:
             raise ValueError(
                 f"frames of the cost are those of a video [C, F, H, W]; these samples are {list(x.shape[leading:])}"
@@ -38,4 +40,7 @@ class Entries:
         return x.flatten(leading)
 
 
-ALL = Entries()
+ALL = EntrySubset()
+
+
+__getattr__ = old_names(__name__, Entries="EntrySubset")

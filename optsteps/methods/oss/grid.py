@@ -1,4 +1,4 @@
-"""The teacher's times as nodes: one state per sample and node, the steps between nodes, and what they miss."""
+"""Grid of the teacher's times as nodes: a state per sample and node, the steps between nodes, and their costs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from optsteps.conditions import take
 from optsteps.denoisers import CountedDenoiser
 from optsteps.methods.base import SearchProblem
-from optsteps.methods.oss.entries import ALL, Entries
+from optsteps.methods.oss.entries import ALL, EntrySubset
 from optsteps.processes import Process
 from optsteps.solvers.base import Denoise, Solver, State, first_order
 from optsteps.solvers.multistep import Multistep
@@ -22,12 +22,12 @@ _AT_ONCE = 2**20
 
 
 class Grid(ABC):
-    """Some samples of a problem on nodes 0 (noisy end) ... N, the given ones of its teacher's times.
+    """Some samples of a problem on nodes 0 (noisy end) ... N, which are some of the teacher's times.
 
     Attributes:
         teacher: the teacher's states [B, N+1, ...].
         state: the student's states [B, N+1, ...]; a node's entry means nothing until it is put.
-        trajectories: what the problem's denoiser makes of them; counts its evaluations.
+        trajectories: the problem's denoiser on these states.
         formulas: the process whose coefficients the solver's steps have.
         choices: the orders that a step may have, ascending.
     """
@@ -35,7 +35,7 @@ class Grid(ABC):
     choices: list[int]
 
     def __init__(
-        self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int, entries: Entries = ALL
+        self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int, entries: EntrySubset = ALL
     ) -> None:
         noise, self.cond = problem.samples(index)
         self.process, self.formulas = problem.process, problem.solver.formulas(problem.process)
@@ -44,8 +44,7 @@ class Grid(ABC):
         self.times = problem.teacher.times[nodes]
         self.last = len(self.times) - 1
         self.a, self.b = first_order(self.process, self.times[:, None], self.times[None, :])
-        walker = problem.teacher_solver or problem.solver
-        whole = self.trajectories.states(problem.teacher, walker, noise, self.cond)
+        whole = self.trajectories.states(problem.teacher, problem.walker, noise, self.cond)
         whole = whole if len(nodes) == whole.shape[1] else whole[:, nodes]
         self._zeros = problem.cache.zeros
         self.teacher = problem.cache.moved(whole)
@@ -58,8 +57,8 @@ class Grid(ABC):
 
     @abstractmethod
     def evaluate(self, sources: Tensor, targets: Tensor) -> None:
-        """Make what the steps from sources [I] to targets [J] need of the states put since they were last evaluated,
-        in common batches."""
+        """Evaluate, in common batches, what the steps from sources [I] to targets [J] need of the states that were put
+        since the last evaluation."""
 
     @abstractmethod
     def costs(self, sample: int, sources: Tensor, targets: Tensor) -> Tensor:
@@ -68,8 +67,8 @@ class Grid(ABC):
 
     @abstractmethod
     def advance(self, choice: Tensor, origin: Tensor, targets: Tensor, where: Tensor) -> None:
-        """Put at the nodes targets [J] what the steps from the nodes origin [B, J] with the orders choices[choice]
-        [B, J] reach, where the mask [B, J] says so."""
+        """Put at the nodes targets [J], where the mask [B, J] is true, the ends of the steps from the nodes origin
+        [B, J] with the orders choices[choice] [B, J]."""
 
     def put_start(self, node: int) -> None:
         """Place the initial noise at `node`, unscaled in flow coordinates, x / (alpha + sigma)."""
@@ -81,20 +80,20 @@ class Grid(ABC):
         return (self.state[:, -1].double() - self.teacher[:, -1].double()).square().flatten(1).mean(1).cpu()
 
     def put(self, targets: Tensor, states: Tensor, where: Tensor) -> None:
-        """Place states [B, J, ...] at the nodes targets [J] where the mask [B, J] says so."""
+        """Place states [B, J, ...] at the nodes targets [J] where the mask [B, J] is true."""
         self.state[:, targets] = torch.where(expand_mask(where, states), states, self.state[:, targets])
         self._pending[:, targets] |= where.cpu()
 
     def _evaluate_pending(self, sources: Tensor) -> Tensor:
         """Denoise the pending states at sources [I]; the mask [B, N+1] of them."""
-        wanted = torch.zeros_like(self._pending)
-        wanted[:, sources] = self._pending[:, sources]
-        sample, node = wanted.nonzero().unbind(1)
+        fresh = torch.zeros_like(self._pending)
+        fresh[:, sources] = self._pending[:, sources]
+        sample, node = fresh.nonzero().unbind(1)
         if len(sample):
             x, cond = self.state[sample, node], take(self.cond, sample)
             self._denoised[sample, node] = self.trajectories.predictions(x, self.times[node], cond)
-        self._pending &= ~wanted
-        return wanted
+        self._pending &= ~fresh
+        return fresh
 
 
 class MultistepGrid(Grid):
@@ -105,7 +104,7 @@ class MultistepGrid(Grid):
     """
 
     def __init__(
-        self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int, entries: Entries = ALL
+        self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int, entries: EntrySubset = ALL
     ) -> None:
         assert isinstance(problem.solver, Multistep)
         super().__init__(problem, index, nodes, max_batch, entries)
@@ -128,11 +127,11 @@ class MultistepGrid(Grid):
                 self.state[sample, node] = self.solver.arrive(self.formulas, self._at(sample, node), x, t, denoised)
 
     def costs(self, sample: int, sources: Tensor, targets: Tensor) -> Tensor:
-        """As `Grid.costs`, by inner products, over a part of the entries at a time: video's are too many for one.
+        """As `Grid.costs`, by inner products, over a part of the entries at a time: a video has too many for one.
 
-        A step that takes pure noise to pure noise (a sigma(t) = sigma(t_next), as every consistent solver's does) lets
-        the common multiple of the initial noise be taken off all states first: inner products of what is left lose
-        nothing to cancellation, where those of states at noise level 80 lose four digits more.
+        Every consistent solver's step takes pure noise to pure noise (a sigma(t) = sigma(t_next)). The common multiple
+        of the initial noise may therefore be taken off all states first. Inner products of the rest lose nothing to
+        cancellation, while those of states at noise level 80 lose four digits more.
         """
         numbers = torch.full_like(sources, sample)
         eps = self.entries.of(self.teacher[sample, :1])[0]
@@ -169,20 +168,20 @@ class MultistepGrid(Grid):
         self.put(targets, states, where)
 
     def _pass_on(self, orders: Tensor, origin: Tensor, targets: Tensor, where: Tensor) -> None:
-        """The solver's state travels with the node: what the origins' becomes by the step is the targets'."""
+        """The solver's state travels with the node: the targets get the states of their origins after the step."""
         kept = where.nonzero()
         sample, source = kept[:, 0], origin.expand(len(self), -1)[kept[:, 0], kept[:, 1]]
         z, denoised, t = self.state[sample, source], self._denoised[sample, source], self.times[source]
         newest = self.solver.quantity(self.formulas, z, t, denoised)
         left = self.solver.remember(self.formulas, self._at(sample, source), t, newest, orders[kept[:, 0], kept[:, 1]])
-        there = sample * (self.last + 1) + targets[kept[:, 1]]
+        arrivals = sample * (self.last + 1) + targets[kept[:, 1]]
         for part, new in zip(self._memory, left, strict=True):
-            part[there] = new
+            part[arrivals] = new
 
     def _at(self, numbers: Tensor, nodes: Tensor) -> State:
         """The solver's state at the nodes, both indices of one shape."""
-        here = numbers * (self.last + 1) + nodes
-        return tuple(part[here] for part in self._memory)
+        flat = numbers * (self.last + 1) + nodes
+        return tuple(part[flat] for part in self._memory)
 
     def _basis(self, numbers: Tensor, nodes: Tensor) -> list[Tensor]:
         """z, D and the order - 1 differences of the nodes [..., ...] that every step combines."""
@@ -219,24 +218,27 @@ class MultistepGrid(Grid):
         """Coefficients of the basis [..., P] for steps of the given orders, indices broadcast; weights of absent
         outputs are 0."""
         orders, numbers, origin, targets = torch.broadcast_tensors(orders, numbers, origin, targets)
-        found = torch.zeros(*orders.shape, self.solver.order + 1, dtype=torch.float64)
-        found[..., 0], found[..., 1] = self.a[origin, targets], self.b[origin, targets]
+        coefficients = torch.zeros(*orders.shape, self.solver.order + 1, dtype=torch.float64)
+        coefficients[..., 0], coefficients[..., 1] = self.a[origin, targets], self.b[origin, targets]
         for m in range(2, self.solver.order + 1):
-            here = orders == m
-            if bool(here.any()):
-                memory = self._at(numbers[here], origin[here])[0]
-                ends = torch.stack([self.times[targets[here]], self.times[origin[here]]], 1)
+            of_order = orders == m
+            if bool(of_order.any()):
+                memory = self._at(numbers[of_order], origin[of_order])[0]
+                ends = torch.stack([self.times[targets[of_order]], self.times[origin[of_order]]], 1)
                 weights = self.solver.weights(self.formulas, torch.cat([ends, memory[:, : m - 1]], 1))
-                found[here, 2 : m + 1] = weights
-        return found
+                coefficients[of_order, 2 : m + 1] = weights
+        return coefficients
 
 
 class TwoStageGrid(Grid):
-    """Nodes for a solver that evaluates twice within a step: the second evaluation depends on the target, so a level
-    costs one evaluation for every pair of nodes, and their results are all kept."""
+    """Nodes for a solver that evaluates twice within a step.
+
+    The second evaluation depends on the target. A level therefore costs one evaluation for every pair of nodes, and the
+    results of all pairs are kept.
+    """
 
     def __init__(
-        self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int, entries: Entries = ALL
+        self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int, entries: EntrySubset = ALL
     ) -> None:
         assert isinstance(problem.solver, TwoStage)
         super().__init__(problem, index, nodes, max_batch, entries)

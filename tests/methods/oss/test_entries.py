@@ -11,7 +11,7 @@ from problems import noise
 from optsteps import SearchProblem, build_schedule
 from optsteps.methods import OSS
 from optsteps.methods.oss import grid as grids
-from optsteps.methods.oss.entries import Entries
+from optsteps.methods.oss.entries import EntrySubset
 from optsteps.methods.oss.grid import grid_of
 from optsteps.models.analytic import GaussianMixture
 from optsteps.processes import Flow
@@ -35,7 +35,7 @@ def video_problem(solver: str = "euler") -> SearchProblem:
 def test_costs_are_those_of_the_entries_chosen(solver: str) -> None:
     problem, nodes = video_problem(solver), torch.arange(9)
     sources, targets = torch.tensor([0]), torch.arange(1, 9)
-    chosen = Entries(channels=[0, 2], frames=[3])
+    chosen = EntrySubset(channels=[0, 2], frames=[3])
     grid = grid_of(problem.solver)(problem, torch.arange(2), nodes, 64, chosen)
     grid.put_start(0)
     grid.evaluate(sources, targets)
@@ -57,6 +57,6 @@ def test_parts_at_a_time_give_the_same_costs(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_entries_that_are_not_there_are_named() -> None:
     with pytest.raises(ValueError, match=r"frames of the cost are those of a video .*\[3, 8, 8\]"):
-        Entries(frames=[0]).of(torch.zeros(2, 3, 8, 8))
+        EntrySubset(frames=[0]).of(torch.zeros(2, 3, 8, 8))
     with pytest.raises(ValueError, match=r"channels \[0, 3\] of the cost must lie between 0 and 2"):
-        Entries(channels=[0, 3]).of(torch.zeros(2, 3, 8, 8))
+        EntrySubset(channels=[0, 3]).of(torch.zeros(2, 3, 8, 8))

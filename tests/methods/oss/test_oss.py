@@ -405,7 +405,7 @@ def index_vectors(draw: st.DrawFn) -> tuple[Tensor, int]:
 def test_averages_keep_times_strictly_decreasing(drawn: tuple[Tensor, int], average: str) -> None:
     paths, last = drawn
     method = OSS(average="median", published=True) if average == "published" else OSS(average=average)
-    averaged = method._average(paths, last)
+    averaged = method.programme.averaged(paths, last)
     assert averaged[0] == 0
     assert averaged[-1] == last
     assert bool((averaged.diff() >= 1).all())
@@ -421,8 +421,8 @@ def test_cal_medium_of_an_odd_count_is_not_the_median() -> None:
     last = 100
     from_clean = torch.tensor([[0, 10, 100], [0, 90, 100], [0, 20, 100]])
     paths = (last - from_clean).flip(1)
-    assert in_paper_order(OSS(average="median", published=True)._average(paths, last), last) == [0, 15, 100]
-    assert in_paper_order(OSS(average="median")._average(paths, last), last) == [0, 20, 100]
+    assert in_paper_order(OSS(average="median", published=True).programme.averaged(paths, last), last) == [0, 15, 100]
+    assert in_paper_order(OSS(average="median").programme.averaged(paths, last), last) == [0, 20, 100]
 
 
 @pytest.mark.parametrize("solver", ["euler", "dpmpp_2m", "heun"])
