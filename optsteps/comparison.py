@@ -12,7 +12,7 @@ from torch import Tensor
 from optsteps.conditions import Cond, take
 from optsteps.denoisers import Denoiser, call_nfe
 from optsteps.deprecation import old_names
-from optsteps.metrics.judges import Judge, Measurement
+from optsteps.metrics.base import Judge, Measurement
 from optsteps.metrics.statistics import Interval, Verdict, verdict
 from optsteps.processes import Process
 from optsteps.schedules import Schedule
@@ -164,8 +164,7 @@ class Comparison:
         x = self.teacher_samples()
         figures = self._figures(x, x, self.cond)
         nfe = self._walker.nfe(self.teacher) * call_nfe(self.denoiser)
-        compared = ("mse", "psnr", "lpips", "geneval_retention")
-        kept = {name: figure for name, figure in figures.items() if name.removeprefix("pixel_") not in compared}
+        kept = {name: figure for name, figure in figures.items() if not figure.compares_with_teacher}
         return Row("teacher", self.teacher.steps, nfe, self.teacher, x, kept)
 
     def judge_oracle(self, method: str, schedules: Sequence[Schedule]) -> Row:

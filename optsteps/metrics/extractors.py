@@ -89,7 +89,7 @@ def register_extractor(name: str, load: Callable[[], nn.Module]) -> None:
     Args:
         name: a name that torch-fidelity does not use itself. Registering it again replaces the network; but
             torch-fidelity's file cache knows features by name alone, so give new weights a new name or pass it
-            `cache=False`. (`Fidelity` uses no cache.)
+            `cache=False`. (`FidelityJudge` uses no cache.)
         load: called whenever an extractor is made; returns a module with `features(images) -> [B, F]` and
             `forward(images) -> logits`, for float32 images [B, C, H, W] in [-1, 1]. It is copied.
 
