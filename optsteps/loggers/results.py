@@ -62,7 +62,7 @@ def _scalars(steps: int, rows: Sequence[Row], verdicts: Sequence[VerdictRow]) ->
         if row.steps == steps:
             cost = {"search_nfe": row.search_nfe, "search_seconds": row.search_seconds}
             own = {"steps": row.steps, "nfe": row.nfe, "samples": len(row.samples), **cost}
-            for name, figure in row.figures.items():
+            for name, figure in row.measurements.items():
                 own |= _ends(name, figure.interval)
             found |= {f"{row.method}/{name}": value for name, value in own.items()}
     for v in verdicts:
@@ -94,7 +94,7 @@ def _tables(logger: SparingWandbLogger, rows: Sequence[Row], verdicts: Sequence[
     compared = []
     for row in rows:
         facts = [row.method, row.steps, row.nfe, row.oracle, len(row.samples), row.search_nfe, row.search_seconds]
-        intervals = [row.figures[name].interval if name in row.figures else None for name in names]
+        intervals = [row.measurements[name].interval if name in row.measurements else None for name in names]
         compared.append([*facts, *(end for interval in intervals for end in _cells(interval))])
     header = ["method", "steps", "nfe", "oracle", "samples", "search nfe", "search seconds", *ends]
     _table(logger, "comparison", header, compared)

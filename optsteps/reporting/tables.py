@@ -27,7 +27,7 @@ NO_VERDICT = "No rival was sampled at equal NFE: there is no verdict."
 
 def figure_names(rows: Sequence[Row]) -> list[str]:
     """Every figure that any row has, in the order of the columns."""
-    found = dict.fromkeys(name for row in rows for name in row.figures)
+    found = dict.fromkeys(name for row in rows for name in row.measurements)
     return [name for name in QUANTITIES if name in found] + [name for name in found if name not in QUANTITIES]
 
 
@@ -42,7 +42,7 @@ class Cell(NamedTuple):
 def _header(rows: Sequence[Row], names: Sequence[str]) -> list[Cell]:
     cells = [Cell("method"), Cell("steps"), Cell("NFE")]
     for name in names:
-        higher = next(row.figures[name].higher_is_better for row in rows if name in row.figures)
+        higher = next(row.measurements[name].higher_is_better for row in rows if name in row.measurements)
         arrow = {True: "↑", False: "↓", None: ""}[higher]
         cells.append(Cell(quantity(name).label, f"{quantity(name).unit} {arrow}".strip()))
     return [*cells, Cell("search", "NFE")]
@@ -52,8 +52,8 @@ def _cells(row: Row, rows: Sequence[Row], names: Sequence[str]) -> list[Cell]:
     mark = f"(oracle, n={len(row.samples)})" if row.oracle else ""
     cells = [Cell(row.method, mark), Cell(str(row.steps)), Cell(f"{row.nfe:g}")]
     for name in names:
-        if name in row.figures:
-            interval = row.figures[name].interval
+        if name in row.measurements:
+            interval = row.measurements[name].interval
             text = quantity(name).number(interval.value)
             cells.append(Cell(text, quantity(name).interval(interval), text == _best(row, rows, name)))
         else:
@@ -67,12 +67,12 @@ def _best(row: Row, rows: Sequence[Row], name: str) -> str | None:
     if row.oracle or row.method == TEACHER:
         return None
     rivals: list[Measurement] = [
-        other.figures[name]
+        other.measurements[name]
         for other in rows
         if (other.steps, other.nfe) == (row.steps, row.nfe)
         and not other.oracle
         and other.method != TEACHER
-        and name in other.figures
+        and name in other.measurements
     ]
     higher = rivals[0].higher_is_better
     if len(rivals) < 2 or higher is None:
@@ -134,7 +134,9 @@ def terminal_table(rows: Sequence[Row]) -> Table:
 
     MSE is left to the files where PSNR says the same: a table with few figures then fits 80 columns.
     """
-    names = [name for name in figure_names(rows) if name != "mse" or not any("psnr" in row.figures for row in rows)]
+    names = [
+        name for name in figure_names(rows) if name != "mse" or not any("psnr" in row.measurements for row in rows)
+    ]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     table.caption, table.caption_justify = Text(_caption(rows)), "left"
     for i, cell in enumerate(_header(rows, names)):

@@ -22,7 +22,7 @@ def test_numbers_that_are_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """A figure keeps its NaN as a number of a chart; a table, as metrics.json, has nothing there."""
     rows = made_up(noise(8, 3), Flow(), 1.0)
     no_interval = Measurement(Interval(30.0, math.nan, math.nan), True)
-    rows[1] = replace(rows[1], figures={**rows[1].figures, "psnr": no_interval})
+    rows[1] = replace(rows[1], measurements={**rows[1].measurements, "psnr": no_interval})
     (tmp_path / "metrics.json").write_text(json.dumps({"rows": []}))
     logged: dict[str, Any] = {}
     tables: dict[str, Any] = {}
