@@ -31,8 +31,8 @@ class ScoreMeasurement(Measurement):
 class GenEvalJudge(Judge):
     """GenEval's scores of the samples.
 
-    It measures the overall score ("geneval"), the score of each task ("geneval_counting", ...), and the overall score as
-    a part of the teacher's ("geneval_retention"), which is absent where the teacher has nothing right.
+    It measures the overall score ("geneval"), the score of each task ("geneval_counting", ...), and the overall score
+    as a part of the teacher's ("geneval_retention"), which is absent where the teacher has nothing right.
 
     Args:
         detector: finds the objects.
@@ -42,9 +42,9 @@ class GenEvalJudge(Judge):
 
     Raises:
         ValueError: a task has a single prompt, so that it has no interval, or a prompt asks for a class or a colour
-            that a `LimitedDetector` does not know. In `check` and `judge`: the samples are no colour images, or more than
-            there is metadata of. In `judge`: the detector finds no object in any image of the teacher, a detection is
-            impossible, or the detector raises it.
+            that a `LimitedDetector` does not know. In `check` and `judge`: the samples are no colour images, or more
+            than there is metadata of. In `judge`: the detector finds no object in any image of the teacher, a detection
+            is impossible, or the detector raises it.
     """
 
     needs_many = True
