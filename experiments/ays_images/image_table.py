@@ -13,10 +13,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from optsteps.metrics import Interval
-from optsteps.reporting.quantities import quantity
+from optsteps.reporting.number_format import quantity
 from optsteps.reporting.run.early_stopping import stopping_png
+from optsteps.reporting.run.tables import markdown_lines
 from optsteps.reporting.sweep.pivot import pivot, read_records, value_and_interval
-from optsteps.reporting.tables import markdown_lines
 
 METHOD, CURVES = "ays_fid", ("ddim_stochastic", "sde_dpmpp_2m", "euler", "dpmpp_2m")
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from optsteps.datasets.geneval import TASKS
-from optsteps.reporting.quantities import quantity
+from optsteps.reporting.number_format import quantity
+from optsteps.reporting.run.tables import NOTHING, markdown_lines
 from optsteps.reporting.sweep.pivot import pivot, read_records, value_alone, value_and_interval
-from optsteps.reporting.sweep.records import Record
-from optsteps.reporting.tables import NOTHING, markdown_lines
+from optsteps.reporting.sweep.run_rows import Record
 
 STEPS = 10
 # what stands in the table of tasks, and how

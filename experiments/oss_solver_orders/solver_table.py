@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from optsteps.reporting.quantities import quantity
+from optsteps.reporting.number_format import quantity
 from optsteps.reporting.sweep.pivot import pivot, read_records
 
 FIGURES = {"psnr": max, "fid": min, "kid": min}

@@ -8,9 +8,9 @@ import warnings
 from pathlib import Path
 
 from optsteps.cli.common import readable_errors
-from optsteps.reporting.sweep.layout import choose_layout
-from optsteps.reporting.sweep.records import LeftOutWarning, read_all
 from optsteps.reporting.sweep.report import FORMATS, write_sweep_report
+from optsteps.reporting.sweep.run_rows import LeftOutWarning, read_all
+from optsteps.reporting.sweep.table_layout import choose_layout
 from optsteps.text.escaping import printable
 from optsteps.text.terminal import say
 

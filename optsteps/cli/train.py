@@ -22,7 +22,7 @@ from optsteps.cli.common import CONFIG_DIR, readable_errors
 from optsteps.cli.schema import Train, checked
 from optsteps.models.checkpoint import load_network, save_network
 from optsteps.models.training import ImageData, LossHistory, best_decay
-from optsteps.reporting.card import model_card
+from optsteps.reporting.model_card import model_card
 from optsteps.reporting.run.pictures import loss_curve_png
 from optsteps.storage.files import file_name, write_atomically
 

@@ -16,7 +16,7 @@ from optsteps.comparison import Row, VerdictRow
 from optsteps.loggers.wandb import SparingWandbLogger
 from optsteps.metrics.statistics import Interval
 from optsteps.reporting.run.folder import finite
-from optsteps.reporting.tables import figure_names
+from optsteps.reporting.run.tables import figure_names
 
 
 def log_results(

@@ -20,7 +20,7 @@ from optsteps.cli import run as command
 from optsteps.cli.common import CONFIG_DIR
 from optsteps.cli.own_folder import claimed, run_in_own_folder
 from optsteps.reporting.run.folder import results
-from optsteps.reporting.sweep.records import read_records
+from optsteps.reporting.sweep.run_rows import read_records
 from optsteps.storage.claims import Claim
 
 CONFIG = OmegaConf.create({"seed": 0, "solver": {"name": "euler", "order": None}, "logger": {"key": "secret"}})

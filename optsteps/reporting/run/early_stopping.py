@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.ticker import MaxNLocator
 
 from optsteps.methods.base import SearchResult
-from optsteps.reporting.canvas import COLUMNS, INK, legend, looks, panels, to_png
+from optsteps.reporting.panels import COLUMNS, INK, legend, looks, panels, to_png
 from optsteps.text.escaping import matplotlib_text
 
 # what is drawn of one search: "walk", start and sweeps of every schedule; "klub"; "criterion"; "stop", the chosen place

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from optsteps.comparison import Row, VerdictRow, as_data
 from optsteps.methods.base import SearchResult
-from optsteps.reporting.canvas import steps_of
+from optsteps.reporting.panels import steps_of
 from optsteps.reporting.run.early_stopping import stopping_curves, stopping_png
 from optsteps.reporting.run.pictures import path_error_png, samples_figure, schedules_png
+from optsteps.reporting.run.reading import CONFIG, METRICS
 from optsteps.reporting.run.report import report_markdown
-from optsteps.reporting.run_data import CONFIG, METRICS
-from optsteps.reporting.tables import TEACHER
+from optsteps.reporting.run.tables import TEACHER
 from optsteps.storage.files import file_name, write_atomically
 
 # how to sample with the schedules, where the model is of diffusers

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from optsteps.comparison import Row
-from optsteps.reporting.canvas import (
+from optsteps.reporting.panels import (
     COLOURS,
     COLUMNS,
     INK,
@@ -24,7 +24,7 @@ from optsteps.reporting.canvas import (
     steps_of,
     to_png,
 )
-from optsteps.reporting.tables import TEACHER
+from optsteps.reporting.run.tables import TEACHER
 from optsteps.text.escaping import matplotlib_text
 
 # the panels hold the teacher's points up to this quantile, and a margin

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from optsteps.comparison import Row, VerdictRow
-from optsteps.reporting.tables import (
+from optsteps.reporting.run.tables import (
     NO_VERDICT,
     TEACHER,
     figure_names,

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from optsteps.comparison import Row, VerdictRow
-from optsteps.reporting.tables import terminal_table, verdict_sentences
+from optsteps.reporting.run.tables import terminal_table, verdict_sentences
 
 
 def run_summary(

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 
 from optsteps.metrics.statistics import Interval, Verdict, spread, verdict
-from optsteps.reporting.quantities import quantity
-from optsteps.reporting.sweep.layout import METHOD, Layout
-from optsteps.reporting.sweep.records import Record, gather, in_order, with_figure
-from optsteps.reporting.tables import TEACHER
+from optsteps.reporting.number_format import quantity
+from optsteps.reporting.run.tables import TEACHER
+from optsteps.reporting.sweep.run_rows import Record, gather, in_order, with_figure
+from optsteps.reporting.sweep.table_layout import METHOD, Layout
 
 Role = Literal["rival", "oracle", "reference"]
 _OPPOSITE: dict[Verdict, Verdict] = {"better": "worse", "worse": "better", "no better": "no better"}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from optsteps.metrics.statistics import Verdict
 from optsteps.reporting.sweep.aggregate import Cell
-from optsteps.reporting.sweep.sheets import Sheet, notes, value_and_detail
+from optsteps.reporting.sweep.tables import Sheet, notes, value_and_detail
 from optsteps.text.escaping import latex
 
 MARKS: Mapping[Verdict, str] = {"better": "^{+}", "worse": "^{-}", "no better": r"^{\approx}"}

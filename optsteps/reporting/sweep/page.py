@@ -13,14 +13,14 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from optsteps.reporting.canvas import looks
-from optsteps.reporting.quantities import quantity
+from optsteps.reporting.number_format import quantity
+from optsteps.reporting.panels import looks
+from optsteps.reporting.run.tables import NOTHING, TEACHER
 from optsteps.reporting.sweep.aggregate import aggregate
-from optsteps.reporting.sweep.layout import METHOD, Layout, field_label
 from optsteps.reporting.sweep.plots import cost_plot, quality_plot, schedules_plot
-from optsteps.reporting.sweep.records import Record, as_label, in_order
-from optsteps.reporting.sweep.sheets import MARKS, Sheet, notes, shown_value, value_and_detail
-from optsteps.reporting.tables import NOTHING, TEACHER
+from optsteps.reporting.sweep.run_rows import Record, as_label, in_order
+from optsteps.reporting.sweep.table_layout import METHOD, Layout, field_label
+from optsteps.reporting.sweep.tables import MARKS, Sheet, notes, shown_value, value_and_detail
 from optsteps.text.escaping import html, script_data
 
 _TEMPLATE = Path(__file__).with_name("page.html")

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from optsteps.metrics.statistics import Interval
-from optsteps.reporting.quantities import Quantity, quantity
-from optsteps.reporting.sweep.records import Record, gather, in_order, read_records, with_figure
-from optsteps.reporting.tables import NOTHING, markdown_lines
+from optsteps.reporting.number_format import Quantity, quantity
+from optsteps.reporting.run.tables import NOTHING, markdown_lines
+from optsteps.reporting.sweep.run_rows import Record, gather, in_order, read_records, with_figure
 from optsteps.text.escaping import markdown
 
 __all__ = ["Record", "pivot", "read_records", "value_alone", "value_and_interval"]

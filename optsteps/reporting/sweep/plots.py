@@ -9,12 +9,12 @@ from typing import Any
 import plotly.graph_objects as go
 import torch
 
-from optsteps.reporting.canvas import FAINT, INK, LevelAxis, Look
-from optsteps.reporting.quantities import quantity
+from optsteps.reporting.number_format import quantity
+from optsteps.reporting.panels import FAINT, INK, LevelAxis, Look
 from optsteps.reporting.sweep.aggregate import Cell
-from optsteps.reporting.sweep.layout import METHOD
-from optsteps.reporting.sweep.records import Record
-from optsteps.reporting.sweep.sheets import value_and_detail
+from optsteps.reporting.sweep.run_rows import Record
+from optsteps.reporting.sweep.table_layout import METHOD
+from optsteps.reporting.sweep.tables import value_and_detail
 from optsteps.text.escaping import plotly_text
 
 _SYMBOLS = dict(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from optsteps.reporting.run.tables import TEACHER
 from optsteps.reporting.sweep.aggregate import aggregate
 from optsteps.reporting.sweep.latex import latex_sheet
-from optsteps.reporting.sweep.layout import METHOD, Layout, field_label, listed
-from optsteps.reporting.sweep.records import Record, as_label, in_order
-from optsteps.reporting.sweep.sheets import markdown_sheet, sheet, shown_value, tidy_csv
-from optsteps.reporting.tables import TEACHER
+from optsteps.reporting.sweep.run_rows import Record, as_label, in_order
+from optsteps.reporting.sweep.table_layout import METHOD, Layout, field_label, listed
+from optsteps.reporting.sweep.tables import markdown_sheet, sheet, shown_value, tidy_csv
 from optsteps.storage.files import file_name, write_atomically
 from optsteps.text.escaping import markdown
 

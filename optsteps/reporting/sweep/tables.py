@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from optsteps.metrics.statistics import Verdict
-from optsteps.reporting.quantities import quantity
+from optsteps.reporting.number_format import quantity
+from optsteps.reporting.run.tables import NOTHING, markdown_lines
 from optsteps.reporting.sweep.aggregate import Cell
-from optsteps.reporting.sweep.layout import METHOD, Layout, field_label, listed
-from optsteps.reporting.sweep.records import in_order
-from optsteps.reporting.tables import NOTHING, markdown_lines
+from optsteps.reporting.sweep.run_rows import in_order
+from optsteps.reporting.sweep.table_layout import METHOD, Layout, field_label, listed
 from optsteps.text.escaping import csv_cell, markdown, printable
 
 # behind a cell, its verdict against the baseline

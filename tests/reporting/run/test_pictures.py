@@ -9,7 +9,7 @@ from PIL import Image
 
 from optsteps.comparison import Row
 from optsteps.processes import EDM, VP, Flow
-from optsteps.reporting.canvas import COLOURS, LevelAxis, looks
+from optsteps.reporting.panels import COLOURS, LevelAxis, looks
 from optsteps.reporting.run.pictures import (
     density_png,
     loss_curve_png,

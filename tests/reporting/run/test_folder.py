@@ -13,7 +13,7 @@ from optsteps import Schedule
 from optsteps.comparison import Row
 from optsteps.processes import Flow
 from optsteps.reporting.run.folder import as_json, results, write_config, write_report
-from optsteps.reporting.run_data import read_config
+from optsteps.reporting.run.reading import read_config
 
 
 def _refuse(token: str) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 from optsteps.comparison import VerdictRow
 from optsteps.metrics.statistics import Interval
-from optsteps.reporting.quantities import quantity
-from optsteps.reporting.run_data import METRICS, IntervalData, RowData, read_config, read_metrics, read_pictures
+from optsteps.reporting.number_format import quantity
+from optsteps.reporting.run.reading import METRICS, IntervalData, RowData, read_config, read_metrics, read_pictures
 
 
 class LeftOutWarning(UserWarning):

@@ -7,10 +7,10 @@ import math
 import pytest
 
 from optsteps.metrics import Interval
-from optsteps.reporting.canvas import looks
+from optsteps.reporting.panels import looks
 from optsteps.reporting.sweep.aggregate import Cell
 from optsteps.reporting.sweep.plots import cost_plot, quality_plot, schedules_plot
-from optsteps.reporting.sweep.records import Record
+from optsteps.reporting.sweep.run_rows import Record
 
 STYLE = looks(["oss", "edm", "oracle"])
 

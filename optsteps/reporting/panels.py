@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from optsteps.comparison import Row
-from optsteps.reporting.tables import TEACHER
+from optsteps.reporting.run.tables import TEACHER
 from optsteps.text.escaping import matplotlib_text
 
 INK, FAINT = "#222222", "#8a8a8a"

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from optsteps.comparison import Row, VerdictRow
 from optsteps.metrics.judges import Measurement
-from optsteps.reporting.quantities import QUANTITIES, quantity
+from optsteps.reporting.number_format import QUANTITIES, quantity
 from optsteps.schedules import Schedule
 from optsteps.text.escaping import markdown
 

@@ -9,9 +9,9 @@ from rich.console import Console
 from optsteps.comparison import Row, VerdictRow
 from optsteps.metrics.judges import Measurement
 from optsteps.metrics.statistics import Interval
-from optsteps.reporting.quantities import quantity
+from optsteps.reporting.number_format import quantity
 from optsteps.reporting.run.report import report_markdown
-from optsteps.reporting.tables import markdown_table, markdown_verdicts, terminal_table, verdict_sentences
+from optsteps.reporting.run.tables import markdown_table, markdown_verdicts, terminal_table, verdict_sentences
 
 
 def _row(method: str, psnr: float, steps: int = 5, nfe: float = 5, oracle: bool = False, **others: Measurement) -> Row:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from optsteps.reporting.quantities import QUANTITIES
-from optsteps.reporting.sweep.records import Record, as_label, check_fields, with_figure
-from optsteps.reporting.tables import TEACHER
+from optsteps.reporting.number_format import QUANTITIES
+from optsteps.reporting.run.tables import TEACHER
+from optsteps.reporting.sweep.run_rows import Record, as_label, check_fields, with_figure
 
 METHOD = "method"
 # fields that say how much a row may spend

@@ -14,10 +14,10 @@ from scipy import stats
 from optsteps.comparison import VerdictRow
 from optsteps.metrics import Interval
 from optsteps.metrics.features import HIGHER_IS_BETTER
-from optsteps.reporting.quantities import quantity
+from optsteps.reporting.number_format import quantity
 from optsteps.reporting.sweep.aggregate import Cell, aggregate
-from optsteps.reporting.sweep.layout import Layout, choose_layout, telling_fields
-from optsteps.reporting.sweep.records import Record, in_order, read_all
+from optsteps.reporting.sweep.run_rows import Record, in_order, read_all
+from optsteps.reporting.sweep.table_layout import Layout, choose_layout, telling_fields
 
 BY_NFE = Layout(("method",), "nfe", ("psnr",), ("seed",), "edm")
 

@@ -15,10 +15,10 @@ from PIL import Image
 
 from optsteps.reporting.sweep.aggregate import aggregate
 from optsteps.reporting.sweep.latex import latex_sheet
-from optsteps.reporting.sweep.layout import choose_layout
-from optsteps.reporting.sweep.records import read_all
 from optsteps.reporting.sweep.report import write_sweep_report
-from optsteps.reporting.sweep.sheets import markdown_sheet, sheet, tidy_csv
+from optsteps.reporting.sweep.run_rows import read_all
+from optsteps.reporting.sweep.table_layout import choose_layout
+from optsteps.reporting.sweep.tables import markdown_sheet, sheet, tidy_csv
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
