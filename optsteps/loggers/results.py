@@ -1,4 +1,4 @@
-"""What a finished run hands to its logger: figures to all of them, pictures to TensorBoard and W&B, tables to W&B."""
+"""Results of a finished run, handed to its logger: numbers to any, pictures to TensorBoard and W&B, tables to W&B."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from optsteps.reporting.run.tables import figure_names
 def log_results(
     logger: Logger, rows: Sequence[Row], verdicts: Sequence[VerdictRow], written: Sequence[Path], seconds: float
 ) -> None:
-    """Hand all that a run found to `logger`, and end it.
+    """Hand all results of a run to `logger`, and end it.
 
-    Every logger gets the figures by step count, as `METHOD/FIGURE` with the ends of the interval as
+    Every logger gets the numbers by step count, as `METHOD/FIGURE` with the ends of the interval as
     `METHOD/FIGURE/low` and `/high`; TensorBoard also the report and its pictures; W&B the pictures, the tables
     "comparison", "verdicts" and "schedules", and metrics.json as the summary that it compares runs by.
 
@@ -57,18 +57,18 @@ def _log_all(
 
 def _scalars(steps: int, rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> dict[str, float]:
     """Every number of one step count, under names that no two methods share."""
-    found: dict[str, float] = {}
+    scalars: dict[str, float] = {}
     for row in rows:
         if row.steps == steps:
             cost = {"search_nfe": row.search_nfe, "search_seconds": row.search_seconds}
-            own = {"steps": row.steps, "nfe": row.nfe, "samples": len(row.samples), **cost}
-            for name, figure in row.measurements.items():
-                own |= _ends(name, figure.interval)
-            found |= {f"{row.method}/{name}": value for name, value in own.items()}
+            numbers = {"steps": row.steps, "nfe": row.nfe, "samples": len(row.samples), **cost}
+            for name, measurement in row.measurements.items():
+                numbers |= _ends(name, measurement.interval)
+            scalars |= {f"{row.method}/{name}": value for name, value in numbers.items()}
     for v in verdicts:
         if v.steps == steps:
-            found |= _ends(f"{v.method}_minus_{v.rival}/{v.figure}", v.difference)
-    return found
+            scalars |= _ends(f"{v.method}_minus_{v.rival}/{v.figure}", v.difference)
+    return scalars
 
 
 def _ends(name: str, interval: Interval) -> dict[str, float]:
@@ -99,9 +99,9 @@ def _tables(logger: SparingWandbLogger, rows: Sequence[Row], verdicts: Sequence[
     header = ["method", "steps", "nfe", "oracle", "samples", "search nfe", "search seconds", *ends]
     _table(logger, "comparison", header, compared)
 
-    said = [[v.method, v.rival, v.steps, v.nfe, v.figure, *_cells(v.difference), v.verdict] for v in verdicts]
+    judged = [[v.method, v.rival, v.steps, v.nfe, v.figure, *_cells(v.difference), v.verdict] for v in verdicts]
     header = ["method", "rival", "steps", "nfe", "figure", "difference", "low", "high", "verdict"]
-    _table(logger, "verdicts", header, said)
+    _table(logger, "verdicts", header, judged)
 
     header = ["method", "steps", "i", "time", "noise level", "log-SNR"]
     _table(logger, "schedules", header, [line for row in rows for line in _schedule_lines(row)])

@@ -1,4 +1,4 @@
-"""How each figure is written: its label, unit, scale and digits."""
+"""Format of each measured number: its label, unit, scale and digits."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from optsteps.text.escaping import printable
 
 
 @dataclass(frozen=True)
-class Quantity:
-    """How a figure is written: `scale` times the number, in `unit`, by `digits`; a difference of it as `amount`.
+class NumberFormat:
+    """The way in which a measured number is written.
 
-    `higher_is_better` is its direction, None where neither is or nothing is known.
+    Attributes:
+        label: its name in headings.
+        unit: behind the label; empty for none.
+        scale: what is written is this times the number.
+        digits: a format specification.
+        amount: the unit in which a sentence gives a difference; empty for the label.
+        higher_is_better: direction of the number, None where neither is better or nothing is known.
     """
 
     label: str
@@ -41,15 +47,15 @@ class Quantity:
         return f"{self.number(interval.value)} {self.amount or self.label} {self.interval(interval)}"
 
 
-QUANTITIES = {
-    "psnr": Quantity("PSNR", "dB", digits=".2f", amount="dB PSNR", higher_is_better=True),
-    "mse": Quantity("MSE", higher_is_better=False),
-    "pixel_psnr": Quantity("PSNR in pixels", "dB", digits=".2f", amount="dB PSNR in pixels", higher_is_better=True),
-    "pixel_mse": Quantity("MSE in pixels", higher_is_better=False),
-    "pixel_lpips": Quantity("LPIPS", higher_is_better=False),
-    "pixel_clip": Quantity("CLIP score", digits=".2f", higher_is_better=True),
+NUMBER_FORMATS = {
+    "psnr": NumberFormat("PSNR", "dB", digits=".2f", amount="dB PSNR", higher_is_better=True),
+    "mse": NumberFormat("MSE", higher_is_better=False),
+    "pixel_psnr": NumberFormat("PSNR in pixels", "dB", digits=".2f", amount="dB PSNR in pixels", higher_is_better=True),
+    "pixel_mse": NumberFormat("MSE in pixels", higher_is_better=False),
+    "pixel_lpips": NumberFormat("LPIPS", higher_is_better=False),
+    "pixel_clip": NumberFormat("CLIP score", digits=".2f", higher_is_better=True),
     **{
-        f"{space}geneval{part}": Quantity(label, digits=".3f", higher_is_better=True)
+        f"{space}geneval{part}": NumberFormat(label, digits=".3f", higher_is_better=True)
         for space in ("", "pixel_")
         for part, label in (
             ("", "GenEval"),
@@ -62,19 +68,19 @@ QUANTITIES = {
         )
     },
     **{
-        f"{space}geneval_retention": Quantity("retention", "%", 100, ".1f", "points of retention", True)
+        f"{space}geneval_retention": NumberFormat("retention", "%", 100, ".1f", "points of retention", True)
         for space in ("", "pixel_")
     },
-    "accuracy": Quantity("accuracy", "%", 100, ".1f", "points of accuracy", True),
-    "kid": Quantity("KID", "x 1000", 1000, ".2f", "thousandths of KID", False),
-    "fid": Quantity("FID", digits=".2f", higher_is_better=False),
-    "precision": Quantity("precision", digits=".3f", higher_is_better=True),
-    "recall": Quantity("recall", digits=".3f", higher_is_better=True),
-    "nll": Quantity("NLL", "nats", digits=".3f", amount="nats of NLL"),
-    "sliced_wasserstein": Quantity("sliced Wasserstein", higher_is_better=False),
+    "accuracy": NumberFormat("accuracy", "%", 100, ".1f", "points of accuracy", True),
+    "kid": NumberFormat("KID", "x 1000", 1000, ".2f", "thousandths of KID", False),
+    "fid": NumberFormat("FID", digits=".2f", higher_is_better=False),
+    "precision": NumberFormat("precision", digits=".3f", higher_is_better=True),
+    "recall": NumberFormat("recall", digits=".3f", higher_is_better=True),
+    "nll": NumberFormat("NLL", "nats", digits=".3f", amount="nats of NLL"),
+    "sliced_wasserstein": NumberFormat("sliced Wasserstein", higher_is_better=False),
 }
 
 
-def quantity(name: str) -> Quantity:
-    """How the figure `name` is written; a figure unknown here under its own name with three digits."""
-    return QUANTITIES.get(name, Quantity(printable(name)))
+def number_format(name: str) -> NumberFormat:
+    """The format of the number `name`. One that is not listed has its own name as label, and three digits."""
+    return NUMBER_FORMATS.get(name, NumberFormat(printable(name)))

@@ -1,52 +1,20 @@
-"""What the figures share: panels, one look per method, a log axis for noise levels, PNG bytes."""
+"""Panels of a matplotlib figure, what is drawn in them, and the figure as PNG bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from optsteps.comparison import Row
-from optsteps.reporting.run.tables import TEACHER
+from optsteps.reporting.plot_style import FAINT, INK, LevelScale, Look
 from optsteps.text.escaping import matplotlib_text
 
-INK, FAINT = "#222222", "#8a8a8a"
-# Okabe and Ito's colours for all kinds of sight, without the yellow; the first is the main method's
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
-MARKERS = "osD^vPX"
-DASHES = ("-", "--", ":", "-.")
 COLUMNS = 3
-
-
-class Look(NamedTuple):
-    """How a method is drawn."""
-
-    colour: str
-    marker: str
-    dashes: str
-    width: float
-    zorder: float
-
-
-def looks(methods: Sequence[str]) -> dict[str, Look]:
-    """A look for each method by order of first appearance; the first is the most salient."""
-    names = [name for name in dict.fromkeys(methods) if name != TEACHER]
-    return {
-        name: Look(
-            COLOURS[i % len(COLOURS)],
-            MARKERS[i % len(MARKERS)],
-            DASHES[i // len(COLOURS) % len(DASHES)],
-            2.4 if i == 0 else 1.4,
-            4 if i == 0 else 3 - i / 100,
-        )
-        for i, name in enumerate(names)
-    }
 
 
 def panels(titles: Sequence[str], size: tuple[float, float], columns: int = COLUMNS) -> tuple[Figure, list[Axes]]:
@@ -76,62 +44,39 @@ def legend(figure: Figure, axes: Sequence[Axes]) -> None:
         )
 
 
-class LevelAxis:
-    """Noise levels on a log axis, with places at its ends for 0 and infinity, which have none.
-
-    Args:
-        levels: all noise levels that will be drawn.
-    """
-
-    def __init__(self, levels: Tensor) -> None:
-        inside = levels[torch.isfinite(levels) & (levels > 0)]
-        low, high = (inside.min().item(), inside.max().item()) if len(inside) else (1.0, 1.0)
-        self.floor, self.ceiling = low / 3, high * 3
-        self.zero, self.infinity = bool((levels == 0).any()), bool(levels.isinf().any())
-        # of the drawn, with a margin
-        self.limits = (self.floor if self.zero else low) / 1.5, (1.6 * self.ceiling if self.infinity else high) * 1.5
-
-    def place(self, levels: Tensor) -> Tensor:
-        """Where each level is drawn."""
-        return levels.clamp(self.floor, self.ceiling)
-
-    def hollow(self, levels: Tensor) -> Tensor:
-        """Which levels are drawn at an end that stands for something else."""
-        return (levels == 0) | levels.isinf()
-
-    def mark(self, axis: Axes, direction: Literal["x", "y"]) -> None:
-        """Dotted lines that say which end is noise level 0 and which infinity."""
-        ends = [(self.zero, self.floor, "noise level 0"), (self.infinity, self.ceiling, "infinite noise level")]
-        for present, place, name in ends:
-            if not present:
-                continue
-            if direction == "y":
-                axis.axhline(place, color=FAINT, linestyle=":", linewidth=1)
-                top = place == self.ceiling
-                axis.annotate(
-                    name,
-                    (1.0 if top else 0.0, place),
-                    (-3 if top else 3, 3),
-                    xycoords=axis.get_yaxis_transform(),
-                    textcoords="offset points",
-                    ha="right" if top else "left",
-                    fontsize=8,
-                    color=FAINT,
-                )
-            else:
-                axis.axvline(place, color=FAINT, linestyle=":", linewidth=1)
-                axis.annotate(
-                    name,
-                    (place, 0.0),
-                    (-3, 4),
-                    xycoords=axis.get_xaxis_transform(),
-                    textcoords="offset points",
-                    rotation=90,
-                    ha="right",
-                    va="bottom",
-                    fontsize=8,
-                    color=FAINT,
-                )
+def mark_ends(axis: Axes, direction: Literal["x", "y"], scale: LevelScale) -> None:
+    """Dotted lines that say which end of the scale stands for noise level 0 and which for infinity."""
+    ends = [(scale.zero, scale.floor, "noise level 0"), (scale.infinity, scale.ceiling, "infinite noise level")]
+    for present, place, name in ends:
+        if not present:
+            continue
+        if direction == "y":
+            axis.axhline(place, color=FAINT, linestyle=":", linewidth=1)
+            top = place == scale.ceiling
+            axis.annotate(
+                name,
+                (1.0 if top else 0.0, place),
+                (-3 if top else 3, 3),
+                xycoords=axis.get_yaxis_transform(),
+                textcoords="offset points",
+                ha="right" if top else "left",
+                fontsize=8,
+                color=FAINT,
+            )
+        else:
+            axis.axvline(place, color=FAINT, linestyle=":", linewidth=1)
+            axis.annotate(
+                name,
+                (place, 0.0),
+                (-3, 4),
+                xycoords=axis.get_xaxis_transform(),
+                textcoords="offset points",
+                rotation=90,
+                ha="right",
+                va="bottom",
+                fontsize=8,
+                color=FAINT,
+            )
 
 
 def draw_path(axis: Axes, x: Tensor, y: Tensor, hollow: Tensor, label: str, look: Look) -> None:
@@ -139,11 +84,6 @@ def draw_path(axis: Axes, x: Tensor, y: Tensor, hollow: Tensor, label: str, look
     style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 5.5, "zorder": look.zorder}
     axis.plot(x, y, linestyle=look.dashes, linewidth=look.width, label=matplotlib_text(label), **style)
     axis.plot(x[hollow], y[hollow], linestyle="none", markerfacecolor="white", **style)
-
-
-def steps_of(rows: Sequence[Row]) -> list[int]:
-    """The step counts of the rows, without the teacher's."""
-    return sorted({row.steps for row in rows if row.method != TEACHER})
 
 
 def to_png(figure: Figure, dpi: int = 130) -> bytes:

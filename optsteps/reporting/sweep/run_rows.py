@@ -1,4 +1,4 @@
-"""What the folders of many runs say: one record for every row of every run."""
+"""Rows of many runs, read from the folders of the runs."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from typing import Any
 
 from optsteps.comparison import VerdictRow
 from optsteps.metrics.statistics import Interval
-from optsteps.reporting.number_format import quantity
+from optsteps.reporting.number_format import number_format
 from optsteps.reporting.run.reading import METRICS, IntervalData, RowData, read_config, read_metrics, read_pictures
 
 
 class LeftOutWarning(UserWarning):
-    """A run, or a picture of one, that cannot be read; the others are."""
+    """A run, or a picture of a run, cannot be read and is left out."""
 
 
 @dataclass(frozen=True)
-class Record:
-    """One row of one run's comparison.
+class RunRow:
+    """A row of one run's comparison.
 
     Attributes:
-        fields: the run's resolved config by dotted keys, and the row's "method", "steps", "nfe", "budget" (the least of
-            the run's `nfe` that pays for it; its own where the run counted steps), "oracle" and "main" (the run's main
-            method).
-        figures: by name; one whose value was not finite is left out.
-        higher_is_better: direction of each figure, None where neither is.
+        fields: the run's resolved config by dotted keys, and six fields of the row: "method", "steps", "nfe", "oracle",
+            "main" (the run's main method) and "budget" (the least of the run's `nfe` that pays for the row; the row's
+            own NFE where the run counted steps).
+        intervals: the measured numbers by name; a number that is not finite is left out.
+        higher_is_better: direction of each number, None where neither is.
         noise_levels: of its schedule [n+1]; None where it has none.
-        search_nfe: what finding the schedules of all step counts cost, per sample of the search.
+        search_nfe: network evaluations, per sample of the search, for the schedules of all step counts.
         verdicts: all that its run holds.
         run: the run's folder.
         pictures: the run's pictures of samples by their number of steps, PNG.
     """
 
     fields: dict[str, Any]
-    figures: dict[str, Interval]
+    intervals: dict[str, Interval]
     higher_is_better: Mapping[str, bool | None] = field(default_factory=dict)
     noise_levels: Sequence[float] | None = None
     search_nfe: float = 0.0
@@ -47,13 +47,8 @@ class Record:
     pictures: Mapping[int, bytes] = field(default_factory=dict, repr=False)
 
 
-def read_records(folder: Path) -> list[Record]:
-    """Every row of every run below `folder`, or of the run that it is. Arguments and errors as of `read_all`."""
-    return read_all([folder])
-
-
-def read_all(folders: Iterable[Path]) -> list[Record]:
-    """The records of all runs below some folders; a run below two of them is read once.
+def read_run_rows(*folders: Path) -> list[RunRow]:
+    """The rows of all runs below some folders, each of which may be a run itself; a run below two is read once.
 
     A run that cannot be read is left out with a `LeftOutWarning`, which names the file and the field.
 
@@ -63,68 +58,71 @@ def read_all(folders: Iterable[Path]) -> list[Record]:
     """
     runs: dict[Path, Path] = {}
     for folder in folders:
-        found = [path.parent for path in sorted(folder.rglob(METRICS), key=_natural)]
-        if not found:
+        below = [path.parent for path in sorted(folder.rglob(METRICS), key=_natural)]
+        if not below:
             raise FileNotFoundError(f"no run (a folder with {METRICS}) below {folder}")
-        for run in found:
+        for run in below:
             runs.setdefault(run.resolve(), run)
-    records: list[Record] = []
+    rows: list[RunRow] = []
     unreadable: list[str] = []
     for run in runs.values():
         try:
-            records += _records(run)
+            rows += _rows_of(run)
         except (ValueError, OSError) as error:
             unreadable.append(str(error))
-    if not records:
+    if not rows:
         others = f" (and {len(unreadable) - 1} more runs cannot be read)" if len(unreadable) > 1 else ""
-        raise ValueError(f"{unreadable[0]}{others}" if unreadable else f"no run below {folder} has any row")
+        raise ValueError(
+            f"{unreadable[0]}{others}" if unreadable else f"no run below {', '.join(map(str, folders))} has any row"
+        )
     for sentence in unreadable:
         warnings.warn(f"a run is left out: {sentence}", LeftOutWarning, stacklevel=2)
-    return records
+    return rows
 
 
-def with_figure(records: Sequence[Record], figure: str) -> list[Record]:
-    """The records that have `figure`.
+def with_figure(rows: Sequence[RunRow], figure: str) -> list[RunRow]:
+    """The rows that have the number `figure`.
 
     Raises:
         ValueError: none has.
     """
-    found = [record for record in records if figure in record.figures]
-    if not found:
-        known = sorted({name for record in records for name in record.figures})
-        raise ValueError(f"no row has the figure {figure!r}; there are {', '.join(known)}")
-    return found
+    having = [row for row in rows if figure in row.intervals]
+    if not having:
+        available = sorted({name for row in rows for name in row.intervals})
+        raise ValueError(f"no row has the figure {figure!r}; there are {', '.join(available)}")
+    return having
 
 
-def check_fields(records: Sequence[Record], fields: Iterable[str]) -> None:
-    """Raises ValueError for a field that no record has."""
-    known = {name for record in records for name in record.fields}
+def check_fields(rows: Sequence[RunRow], fields: Iterable[str]) -> None:
+    """Raises ValueError for a field that no row has."""
+    available = {name for row in rows for name in row.fields}
     for name in fields:
-        if name not in known:
-            raise ValueError(f"a run has no field {name!r}; it has {', '.join(sorted(known))}")
+        if name not in available:
+            raise ValueError(f"a run has no field {name!r}; it has {', '.join(sorted(available))}")
 
 
 def gather(
-    records: Sequence[Record], fields: Sequence[str], over: Sequence[str], figure: str
-) -> dict[tuple[Any, ...], dict[tuple[Any, ...], Record]]:
-    """The records of each combination of `fields`, and under it of each combination of `over`.
+    rows: Sequence[RunRow], fields: Sequence[str], over: Sequence[str], figure: str
+) -> dict[tuple[Any, ...], dict[tuple[Any, ...], RunRow]]:
+    """The rows of each combination of values of `fields`, and among these of each combination of values of `over`.
 
     A rival is measured again by every run that is compared with it: results that agree are one.
 
     Raises:
-        ValueError: two different results for one place, or a field that no record has.
+        ValueError: two different results for one combination, or a field that no row has.
     """
-    check_fields(records, [*fields, *over])
-    places: dict[tuple[Any, ...], dict[tuple[Any, ...], Record]] = {}
-    for record in records:
-        key, repetition = (tuple(as_label(record.fields.get(name)) for name in names) for names in (fields, over))
-        there = places.setdefault(key, {})
-        known = there.get(repetition, record)
-        if not math.isclose(known.figures[figure].value, record.figures[figure].value, rel_tol=1e-6):
-            raise ValueError(_two_results(dict(zip([*fields, *over], [*key, *repetition], strict=True)), known, record))
-        verdicts = known.verdicts if known is record else (*known.verdicts, *record.verdicts)
-        there[repetition] = replace(known, verdicts=verdicts)
-    return places
+    check_fields(rows, [*fields, *over])
+    gathered: dict[tuple[Any, ...], dict[tuple[Any, ...], RunRow]] = {}
+    for row in rows:
+        key, repetition = (tuple(as_label(row.fields.get(name)) for name in names) for names in (fields, over))
+        repetitions = gathered.setdefault(key, {})
+        first = repetitions.get(repetition, row)
+        if not math.isclose(first.intervals[figure].value, row.intervals[figure].value, rel_tol=1e-6):
+            place = dict(zip([*fields, *over], [*key, *repetition], strict=True))
+            raise ValueError(_two_results(place, first, row))
+        verdicts = first.verdicts if first is row else (*first.verdicts, *row.verdicts)
+        repetitions[repetition] = replace(first, verdicts=verdicts)
+    return gathered
 
 
 def as_label(value: Any) -> Any:
@@ -134,20 +132,19 @@ def as_label(value: Any) -> Any:
 
 def in_order(values: Iterable[Any]) -> list[Any]:
     """Each value once: numbers by size, then all others as they first appear."""
-    found = list(dict.fromkeys(values))
     # sorting is stable: what is no number stays where it was among its like
-    return sorted(found, key=lambda value: (0, value) if isinstance(value, (int, float)) else (1, 0))
+    return sorted(dict.fromkeys(values), key=lambda value: (0, value) if isinstance(value, (int, float)) else (1, 0))
 
 
-def _two_results(place: Mapping[str, Any], one: Record, other: Record) -> str:
-    *first, (column, value) = place.items()
+def _two_results(place: Mapping[str, Any], first: RunRow, second: RunRow) -> str:
+    *others, (column, value) = place.items()
     differing = [
         name
-        for name in dict.fromkeys([*one.fields, *other.fields])
-        if one.fields.get(name) != other.fields.get(name) and not name.startswith("facts.")
+        for name in dict.fromkeys([*first.fields, *second.fields])
+        if first.fields.get(name) != second.fields.get(name) and not name.startswith("facts.")
     ]
-    said = f"two results for {dict(first)} at {column} = {value}; add the field in which they differ to the rows"
-    return f"{said} (it is among {', '.join(differing)})" if differing else said
+    sentence = f"two results for {dict(others)} at {column} = {value}; add the field in which they differ to the rows"
+    return f"{sentence} (it is among {', '.join(differing)})" if differing else sentence
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
@@ -156,7 +153,7 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(n[0]) if n else -1, part) for n, part in zip(numbers, path.parts, strict=True)]
 
 
-def _records(run: Path) -> list[Record]:
+def _rows_of(run: Path) -> list[RunRow]:
     metrics, config = read_metrics(run), read_config(run)
     config |= {f"facts.{name}": value for name, value in metrics.facts.items()}
     verdicts = tuple(
@@ -167,17 +164,17 @@ def _records(run: Path) -> list[Record]:
     for sentence in unreadable:
         warnings.warn(f"a picture is left out: {sentence}", LeftOutWarning, stacklevel=3)
     return [
-        Record(
-            {**config, **_own_fields(row, config.get("nfe")), "main": metrics.method},
+        RunRow(
+            {**config, **_row_fields(row, config.get("nfe")), "main": metrics.method},
             {name: _interval(f) for name, f in row.figures.items() if f.value is not None},
             {
                 name: f.higher_is_better
                 if "higher_is_better" in f.model_fields_set
-                else quantity(name).higher_is_better
+                else number_format(name).higher_is_better
                 for name, f in row.figures.items()
                 if f.value is not None
             },
-            # the one that JSON cannot hold is a flow's at t = 1
+            # JSON has null for the infinite level of a flow at t = 1
             None if row.noise_levels is None else [math.inf if level is None else level for level in row.noise_levels],
             row.search_nfe,
             verdicts,
@@ -188,14 +185,14 @@ def _records(run: Path) -> list[Record]:
     ]
 
 
-def _own_fields(row: RowData, nfe: Any) -> dict[str, Any]:
-    """The fields that differ between the rows of a run, which was given so many evaluations."""
+def _row_fields(row: RowData, nfe: Any) -> dict[str, Any]:
+    """The fields that differ between the rows of a run, of which `nfe` is the list of budgets or None."""
     budgets = [n for n in nfe if isinstance(n, (int, float)) and n >= row.nfe] if isinstance(nfe, list) else []
-    own = {"method": row.method, "steps": row.steps, "nfe": row.nfe, "oracle": row.oracle}
-    return {**own, "budget": min(budgets, default=row.nfe)}
+    fields = {"method": row.method, "steps": row.steps, "nfe": row.nfe, "oracle": row.oracle}
+    return {**fields, "budget": min(budgets, default=row.nfe)}
 
 
 def _interval(numbers: IntervalData) -> Interval:
-    """What JSON holds, its null as NaN."""
+    """An interval from JSON, whose null is NaN."""
     value, low, high = (math.nan if n is None else n for n in (numbers.value, numbers.low, numbers.high))
     return Interval(value, low, high)

@@ -9,7 +9,7 @@ from rich.console import Console
 from optsteps.comparison import Row, VerdictRow
 from optsteps.metrics.judges import Measurement
 from optsteps.metrics.statistics import Interval
-from optsteps.reporting.number_format import quantity
+from optsteps.reporting.number_format import number_format
 from optsteps.reporting.run.report import report_markdown
 from optsteps.reporting.run.tables import markdown_table, markdown_verdicts, terminal_table, verdict_sentences
 
@@ -102,7 +102,7 @@ def test_the_terminal_shows_the_same_numbers_in_80_columns() -> None:
     ],
 )
 def test_digits(name: str, value: float, written: str) -> None:
-    assert quantity(name).number(value) == written
+    assert number_format(name).number(value) == written
 
 
 def _verdict(rival: str, value: float, low: float, high: float, said: str, figure: str = "psnr") -> VerdictRow:
