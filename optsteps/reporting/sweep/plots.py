@@ -60,7 +60,8 @@ def schedules_plot(run_rows: Sequence[RunRow], style: Mapping[str, Look]) -> go.
     low, high = (math.log10(limit) for limit in scale.limits)
     _log_ticks(figure.layout.yaxis, [10.0**power for power in range(math.ceil(low), math.floor(high) + 1)], ends)
     figure.update_yaxes(range=[low, high])
-    figure.update_xaxes(tickformat="d")
+    steps = max(len(levels) - 1 for schedules in drawn.values() for levels in schedules)
+    figure.update_xaxes(tickformat="d", dtick=max(1, round(steps / 10)))
     return figure
 
 
