@@ -108,8 +108,8 @@ def _typed(value: Any) -> str:
 
 def _renamed(row: RunRow, labels: dict[str, str]) -> RunRow:
     """A row whose methods, and those of its verdicts, have their names by `labels`."""
-    main = str(row.fields["main"])
-    fields = {**row.fields, METHOD: labels[row.fields[METHOD]], "main": labels.get(main, main)}
+    main = row.fields["main"]
+    fields = {**row.fields, METHOD: labels[row.fields[METHOD]], "main": labels.get(str(main), main)}
     verdicts = tuple(
         replace(v, method=labels.get(v.method, v.method), rival=labels.get(v.rival, v.rival)) for v in row.verdicts
     )

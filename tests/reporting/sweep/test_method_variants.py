@@ -25,10 +25,9 @@ def run(
 ) -> list[RunRow]:
     """A run of `main` with the rival edm, which the main method beats; oss has an oracle."""
     verdicts = (VerdictRow(main, "edm", 5, 5, "psnr", Interval(1, 0.5, 2), "better"),)
-    config = (
-        {f"method.{name}": value for name, value in settings.items()} | {"seed": seed, "rivals.edm.rho": 7} | config
-    )
-    numbers = {main: psnr, "edm": 20.0 + seed, "oss_per_sample": 30.0 + seed, "teacher": 40.0}
+    config = {"seed": seed, "rivals.edm.rho": 7, **{f"method.{k}": v for k, v in settings.items()}, **config}
+    numbers = {"edm": 20.0 + seed, "oss_per_sample": 30.0 + seed, "teacher": 40.0}
+    numbers = {main: psnr, **{name: value for name, value in numbers.items() if name != main}}
     return [
         RunRow(
             {**config, "method": name, "steps": 5, "nfe": 5, "budget": 5, "oracle": "per_sample" in name, "main": main},
