@@ -25,6 +25,7 @@ MODULES: dict[str, str] = {
     "metrics.geneval_score": "metrics.geneval.score",
     "metrics.scene_detector": "metrics.geneval.scene_detector",
     "no_logger": "loggers.none",
+    "reporting.pivot": "reporting.sweep.pivot",
     "probe": "running.probe",
     "runner": "running.runner",
     "store": "storage.store",

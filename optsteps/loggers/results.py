@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from PIL import Image
 
 from optsteps.comparison import Row, VerdictRow
-from optsteps.loggers.wandb import SparingWandbLogger
+from optsteps.loggers.wandb import FallbackWandbLogger
 from optsteps.metrics.statistics import Interval
 from optsteps.reporting.run.folder import finite
 from optsteps.reporting.run.tables import figure_names
@@ -33,8 +33,8 @@ def log_results(
         written: the files of the report, written before anything leaves this machine.
         seconds: wall time of the run.
     """
-    if isinstance(logger, SparingWandbLogger):
-        logger.log_whole(partial(_log_all, logger, rows, verdicts, written, seconds))
+    if isinstance(logger, FallbackWandbLogger):
+        logger.log_together(partial(_log_all, logger, rows, verdicts, written, seconds))
     else:
         _log_all(logger, rows, verdicts, written, seconds)
     logger.finalize("success")
@@ -48,7 +48,7 @@ def _log_all(
     logger.log_metrics({"wall_seconds": seconds}, step=0)
     if isinstance(logger, TensorBoardLogger):
         _pages(logger, written)
-    if isinstance(logger, SparingWandbLogger):
+    if isinstance(logger, FallbackWandbLogger):
         _tables(logger, rows, verdicts)
         for picture in _pictures(written):
             logger.log_image(f"pictures/{picture.stem}", images=[str(picture)])
@@ -88,7 +88,7 @@ def _pages(logger: TensorBoardLogger, written: Sequence[Path]) -> None:
             logger.experiment.add_text(page.stem, page.read_text())
 
 
-def _tables(logger: SparingWandbLogger, rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> None:
+def _tables(logger: FallbackWandbLogger, rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> None:
     names = figure_names(rows)
     ends = [end for name in names for end in (name, f"{name} low", f"{name} high")]
     compared = []
@@ -107,7 +107,7 @@ def _tables(logger: SparingWandbLogger, rows: Sequence[Row], verdicts: Sequence[
     _table(logger, "schedules", header, [line for row in rows for line in _schedule_lines(row)])
 
 
-def _table(logger: SparingWandbLogger, name: str, header: list[str], lines: Sequence[Sequence[Any]]) -> None:
+def _table(logger: FallbackWandbLogger, name: str, header: list[str], lines: Sequence[Sequence[Any]]) -> None:
     logger.log_table(name, columns=header, data=finite(lines))
 
 

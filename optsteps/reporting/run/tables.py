@@ -148,13 +148,6 @@ def terminal_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def markdown_verdicts(verdicts: Sequence[VerdictRow]) -> str:
-    """The paired differences as a Markdown table, and the verdicts in a sentence per step count."""
-    return (
-        "\n\n".join([verdict_table(verdicts), *map(markdown, verdict_sentences(verdicts))]) if verdicts else NO_VERDICT
-    )
-
-
 def verdict_table(verdicts: Sequence[VerdictRow]) -> str:
     """The paired differences as a Markdown table."""
     lines = []

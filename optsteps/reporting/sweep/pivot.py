@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from optsteps.deprecation import old_names
 from optsteps.metrics.statistics import Interval
 from optsteps.reporting.markdown import NOTHING, markdown_lines
 from optsteps.reporting.number_format import NumberFormat, number_format
@@ -65,3 +66,6 @@ def pivot(
     return markdown_lines(
         [*(field.split(".")[0] for field in rows), *(markdown(str(place)) for place in columns)], lines, left=len(rows)
     )
+
+
+__getattr__ = old_names(__name__, Record="RunRow", read_records="read_run_rows")
