@@ -1,4 +1,4 @@
-"""Accuracy: whether a classifier sees the class that a sample was to show."""
+"""Accuracy: the share of samples in which a classifier sees the class of their condition."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def class_correct(
 
 
 class ClassJudge(Judge):
-    """How often a classifier sees the class that was asked for.
+    """The share of samples in which a classifier sees the class of their condition ("accuracy").
 
     Args:
         weights: of a `Classifier`, a path or `shipped:NAME`.

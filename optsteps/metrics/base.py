@@ -1,4 +1,4 @@
-"""A judge, which measures samples, and a measurement, which is what it answers. This needs torch alone."""
+"""Judges, which measure samples, and measurements, which they answer with. This needs torch alone."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ class Measurement:
     Attributes:
         interval: value with its 95 % interval.
         higher_is_better: direction; None where neither is.
-        values: one number per sample [B] where there is one.
-        sets: where there is none, the number of each of S disjoint sets of samples [S], split alike in every row.
-        compares_with_teacher: the number says how near the samples are to the teacher's. The teacher's own row leaves
-            it out.
+        values: one number per sample [B], None where single samples have none.
+        sets: the number of each of S disjoint sets of samples [S], which are split alike in every row; None where
+            there are values, or nothing that could be paired.
+        compares_with_teacher: the number says how near the samples are to the teacher's, so the teacher's own row
+            leaves it out.
     """
 
     interval: Interval
@@ -57,19 +58,21 @@ class Judge(ABC):
     """Measures final samples.
 
     Attributes:
-        needs_many: says something only of a distribution, so that a handful of samples is not shown to it.
+        needs_many: the judge compares distributions, so an oracle's handful of samples is not shown to it.
     """
 
     needs_many: bool = False
 
     @property
     def figures(self) -> dict[str, bool | None] | None:
-        """The figures that it may give, by name, and whether higher is better (None: neither is), for those who ask
-        before anything is sampled; None where only `judge` tells."""
+        """The names of all that it may measure, with whether higher is better (None: neither is).
+
+        They are needed before anything is sampled. None where they are not known before `judge`.
+        """
         return None
 
     def check(self, samples: int, shape: Sequence[int] | None) -> None:
-        """Refuse, before anything is sampled, what `judge` would refuse for its number or shape.
+        """Refuse, before anything is sampled, samples that `judge` would refuse for their number or shape.
 
         Args:
             samples: how many will be judged together.
@@ -83,4 +86,10 @@ class Judge(ABC):
 
     @abstractmethod
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
-        """Figures by name, for samples x [B, ...], the teacher's samples from the same noise, and their condition."""
+        """The measurements of samples, by name.
+
+        Args:
+            x: final samples [B, ...].
+            teacher: the teacher's samples from the same noise [B, ...].
+            cond: the condition of both.
+        """

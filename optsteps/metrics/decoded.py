@@ -1,4 +1,4 @@
-"""A judge of images applied to samples that are latents."""
+"""Judge of images, applied to samples that are latents."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from optsteps.metrics.base import Judge, Measurement
 
 
 class DecodedJudge(Judge):
-    """Another judge's figures of decoded images, named `pixel_` and its name for them.
+    """Another judge's measurements of decoded images, each named `pixel_` and the other judge's name.
 
     Args:
-        decode: images of samples that are latents.
+        decode: makes images of samples that are latents.
         judge: of images.
     """
 
@@ -33,5 +33,5 @@ class DecodedJudge(Judge):
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
         if self._teacher is None or self._teacher[0] is not teacher:  # the same for every row
             self._teacher = (teacher, self.decode(teacher).cpu())
-        figures = self.judge_of_images.judge(self.decode(x).cpu(), self._teacher[1], cond)
-        return {f"pixel_{name}": figure for name, figure in figures.items()}
+        measurements = self.judge_of_images.judge(self.decode(x).cpu(), self._teacher[1], cond)
+        return {f"pixel_{name}": measurement for name, measurement in measurements.items()}

@@ -1,4 +1,4 @@
-"""From images to the features that FID and its kin compare, by torch-fidelity's feature extractors.
+"""Features of images, which FID and its kin compare, by torch-fidelity's feature extractors.
 
 torch-fidelity's extractors take bytes. `to_uint8` is the only place where images become bytes, and reference and
 samples pass through it alike: it is part of the metric, as the file format is of an FID computed from PNG files.
@@ -148,7 +148,7 @@ def build_extractor(name: str, weights_path: str | PathLike[str] | None = None) 
                 name, [layer], cuda=False, feature_extractor_weights_path=path, verbose=False
             )
     except (UnpicklingError, RuntimeError, EOFError) as error:
-        if name in _networks:  # a fault of the caller's own
+        if name in _networks:  # the fault is in the caller's network
             raise
         file = f"weights file {path}" if path else f"the weights file of {name!r} in the torch hub folder"
         raise ValueError(f"{file} is damaged or holds more than tensors ({error})") from error

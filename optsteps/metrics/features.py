@@ -39,7 +39,7 @@ class FidelitySettings:
         kid_subset_size: samples in a subset; all of them where there are fewer.
         neighbours: precision and recall draw the ball of a feature out to this nearest neighbour.
         seed: of the subsets and of the disjoint sets behind the intervals.
-        figures: which of FID, KID, precision and recall to compute; the last two compare every pair of features.
+        figures: which of "fid", "kid", "precision" and "recall" to compute; the last two compare all pairs of features.
 
     Raises:
         ValueError: an unknown figure.
@@ -130,7 +130,7 @@ def fidelity_per_set(samples: Tensor, reference: Tensor, sets: int, settings: Fi
 
 
 def size_of_sets(samples: int, sets: int, settings: FidelitySettings) -> int:
-    """How many of so many samples each of the disjoint sets behind an interval has.
+    """The size of each of the disjoint sets of samples behind an interval.
 
     Raises:
         ValueError: too few samples for that many sets.

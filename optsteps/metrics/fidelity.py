@@ -1,4 +1,4 @@
-"""Judges of how alike many samples are to data: FID, KID, precision and recall."""
+"""Judges of the likeness of many samples to data: FID, KID, precision and recall, with intervals."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class FidelityJudge(Judge):
 
     Args:
         features: safetensors file with the reference "features" [M, F], a path or `shipped:NAME`.
-        figures: which of "fid", "kid", "precision", "recall" to compute.
-        sets: disjoint sets of samples behind the intervals.
+        figures: which of "fid", "kid", "precision" and "recall" to measure.
+        sets: number of disjoint sets of samples behind the intervals.
         classifier: weights of the `Classifier` whose features are compared; None for `extractor`.
         extractor: name of one of torch-fidelity's own extractors, e.g. "inception-v3-compat".
         extractor_weights: that extractor's weights file.
@@ -104,12 +104,14 @@ class FidelityJudge(Judge):
 
 
 class CoordinateJudge(Judge):
-    """FID, KID, precision and recall of low-dimensional samples of a known distribution, their coordinates standing for
-    an image's features: FID is the Frechet distance of the Gaussians with the samples' and the truth's moments.
+    """FID, KID, precision and recall of low-dimensional samples of a known distribution.
+
+    The coordinates of a sample stand for the features of an image. So FID is the Frechet distance of the Gaussians that
+    have the moments of the samples and of the truth.
 
     Args:
-        distribution: with `sample`.
-        samples: true samples to compare with.
+        distribution: what true samples are drawn from.
+        samples: number of true samples to compare with.
         figures, sets, kid_subsets: as in `FidelityJudge`.
     """
 

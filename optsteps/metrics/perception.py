@@ -1,4 +1,4 @@
-"""Judges of how images look: their distance to the teacher's as people see it, and how well they fit their prompts."""
+"""Judges of images by networks: LPIPS to the teacher's images, and the CLIP score of image and prompt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PerceptualJudge(Judge):
         max_batch: images compared at once.
 
     Raises:
-        ValueError: in `judge`, samples that are no images of 1 or 3 channels.
+        ValueError: in `check` and `judge`, samples that are no images of 1 or 3 channels.
     """
 
     def __init__(self, network: Literal["alex", "vgg", "squeeze"] = "alex", max_batch: int = 32) -> None:

@@ -1,4 +1,4 @@
-"""A judge of how far samples lie from the teacher's samples from the same noise."""
+"""Judge of the distance of samples to the teacher's samples from the same noise."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class TeacherJudge(Judge):
     """PSNR (dB) and MSE to the teacher's samples from the same noise.
 
     Args:
-        data_range: largest minus smallest possible value of the data, e.g. 2 for images in [-1, 1]. None leaves PSNR
-            out, for data without a range.
+        data_range: largest minus smallest possible value of the data, e.g. 2 for images in [-1, 1]. None, for data
+            without a range, leaves PSNR out.
     """
 
     def __init__(self, data_range: float | None) -> None:
@@ -26,8 +26,8 @@ class TeacherJudge(Judge):
 
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
         errors = mse(x, teacher)
-        figures = {"mse": sample_wise(errors, False, compares_with_teacher=True)}
+        measurements = {"mse": sample_wise(errors, False, compares_with_teacher=True)}
         # PSNR is infinite where the two agree exactly, and has no mean then
         if self.data_range is not None and bool((errors > 0).all()):
-            figures["psnr"] = sample_wise(psnr(x, teacher, self.data_range), True, compares_with_teacher=True)
-        return figures
+            measurements["psnr"] = sample_wise(psnr(x, teacher, self.data_range), True, compares_with_teacher=True)
+        return measurements

@@ -14,7 +14,7 @@ from optsteps.metrics.statistics import Interval, spread
 
 
 class Distribution(Protocol):
-    """What can be drawn from and has a density, such as `GaussianMixture`."""
+    """A distribution that can be drawn from and has a density, such as `GaussianMixture`."""
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n samples [n, d]."""
@@ -28,8 +28,8 @@ class Distribution(Protocol):
 def negative_log_likelihood(samples: Tensor, log_prob: Callable[[Tensor], Tensor]) -> Tensor:
     """-log p of each sample under the true distribution.
 
-    Its mean is the cross-entropy of samples and distribution: at best the distribution's `entropy` for perfect samples,
-    but lower still for samples that crowd its modes, so compare with the entropy rather than seek the least.
+    Its mean is the cross-entropy of samples and distribution. For perfect samples this is the distribution's `entropy`,
+    and for samples that crowd its modes it is lower still. So compare it with the entropy; the least is not the best.
 
     Args:
         samples: [B, d].
@@ -89,13 +89,13 @@ def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 256, seed: int =
 
 
 class DistributionJudge(Judge):
-    """Against a known density: negative log-likelihood (nats) and sliced Wasserstein distance to true samples.
+    """Negative log-likelihood (nats) under a known density, and sliced Wasserstein distance to true samples.
 
-    Samples less spread than the truth score a *lower* NLL than true samples: read it beside the entropy.
+    Samples less spread than the truth have a *lower* NLL than true samples, so read it beside the entropy.
 
     Args:
-        distribution: with `sample` and `log_prob`.
-        samples: true samples to compare with.
+        distribution: the known density.
+        samples: number of true samples to compare with.
     """
 
     def __init__(self, distribution: Distribution, samples: int) -> None:
