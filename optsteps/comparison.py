@@ -1,4 +1,4 @@
-"""Schedules compared on samples that no search saw, paired on the same noise."""
+"""Comparison of schedules on samples that no search saw, paired on the same noise."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from torch import Tensor
 from optsteps.conditions import Cond, take
 from optsteps.denoisers import Denoiser, call_nfe
 from optsteps.deprecation import old_names
-from optsteps.metrics.judges import Judge, Measurement
+from optsteps.metrics.base import Judge, Measurement
 from optsteps.metrics.statistics import Interval, Verdict, verdict
 from optsteps.processes import Process
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
 from optsteps.trajectories import NO_CACHE, Cache, Trajectories
 
+TEACHER = "teacher"  # the name of the teacher's row
 TRACED = 32  # samples that are compared with the teacher along the way
 
 
 @dataclass(frozen=True)
 class Row:
-    """One schedule (or, for the oracle, one per sample), judged.
+    """A schedule, or for the oracle one schedule per sample, with what was measured on its samples.
 
     Attributes:
         method: name of the method.
@@ -32,12 +33,12 @@ class Row:
         nfe: network evaluations per sample, guidance included.
         schedule: None for the oracle.
         samples: final samples [B, ...].
-        figures: by name.
-        oracle: the schedule was searched for the very sample it is judged on, so the row is a bound and no rival.
-        search_nfe, search_seconds: what finding the schedules of all step counts cost, per sample of the search and in
-            all.
+        measurements: by the name of what is measured ("psnr", "fid", ...).
+        oracle: each schedule was searched for the very sample it is judged on, so the row is a bound and no rival.
+        search_nfe: network evaluations, per sample of the search, that finding the schedules of all step counts needs.
+        search_seconds: wall time of that search.
         path_error: mean squared difference to the teacher at every time [n+1], None for the oracle.
-        teacher: the many-step schedule that the figures compare with; None for the trial's.
+        teacher: the many-step schedule that the samples are compared with; None for the comparison's own.
     """
 
     method: str
@@ -45,7 +46,7 @@ class Row:
     nfe: float
     schedule: Schedule | None
     samples: Tensor
-    figures: dict[str, Measurement]
+    measurements: dict[str, Measurement]
     oracle: bool = False
     search_nfe: float = 0.0
     search_seconds: float = 0.0
@@ -55,7 +56,15 @@ class Row:
 
 @dataclass(frozen=True)
 class VerdictRow:
-    """The paired difference method - rival of one figure at equal NFE, and what it allows to be said."""
+    """The paired difference of a method and a rival at equal NFE, and the verdict that it allows.
+
+    Attributes:
+        method, rival: names of the two.
+        steps, nfe: of the method's row; the rival has the same NFE.
+        figure: name of the measurement.
+        difference: the method's number minus the rival's, with its 95 % interval.
+        verdict: on the method.
+    """
 
     method: str
     rival: str
@@ -66,13 +75,13 @@ class VerdictRow:
     verdict: Verdict
 
 
-# of alpha / sigma
+# starts whose alpha / sigma differ by less count as one start
 _SAME_START = 2e-3
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Unseen samples with the teacher's answer, for all rows alike.
+    """Samples that no search saw, with the teacher's answer to them, which all rows are held against.
 
     Args:
         denoiser, process, solver: as in the search.
@@ -100,7 +109,7 @@ class Comparison:
     teacher_solver: Solver | None = None
     cache: Cache = NO_CACHE
     _answers: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    _from: dict[float, Comparison] = field(default_factory=dict, repr=False)
+    _by_start: dict[float, Comparison] = field(default_factory=dict, repr=False)
 
     def teacher_samples(self) -> Tensor:
         """The teacher's final samples [B, ...], computed once."""
@@ -109,24 +118,26 @@ class Comparison:
         return self._answers["final"]
 
     def from_start_of(self, schedule: Schedule) -> Comparison:
-        """This trial with a teacher that begins where `schedule` does, at its noise's scale, and goes on by the times
-        of this one: what is far from a teacher for its start alone is compared with one of the same start. A start is
-        the same where alpha / sigma differs by less than 0.002, as between a flow's t = 1 and 0.999.
+        """This comparison with a teacher that begins where `schedule` does.
+
+        Its first time and initial scale are the schedule's, its later times this teacher's. So a schedule that is far
+        from the teacher for its start alone is compared with a teacher of the same start. Two starts are the same where
+        alpha / sigma differs by less than 0.002, as between a flow's t = 1 and 0.999; then the result is this object.
 
         Raises:
             ValueError: the schedule begins no earlier than the teacher ends.
         """
-        t, first = self.teacher.times, schedule.times[:1]
-        shares = [self.process.alpha(start) / self.process.sigma(start) for start in (first, t[:1])]
-        if bool((shares[0] - shares[1]).abs() < _SAME_START):
+        times, first = self.teacher.times, schedule.times[:1]
+        ratio, teacher_ratio = (self.process.alpha(start) / self.process.sigma(start) for start in (first, times[:1]))
+        if bool((ratio - teacher_ratio).abs() < _SAME_START):
             return self
-        later = t[t < first]
+        later = times[times < first]
         if len(later) == 0:
             raise ValueError(f"the schedule begins at t = {first.item():g}, where the teacher has ended")
-        if first.item() not in self._from:
-            own = Schedule(torch.cat([first, later]), self.process, initial_scale=schedule.initial_scale)
-            self._from[first.item()] = replace(self, teacher=own, _answers={}, _from={})
-        return self._from[first.item()]
+        if first.item() not in self._by_start:
+            teacher = Schedule(torch.cat([first, later]), self.process, initial_scale=schedule.initial_scale)
+            self._by_start[first.item()] = replace(self, teacher=teacher, _answers={}, _by_start={})
+        return self._by_start[first.item()]
 
     def samples(self, schedule: Schedule) -> tuple[Tensor, float]:
         """Final samples [B, ...] of a schedule, and their network evaluations per sample, counted."""
@@ -140,12 +151,19 @@ class Comparison:
         search_seconds: float = 0.0,
         own_start: bool = False,
     ) -> Row:
-        """Sample with `schedule` and measure; with `own_start`, against a teacher that begins where it does."""
+        """The row of a schedule: its samples and what is measured on them.
+
+        Args:
+            method: name of the row.
+            schedule: to sample with.
+            search_nfe, search_seconds: as in `Row`.
+            own_start: compare with a teacher that begins where the schedule does (`from_start_of`).
+        """
         if own_start:
-            there = self.from_start_of(schedule)
-            if there is not self:
-                row = there.judge(method, schedule, search_nfe, search_seconds)
-                return replace(row, teacher=there.teacher)
+            comparison = self.from_start_of(schedule)
+            if comparison is not self:
+                row = comparison.judge(method, schedule, search_nfe, search_seconds)
+                return replace(row, teacher=comparison.teacher)
         x, nfe = self.samples(schedule)
         return Row(
             method,
@@ -153,30 +171,37 @@ class Comparison:
             nfe,
             schedule,
             x,
-            self._figures(x, self.teacher_samples(), self.cond),
+            self._measured(x, self.teacher_samples(), self.cond),
             search_nfe=search_nfe,
             search_seconds=search_seconds,
             path_error=self.path_error(schedule),
         )
 
     def judge_teacher(self) -> Row:
-        """The teacher itself, on the figures that do not compare with it."""
+        """The teacher's own row, with the measurements that do not compare with the teacher."""
         x = self.teacher_samples()
-        figures = self._figures(x, x, self.cond)
+        measurements = {
+            name: measurement
+            for name, measurement in self._measured(x, x, self.cond).items()
+            if not measurement.compares_with_teacher
+        }
         nfe = self._walker.nfe(self.teacher) * call_nfe(self.denoiser)
-        compared = ("mse", "psnr", "lpips", "geneval_retention")
-        kept = {name: figure for name, figure in figures.items() if name.removeprefix("pixel_") not in compared}
-        return Row("teacher", self.teacher.steps, nfe, self.teacher, x, kept)
+        return Row(TEACHER, self.teacher.steps, nfe, self.teacher, x, measurements)
 
     def judge_oracle(self, method: str, schedules: Sequence[Schedule]) -> Row:
-        """Sample k with schedule k, searched for it; the first len(schedules) samples of the trial."""
-        own = [replace(self, **self._part(slice(k, k + 1))) for k in range(len(schedules))]
-        found = [one.samples(schedule) for one, schedule in zip(own, schedules, strict=True)]
-        x, nfe = torch.cat([sample for sample, _ in found]), sum(nfe for _, nfe in found) / len(found)
+        """The row of schedules of which schedule k was searched for sample k.
+
+        Args:
+            method: name of the row.
+            schedules: for the first len(schedules) samples of the comparison, in their order.
+        """
+        alone = [replace(self, **self._part(slice(k, k + 1))) for k in range(len(schedules))]
+        ends = [comparison.samples(schedule) for comparison, schedule in zip(alone, schedules, strict=True)]
+        x, nfe = torch.cat([sample for sample, _ in ends]), sum(nfe for _, nfe in ends) / len(ends)
         few = replace(self, judges=[judge for judge in self.judges if not judge.needs_many])
-        figures = few._figures(x, self.teacher_samples()[: len(x)], take(self.cond, slice(0, len(x))))
-        figures = {name: figure for name, figure in figures.items() if figure.values is not None}
-        return Row(method, schedules[0].steps, nfe, None, x, figures, oracle=True)
+        measured = few._measured(x, self.teacher_samples()[: len(x)], take(self.cond, slice(0, len(x))))
+        per_sample = {name: measurement for name, measurement in measured.items() if measurement.values is not None}
+        return Row(method, schedules[0].steps, nfe, None, x, per_sample, oracle=True)
 
     def path_error(self, schedule: Schedule) -> Tensor:
         """Mean squared difference to the teacher at every time of `schedule` [n+1], float64, in units of x_0 (states
@@ -190,16 +215,17 @@ class Comparison:
         teacher = self._answers["path"]
         student = self._scaled(schedule, self.solver)
         # increasing levels, from the clean end
-        levels, wanted = self.teacher.noise_levels.flip(0), schedule.noise_levels
-        above = torch.searchsorted(levels, wanted).clamp(1, len(levels) - 1)
-        weight = ((wanted - levels[above - 1]) / (levels[above] - levels[above - 1])).clamp(0, 1)
+        teacher_levels, levels = self.teacher.noise_levels.flip(0), schedule.noise_levels
+        above = torch.searchsorted(teacher_levels, levels).clamp(1, len(teacher_levels) - 1)
+        spacing = teacher_levels[above] - teacher_levels[above - 1]
+        weight = ((levels - teacher_levels[above - 1]) / spacing).clamp(0, 1)
         path = teacher.flip(0)
         weight = weight.reshape(-1, *(1,) * (path.ndim - 1)).to(path.device)
         expected = torch.lerp(path[above - 1], path[above], weight)
         return (student - expected).square().flatten(1).mean(1).cpu()
 
     def _part(self, part: slice) -> dict[str, Any]:
-        """The fields of a trial of some of the samples."""
+        """The fields of a comparison on some of the samples."""
         index = torch.arange(len(self.noise)) if self.index is None else self.index
         return {"noise": self.noise[part], "cond": take(self.cond, part), "index": index[part]}
 
@@ -223,27 +249,34 @@ class Comparison:
     def _trajectories(self) -> Trajectories:
         return Trajectories(self.denoiser, self.max_batch, self.cache)
 
-    def _figures(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
-        return {name: figure for judge in self.judges for name, figure in judge.judge(x, teacher, cond).items()}
+    def _measured(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
+        return {name: number for judge in self.judges for name, number in judge.judge(x, teacher, cond).items()}
 
 
 def verdicts(rows: Sequence[Row], method: str, figure: str) -> list[VerdictRow]:
-    """`method` against every other row of equal NFE that is no oracle, by the figure named."""
-    found = []
-    for mine in rows:
-        if mine.method != method or mine.oracle or figure not in mine.figures:
+    """Verdicts on `method` against every other row of equal NFE that is no oracle.
+
+    Args:
+        rows: of one comparison.
+        method: name of its rows.
+        figure: name of the measurement that decides. Rows without it take no part, nor does a measurement without
+            direction or without anything to pair.
+    """
+    results = []
+    for row in rows:
+        if row.method != method or row.oracle or figure not in row.measurements:
             continue
+        measurement = row.measurements[figure]
         for rival in rows:
-            comparable = rival.method != method and not rival.oracle and rival.nfe == mine.nfe
-            if not comparable or figure not in rival.figures:
+            comparable = rival.method != method and not rival.oracle and rival.nfe == row.nfe
+            if not comparable or figure not in rival.measurements:
                 continue
-            higher_is_better = mine.figures[figure].higher_is_better
-            difference = mine.figures[figure].difference(rival.figures[figure])
-            if difference is None or higher_is_better is None:
+            difference = measurement.difference(rival.measurements[figure])
+            if difference is None or measurement.higher_is_better is None:
                 continue
-            said = verdict(difference, higher_is_better)
-            found.append(VerdictRow(method, rival.method, mine.steps, mine.nfe, figure, difference, said))
-    return found
+            judgement = verdict(difference, measurement.higher_is_better)
+            results.append(VerdictRow(method, rival.method, row.steps, row.nfe, figure, difference, judgement))
+    return results
 
 
 def as_data(row: Row) -> dict[str, Any]:
@@ -263,12 +296,12 @@ def as_data(row: Row) -> dict[str, Any]:
         "path_error": None if row.path_error is None else row.path_error.tolist(),
         "figures": {
             name: {
-                "value": f.interval.value,
-                "low": f.interval.low,
-                "high": f.interval.high,
-                "higher_is_better": f.higher_is_better,
+                "value": measurement.interval.value,
+                "low": measurement.interval.low,
+                "high": measurement.interval.high,
+                "higher_is_better": measurement.higher_is_better,
             }
-            for name, f in row.figures.items()
+            for name, measurement in row.measurements.items()
         },
     }
 

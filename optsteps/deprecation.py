@@ -27,6 +27,7 @@ MODULES: dict[str, str] = {
     "metrics.scene_detector": "metrics.geneval.scene_detector",
     "models.diffusers.schedulers": "models.diffusers.scheduler_config",
     "no_logger": "loggers.none",
+    "reporting.pivot": "reporting.sweep.pivot",
     "probe": "running.probe",
     "runner": "running.runner",
     "store": "storage.store",

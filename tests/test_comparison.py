@@ -1,4 +1,4 @@
-"""Trials and verdicts on an exact mixture, where every row can be computed by hand."""
+"""Comparisons and verdicts on an exact mixture, where every row can be computed by hand."""
 
 import dataclasses
 
@@ -29,7 +29,7 @@ ENDS = {"t_max": 80.0, "t_min": 0.002}
 SOLVER = build_solver("euler")
 
 
-def trial(samples: int = 40, **changes: object) -> Comparison:
+def compare_on(samples: int = 40, **changes: object) -> Comparison:
     noise = torch.randn(samples, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     teacher = build_schedule("edm", EDM(), 50, **ENDS)
     plain = Comparison(MIXTURE.denoiser(EDM()), EDM(), SOLVER, teacher, noise, None, [TeacherJudge(None)], max_batch=16)
@@ -41,12 +41,12 @@ def final(of: Comparison, schedule: Schedule) -> Tensor:
 
 
 def test_a_row_is_the_sampler_s_answer_and_its_distance_to_the_teacher_s() -> None:
-    given, schedule = trial(), build_schedule("logsnr", EDM(), 6, **ENDS)
+    given, schedule = compare_on(), build_schedule("logsnr", EDM(), 6, **ENDS)
     row = given.judge("logsnr", schedule, search_nfe=7.0, search_seconds=2.0)
     assert torch.allclose(row.samples, final(given, schedule), rtol=1e-12)
     expected = (final(given, schedule) - final(given, given.teacher)).square().mean(1)
-    assert row.figures["mse"].values is not None
-    assert torch.allclose(row.figures["mse"].values, expected)
+    assert row.measurements["mse"].values is not None
+    assert torch.allclose(row.measurements["mse"].values, expected)
     assert (row.method, row.steps, row.nfe, row.search_nfe, row.search_seconds) == ("logsnr", 6, 6, 7, 2)
     assert not row.oracle
 
@@ -58,23 +58,23 @@ def test_guidance_counts_twice_in_a_row() -> None:
         return exact(x, t, cond)
 
     guided.nfe = 2  # type: ignore[attr-defined]
-    given = trial(denoiser=guided)
+    given = compare_on(denoiser=guided)
     assert given.judge("edm", build_schedule("edm", EDM(), 6, **ENDS)).nfe == 12
     assert given.judge_teacher().nfe == 100
 
 
 def test_a_schedule_of_its_own_start_is_held_to_a_teacher_of_that_start() -> None:
-    given, late = trial(), build_schedule("edm", EDM(), 40, 20.0, 0.002)
+    given, late = compare_on(), build_schedule("edm", EDM(), 40, 20.0, 0.002)
     row, plain = given.judge("own", late, own_start=True), given.judge("own", late)
     teacher = Schedule([20.0, *[t for t in given.teacher.times.tolist() if t < 20]], EDM())
     expected = (final(given, late) - final(given, teacher)).square().mean(1)
-    assert row.figures["mse"].values is not None
-    assert torch.allclose(row.figures["mse"].values, expected)
+    assert row.measurements["mse"].values is not None
+    assert torch.allclose(row.measurements["mse"].values, expected)
     assert torch.equal(row.samples, plain.samples)
     assert row.teacher is not None
     assert (row.teacher.steps, as_data(row)["teacher_start"]) == (teacher.steps, 20.0)
     # the start alone makes it far from the whole teacher
-    assert row.figures["mse"].interval.value < plain.figures["mse"].interval.value / 2
+    assert row.measurements["mse"].interval.value < plain.measurements["mse"].interval.value / 2
     assert given.from_start_of(late) is given.from_start_of(build_schedule("logsnr", EDM(), 3, 20.0, 0.002))
     # one that starts with the teacher, or all but, is held to the teacher itself
     assert given.from_start_of(build_schedule("edm", EDM(), 3, 79.0, 0.002)) is given
@@ -86,7 +86,7 @@ def test_a_schedule_of_its_own_start_is_held_to_a_teacher_of_that_start() -> Non
 
 
 def test_path_error_along_a_subset_of_the_teacher_s_times_is_the_difference_of_states() -> None:
-    given = trial(traced=8)
+    given = compare_on(traced=8)
     schedule = Schedule(given.teacher.times[[0, 7, 20, 50]], EDM())
     states = [
         sample(given.denoiser, s, SOLVER, given.noise[:8], return_trajectory=True) for s in (schedule, given.teacher)
@@ -98,7 +98,7 @@ def test_path_error_along_a_subset_of_the_teacher_s_times_is_the_difference_of_s
 
 def test_path_error_between_the_teacher_s_times_follows_its_straight_steps() -> None:
     """A student whose first step ends inside the teacher's first step lies on that step exactly."""
-    given = trial()
+    given = compare_on()
     first, second = given.teacher.times[:2].tolist()
     schedule = Schedule([first, 0.3 * first + 0.7 * second, 0.002], EDM())
     assert given.path_error(schedule)[1] < 1e-20
@@ -107,7 +107,7 @@ def test_path_error_between_the_teacher_s_times_follows_its_straight_steps() -> 
 
 def test_path_error_of_a_flow_is_in_units_of_clean_samples() -> None:
     """The same noise levels give the same path under EDM and Flow, so the same error."""
-    given = trial()
+    given = compare_on()
     schedule = build_schedule("logsnr", EDM(), 6, **ENDS)
     flow = Flow()
 
@@ -115,26 +115,26 @@ def test_path_error_of_a_flow_is_in_units_of_clean_samples() -> None:
         times = flow.time_of_noise_level(s.noise_levels)
         return Schedule(times, flow, initial_scale=times[0].item())
 
-    same = trial(denoiser=MIXTURE.denoiser(flow), process=flow, teacher=on_flow(given.teacher))
+    same = compare_on(denoiser=MIXTURE.denoiser(flow), process=flow, teacher=on_flow(given.teacher))
     # EDM starts from 80 eps, Flow from t eps = 80 eps / (1 + 80): the same state
     assert torch.allclose(same.path_error(on_flow(schedule)), given.path_error(schedule), rtol=1e-6, atol=1e-14)
 
 
 def test_the_oracle_samples_each_noise_with_its_own_schedule() -> None:
-    given = trial()
+    given = compare_on()
     own = [build_schedule("edm", EDM(), 4, **ENDS, rho=rho) for rho in (3.0, 5.0, 7.0)]
     row = given.judge_oracle("oss_per_sample", own)
     assert row.oracle
     assert (row.steps, row.nfe, row.schedule) == (4, 4, None)
     for k, schedule in enumerate(own):
         assert torch.allclose(row.samples[k], final(given, schedule)[k], rtol=1e-12)
-    judged = trial(judges=[DistributionJudge(MIXTURE, 100), TeacherJudge(None)]).judge_oracle("oracle", own)
-    assert set(judged.figures) == {"nll", "mse"}  # a distance between distributions needs more than three samples
+    judged = compare_on(judges=[DistributionJudge(MIXTURE, 100), TeacherJudge(None)]).judge_oracle("oracle", own)
+    assert set(judged.measurements) == {"nll", "mse"}  # a distance between distributions needs more than three samples
 
 
 def test_the_teacher_is_not_compared_with_itself() -> None:
-    row = trial(judges=[TeacherJudge(2.0), DistributionJudge(MIXTURE, 100)]).judge_teacher()
-    assert set(row.figures) == {"nll", "sliced_wasserstein"}
+    row = compare_on(judges=[TeacherJudge(2.0), DistributionJudge(MIXTURE, 100)]).judge_teacher()
+    assert set(row.measurements) == {"nll", "sliced_wasserstein"}
     assert (row.steps, row.nfe) == (50, 50)
 
 
@@ -161,7 +161,7 @@ def test_verdicts_are_paired_at_equal_nfe_and_leave_oracles_out() -> None:
         row("bound", shared + 9, oracle=True),
     ]
     # the intervals of the two means overlap by far; the pairing still tells
-    assert rows[0].figures["psnr"].interval.low < rows[1].figures["psnr"].interval.high
+    assert rows[0].measurements["psnr"].interval.low < rows[1].measurements["psnr"].interval.high
     found = {v.rival: v for v in verdicts(rows, "oss", "psnr")}
     assert set(found) == {"edm", "copy"}
     assert found["edm"].verdict == "better"
@@ -190,7 +190,7 @@ def test_a_figure_without_direction_gets_no_verdict() -> None:
 
 
 def test_a_row_as_data() -> None:
-    given = trial(judges=[Constant()])
+    given = compare_on(judges=[Constant()])
     schedule = build_schedule("edm", EDM(), 4, **ENDS)
     data = as_data(given.judge("edm", schedule))
     assert data["times"] == schedule.times.tolist() == data["noise_levels"]
@@ -200,10 +200,10 @@ def test_a_row_as_data() -> None:
 
 def test_a_teacher_of_another_solver() -> None:
     heun, schedule = build_solver("heun"), build_schedule("logsnr", EDM(), 6, **ENDS)
-    given = trial(teacher_solver=heun)
+    given = compare_on(teacher_solver=heun)
     truth = sample(given.denoiser, given.teacher, heun, given.noise)
     expected = (final(given, schedule) - truth).square().mean(1)
-    assert torch.allclose(given.judge("logsnr", schedule).figures["mse"].values, expected)  # type: ignore[arg-type]
+    assert torch.allclose(given.judge("logsnr", schedule).measurements["mse"].values, expected)  # type: ignore[arg-type]
     assert given.judge_teacher().nfe == 100
     # half the teacher's schedule leaves Heun's trajectory under Euler, and only there
     assert given.path_error(given.teacher)[-1] > 1e-8

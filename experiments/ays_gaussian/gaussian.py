@@ -20,8 +20,9 @@ from optsteps.methods.ays.coordinate_search import descend
 from optsteps.methods.ays.klub import TabulatedKlub
 from optsteps.methods.ays.klub_monte_carlo import gaussian_term
 from optsteps.processes import EDM
-from optsteps.reporting.canvas import looks, panels, to_png
-from optsteps.reporting.tables import markdown_lines
+from optsteps.reporting.markdown import markdown_lines
+from optsteps.reporting.panels import panels, to_png
+from optsteps.reporting.plot_style import looks
 from optsteps.schedules import build_schedule
 
 T_MAX, T_MIN = 80.0, 0.002

@@ -13,10 +13,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from optsteps.metrics import Interval
-from optsteps.reporting.quantities import quantity
+from optsteps.reporting.markdown import markdown_lines
+from optsteps.reporting.number_format import number_format
 from optsteps.reporting.run.early_stopping import stopping_png
-from optsteps.reporting.sweep.pivot import pivot, read_records, value_and_interval
-from optsteps.reporting.tables import markdown_lines
+from optsteps.reporting.sweep.pivot import pivot, read_run_rows, value_and_interval
 
 METHOD, CURVES = "ays_fid", ("ddim_stochastic", "sde_dpmpp_2m", "euler", "dpmpp_2m")
 
@@ -43,19 +43,19 @@ def verdict_table(runs: dict[str, Any]) -> str:
         for said in metrics["verdicts"]:
             if said["figure"] == "fid" and said["rival"] in ("edm", "logsnr", "oss"):
                 gap = Interval(*(said["difference"][end] for end in ("value", "low", "high")))
-                shown = value_and_interval(quantity("fid"), gap)
+                shown = value_and_interval(number_format("fid"), gap)
                 lines.append([solver, str(said["steps"]), said["rival"], shown, said["verdict"]])
     return markdown_lines(["solver", "NFE", "rival", "FID of AYS minus the rival's", "AYS is"], lines, left=3)
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    records = read_records(folder)
-    students = [record for record in records if record.fields["method"] != "teacher"]
-    teacher = next(record for record in records if record.fields["method"] == "teacher")
+    run_rows = read_run_rows(folder)
+    students = [run_row for run_row in run_rows if run_row.fields["method"] != "teacher"]
+    teacher = next(run_row for run_row in run_rows if run_row.fields["method"] == "teacher")
     print("**FID**, 95 % intervals, by evaluations\n")
     print(pivot(students, ["solver.name", "method"], "steps", "fid", min, value_and_interval))
-    print(f"\nThe teacher's: {value_and_interval(quantity('fid'), teacher.figures['fid'])}\n")
+    print(f"\nThe teacher's: {value_and_interval(number_format('fid'), teacher.intervals['fid'])}\n")
     runs = {}
     for path in sorted(folder.rglob("metrics.json")):
         config: Any = OmegaConf.load(path.parent / ".hydra" / "config.yaml")

@@ -24,7 +24,7 @@ from optsteps.methods.ays.klub_table import CoupledTable
 from optsteps.models import Model, pretrained
 from optsteps.noise import sample_generator
 from optsteps.processes import EDM
-from optsteps.reporting.tables import markdown_lines
+from optsteps.reporting.markdown import markdown_lines
 from optsteps.schedules import build_schedule
 
 STEPS, BATCH = 10, 512

@@ -20,7 +20,7 @@ from scipy import stats
 
 from optsteps import Schedule, build_schedule
 from optsteps.processes import EDM, VP, Flow
-from optsteps.reporting.tables import markdown_lines
+from optsteps.reporting.markdown import markdown_lines
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # k-diffusion imports packages that warn of their own deprecations

@@ -8,23 +8,23 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from optsteps.reporting.quantities import quantity
-from optsteps.reporting.sweep.pivot import pivot, read_records
+from optsteps.reporting.number_format import number_format
+from optsteps.reporting.sweep.pivot import pivot, read_run_rows
 
 FIGURES = {"psnr": max, "fid": min, "kid": min}
 
 
 def main() -> None:
-    records = read_records(Path(sys.argv[1]))
-    for model in dict.fromkeys(record.fields["model.name"] for record in records):
-        chosen = [r for r in records if r.fields["model.name"] == model and r.fields["method"] != "teacher"]
-        teacher = next(r for r in records if r.fields["model.name"] == model and r.fields["method"] == "teacher")
+    run_rows = read_run_rows(Path(sys.argv[1]))
+    for model in dict.fromkeys(run_row.fields["model.name"] for run_row in run_rows):
+        chosen = [r for r in run_rows if r.fields["model.name"] == model and r.fields["method"] != "teacher"]
+        teacher = next(r for r in run_rows if r.fields["model.name"] == model and r.fields["method"] == "teacher")
         for figure, best in FIGURES.items():
-            shown = quantity(figure)
+            shown = number_format(figure)
             print(f"\n**{model}: {shown.label}** {shown.unit} by evaluations\n")
             print(pivot(chosen, ["solver.name", "method"], "budget", figure, best))
-            if figure in teacher.figures:
-                print(f"\nThe teacher's: {shown.number(teacher.figures[figure].value)}")
+            if figure in teacher.intervals:
+                print(f"\nThe teacher's: {shown.number(teacher.intervals[figure].value)}")
 
 
 if __name__ == "__main__":

@@ -9,21 +9,21 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from optsteps.reporting.sweep.pivot import Record, pivot, read_records
+from optsteps.reporting.sweep.pivot import RunRow, pivot, read_run_rows
 
 FAMILIES = {"EDM": "EDM", "linear": "DDIM", "Flow": "FM"}
 METHODS = {"naive": "naive", "oss_mean": "OSS-ave", "oss_mean_per_sample": "OSS"}
 
 
-def named(record: Record) -> Record:
+def named(run_row: RunRow) -> RunRow:
     """With the paper's words for the method and the teacher's family."""
-    fields = record.fields
+    fields = run_row.fields
     family = FAMILIES[fields["process._target_"].split(".")[-1]]
-    return replace(record, fields={**fields, "method": METHODS[fields["method"]], "family": family})
+    return replace(run_row, fields={**fields, "method": METHODS[fields["method"]], "family": family})
 
 
-def students(folder: str) -> list[Record]:
-    found = [named(record) for record in read_records(Path(folder)) if record.fields["method"] in METHODS]
+def students(folder: str) -> list[RunRow]:
+    found = [named(run_row) for run_row in read_run_rows(Path(folder)) if run_row.fields["method"] in METHODS]
     return sorted(found, key=lambda r: (r.fields["steps"], list(METHODS.values()).index(r.fields["method"])))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from optsteps.reporting.run.folder import results, write_config
-from optsteps.reporting.run_data import CONFIG
+from optsteps.reporting.run.reading import CONFIG
 from optsteps.storage.claims import Claim
 from optsteps.storage.files import write_atomically
 from optsteps.storage.store import digest

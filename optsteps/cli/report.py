@@ -8,9 +8,10 @@ import warnings
 from pathlib import Path
 
 from optsteps.cli.common import readable_errors
-from optsteps.reporting.sweep.layout import choose_layout
-from optsteps.reporting.sweep.records import LeftOutWarning, read_all
+from optsteps.reporting.sweep.method_variants import name_variants
 from optsteps.reporting.sweep.report import FORMATS, write_sweep_report
+from optsteps.reporting.sweep.run_rows import LeftOutWarning, read_run_rows
+from optsteps.reporting.sweep.table_layout import choose_layout, telling_fields
 from optsteps.text.escaping import printable
 from optsteps.text.terminal import say
 
@@ -51,11 +52,13 @@ def main() -> None:
     output = chosen.output or _report_in(chosen.folders[0])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", LeftOutWarning)
-        records = read_all(chosen.folders)
+        run_rows = read_run_rows(*chosen.folders)
     for warning in caught:
         print(f"optsteps-report: {printable(str(warning.message))}", file=sys.stderr)
-    layout = choose_layout(records, chosen.rows, chosen.columns, chosen.values, chosen.over, chosen.baseline)
-    for path in write_sweep_report(output, records, layout, chosen.formats):
+    fields = chosen.rows or telling_fields(run_rows, chosen.over)
+    run_rows = name_variants(run_rows, [*fields, chosen.columns], chosen.over)
+    layout = choose_layout(run_rows, chosen.rows, chosen.columns, chosen.values, chosen.over, chosen.baseline)
+    for path in write_sweep_report(output, run_rows, layout, chosen.formats):
         say(printable(str(path)))
     if any(issubclass(warning.category, LeftOutWarning) for warning in caught):
         raise SystemExit(INCOMPLETE)

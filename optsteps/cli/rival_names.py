@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from optsteps.reporting.tables import TEACHER
+from optsteps.comparison import TEACHER
 
 # rows that a comparison has of itself: the reference, and the schedule that a pipeline's own scheduler would run
 _RESERVED = (TEACHER, "own")

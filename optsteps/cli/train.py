@@ -22,8 +22,7 @@ from optsteps.cli.common import CONFIG_DIR, readable_errors
 from optsteps.cli.schema import Train, checked
 from optsteps.models.checkpoint import load_network, save_network
 from optsteps.models.training import ImageData, LossHistory, best_decay
-from optsteps.reporting.card import model_card
-from optsteps.reporting.run.pictures import loss_curve_png
+from optsteps.reporting.model_card import loss_curve_png, model_card
 from optsteps.storage.files import file_name, write_atomically
 
 # where and how a training runs, which decides nothing of what it learns, so it may change between two starts

@@ -1,1 +1,1 @@
-"""Where the figures of a run are logged besides its own folder."""
+"""Loggers, which take the numbers of a run besides its own folder."""

@@ -1,4 +1,4 @@
-"""A Lightning logger that keeps nothing, for runs whose folder is record enough."""
+"""Logger of Lightning that keeps nothing, for runs whose folder is record enough."""
 
 from __future__ import annotations
 

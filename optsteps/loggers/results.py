@@ -1,4 +1,4 @@
-"""What a finished run hands to its logger: figures to all of them, pictures to TensorBoard and W&B, tables to W&B."""
+"""Results of a finished run, handed to its logger: numbers to any, pictures to TensorBoard and W&B, tables to W&B."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from PIL import Image
 
 from optsteps.comparison import Row, VerdictRow
-from optsteps.loggers.wandb import SparingWandbLogger
+from optsteps.loggers.wandb import FallbackWandbLogger
 from optsteps.metrics.statistics import Interval
 from optsteps.reporting.run.folder import finite
-from optsteps.reporting.tables import figure_names
+from optsteps.reporting.run.tables import figure_names
 
 
 def log_results(
     logger: Logger, rows: Sequence[Row], verdicts: Sequence[VerdictRow], written: Sequence[Path], seconds: float
 ) -> None:
-    """Hand all that a run found to `logger`, and end it.
+    """Hand all results of a run to `logger`, and end it.
 
-    Every logger gets the figures by step count, as `METHOD/FIGURE` with the ends of the interval as
+    Every logger gets the numbers by step count, as `METHOD/FIGURE` with the ends of the interval as
     `METHOD/FIGURE/low` and `/high`; TensorBoard also the report and its pictures; W&B the pictures, the tables
     "comparison", "verdicts" and "schedules", and metrics.json as the summary that it compares runs by.
 
@@ -33,8 +33,8 @@ def log_results(
         written: the files of the report, written before anything leaves this machine.
         seconds: wall time of the run.
     """
-    if isinstance(logger, SparingWandbLogger):
-        logger.log_whole(partial(_log_all, logger, rows, verdicts, written, seconds))
+    if isinstance(logger, FallbackWandbLogger):
+        logger.log_together(partial(_log_all, logger, rows, verdicts, written, seconds))
     else:
         _log_all(logger, rows, verdicts, written, seconds)
     logger.finalize("success")
@@ -48,7 +48,7 @@ def _log_all(
     logger.log_metrics({"wall_seconds": seconds}, step=0)
     if isinstance(logger, TensorBoardLogger):
         _pages(logger, written)
-    if isinstance(logger, SparingWandbLogger):
+    if isinstance(logger, FallbackWandbLogger):
         _tables(logger, rows, verdicts)
         for picture in _pictures(written):
             logger.log_image(f"pictures/{picture.stem}", images=[str(picture)])
@@ -57,18 +57,18 @@ def _log_all(
 
 def _scalars(steps: int, rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> dict[str, float]:
     """Every number of one step count, under names that no two methods share."""
-    found: dict[str, float] = {}
+    scalars: dict[str, float] = {}
     for row in rows:
         if row.steps == steps:
             cost = {"search_nfe": row.search_nfe, "search_seconds": row.search_seconds}
-            own = {"steps": row.steps, "nfe": row.nfe, "samples": len(row.samples), **cost}
-            for name, figure in row.figures.items():
-                own |= _ends(name, figure.interval)
-            found |= {f"{row.method}/{name}": value for name, value in own.items()}
+            numbers = {"steps": row.steps, "nfe": row.nfe, "samples": len(row.samples), **cost}
+            for name, measurement in row.measurements.items():
+                numbers |= _ends(name, measurement.interval)
+            scalars |= {f"{row.method}/{name}": value for name, value in numbers.items()}
     for v in verdicts:
         if v.steps == steps:
-            found |= _ends(f"{v.method}_minus_{v.rival}/{v.figure}", v.difference)
-    return found
+            scalars |= _ends(f"{v.method}_minus_{v.rival}/{v.figure}", v.difference)
+    return scalars
 
 
 def _ends(name: str, interval: Interval) -> dict[str, float]:
@@ -88,26 +88,26 @@ def _pages(logger: TensorBoardLogger, written: Sequence[Path]) -> None:
             logger.experiment.add_text(page.stem, page.read_text())
 
 
-def _tables(logger: SparingWandbLogger, rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> None:
+def _tables(logger: FallbackWandbLogger, rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> None:
     names = figure_names(rows)
     ends = [end for name in names for end in (name, f"{name} low", f"{name} high")]
     compared = []
     for row in rows:
         facts = [row.method, row.steps, row.nfe, row.oracle, len(row.samples), row.search_nfe, row.search_seconds]
-        intervals = [row.figures[name].interval if name in row.figures else None for name in names]
+        intervals = [row.measurements[name].interval if name in row.measurements else None for name in names]
         compared.append([*facts, *(end for interval in intervals for end in _cells(interval))])
     header = ["method", "steps", "nfe", "oracle", "samples", "search nfe", "search seconds", *ends]
     _table(logger, "comparison", header, compared)
 
-    said = [[v.method, v.rival, v.steps, v.nfe, v.figure, *_cells(v.difference), v.verdict] for v in verdicts]
+    judged = [[v.method, v.rival, v.steps, v.nfe, v.figure, *_cells(v.difference), v.verdict] for v in verdicts]
     header = ["method", "rival", "steps", "nfe", "figure", "difference", "low", "high", "verdict"]
-    _table(logger, "verdicts", header, said)
+    _table(logger, "verdicts", header, judged)
 
     header = ["method", "steps", "i", "time", "noise level", "log-SNR"]
     _table(logger, "schedules", header, [line for row in rows for line in _schedule_lines(row)])
 
 
-def _table(logger: SparingWandbLogger, name: str, header: list[str], lines: Sequence[Sequence[Any]]) -> None:
+def _table(logger: FallbackWandbLogger, name: str, header: list[str], lines: Sequence[Sequence[Any]]) -> None:
     logger.log_table(name, columns=header, data=finite(lines))
 
 

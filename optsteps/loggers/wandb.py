@@ -1,4 +1,4 @@
-"""Lightning's logger for Weights & Biases, made so that W&B can cost a run its upload and nothing else."""
+"""Logger for Weights & Biases that falls back to an offline record, so that W&B can cost a run its upload alone."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from optsteps.deprecation import old_names
 from optsteps.storage.store import digest
 from optsteps.text.terminal import say
 
-# what is tried, in this order, from the mode asked for: each needs less than the one before it
+# tried in this order from the user's choice on: each needs less than the one before it
 Mode = Literal["online", "offline", "disabled"]
 MODES: tuple[Mode, ...] = ("online", "offline", "disabled")
 
 
-class SparingWandbLogger(WandbLogger):
-    """A W&B run that goes on under its id, and never stops or holds up the work that it is told of.
+class FallbackWandbLogger(WandbLogger):
+    """Lightning's W&B logger with a fallback from online to offline.
 
-    Where W&B cannot be reached, at the start or later, or has no API key, the run goes on offline under the same id,
-    and a line says how to upload it. A network that ends in the middle holds up the end of the run once, by
-    twice `finish_timeout`.
+    Where W&B cannot be reached, at the start or later, or has no API key, the W&B run goes on offline under the same
+    id, and a line on the terminal says how to upload it. No failure of W&B stops the work that is logged. A network
+    that is lost in the middle holds up the end of the work once, by twice `finish_timeout`.
 
     Args:
         save_dir: the run's folder; W&B's files go to wandb/ in it.
-        project, entity, name, group, tags: as in W&B; None for its own choice, no group.
+        project, entity, name, group, tags: as in W&B. None leaves the choice to W&B, and no group is a run by itself.
         mode: "online", "offline" or "disabled".
         id: of the W&B run. None: one that `save_dir` and the configuration determine, so that work started again in
             its folder with the same configuration continues the same W&B run.
         init_timeout: seconds that W&B may take to start.
-        finish_timeout: seconds that it may take to upload what is left at the end.
+        finish_timeout: seconds that W&B may take to upload what is left at the end.
 
     Raises:
         ValueError: `mode` is none of the three.
@@ -69,37 +70,37 @@ class SparingWandbLogger(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The W&B run, started when it is first asked for."""
+        """The W&B run, started at its first use."""
         if self._experiment is None:
             self._experiment = self._started()
         return self._experiment
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
-        """The configuration, JSON data; all of it but the logger's own part, which changes no result, is in the id."""
+        """Log the configuration, JSON data. The id is made from all of it but the logger's section."""
         self._configuration.update(params if isinstance(params, Mapping) else vars(params))
-        with self._spared():
+        with self._with_fallback():
             super().log_hyperparams(self._configuration)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Figures, tables and pictures: all that Lightning's logger takes comes through here."""
-        with self._spared():
+        """Log numbers; Lightning's logger hands tables and pictures here, too."""
+        with self._with_fallback():
             super().log_metrics(metrics, step)
 
     @rank_zero_only
     def log_summary(self, summary: Mapping[str, Any]) -> None:
-        """JSON data by which W&B compares runs."""
-        with self._spared():
+        """Log JSON data by which W&B compares runs."""
+        with self._with_fallback():
             self.experiment.summary.update(dict(summary))
 
     @rank_zero_only
-    def log_whole(self, log: Callable[[], None]) -> None:
-        """Call `log`, and again offline where W&B fails in the middle, so that one record holds all that it logs."""
+    def log_together(self, log: Callable[[], None]) -> None:
+        """Call `log`, and again offline where W&B fails in the middle, so that one W&B run holds all that it logs."""
         tried = None
         while tried != self._modes[0]:
             tried = self._modes[0]
-            with self._spared():
+            with self._with_fallback():
                 log()
 
     @rank_zero_only
@@ -116,12 +117,12 @@ class SparingWandbLogger(WandbLogger):
     def _started(self) -> Any:
         import wandb  # takes a second, which only those pay who use it
 
-        if wandb.run is not None:  # of a job of this sweep that failed, or lost in the middle
+        if wandb.run is not None:  # left by a job of this sweep that failed, or lost in the middle
             with suppress(Exception):
                 wandb.run.finish(exit_code=1)
         if self._wandb_init["id"] is None:
-            known = {key: value for key, value in self._configuration.items() if key != "logger"}
-            self._wandb_init["id"] = digest([self.save_dir, known])[:16]
+            settings = {key: value for key, value in self._configuration.items() if key != "logger"}
+            self._wandb_init["id"] = digest([self.save_dir, settings])[:16]
         for mode in self._modes:
             try:
                 # otherwise W&B asks for a missing key at a terminal, and waits for who the user is without network
@@ -136,8 +137,8 @@ class SparingWandbLogger(WandbLogger):
         raise AssertionError("a disabled run needs nothing")
 
     @contextmanager
-    def _spared(self) -> Iterator[None]:
-        """Whatever W&B raises inside, the run goes on in the next mode; of nested blocks the outermost sees to it."""
+    def _with_fallback(self) -> Iterator[None]:
+        """Go on in the next mode where W&B raises anything inside; of nested blocks the outermost does so."""
         outermost, self._nested = not self._nested, True
         try:
             yield
@@ -156,8 +157,10 @@ class SparingWandbLogger(WandbLogger):
 
 
 def _end_service(seconds: float) -> None:
-    """End W&B's process, which for minutes may try to upload what is left; after so many seconds it is left to itself,
-    and ends with this process."""
+    """End W&B's process, which may try for minutes to upload what is left.
+
+    After so many seconds it is left to itself, and ends with this process.
+    """
 
     def end() -> None:
         import wandb
@@ -180,3 +183,6 @@ def _one_line(error: Exception) -> str:
 
 def _say(sentence: str) -> None:
     say(f"W&B: {sentence}", sys.stderr)
+
+
+__getattr__ = old_names(__name__, SparingWandbLogger="FallbackWandbLogger")

@@ -1,7 +1,7 @@
-"""What a schedule is judged by: closeness to the teacher, fidelity to the data, likelihood, and honest intervals.
+"""Measures of a schedule's samples: closeness to the teacher, fidelity to the data, likelihood, and their intervals.
 
-Here stands what needs torch alone. `accuracy`, `extractors`, `features`, `fidelity` and `judges` are imported by name:
-they bring torchmetrics and torch-fidelity along.
+These names need torch alone. A judge hands such measures to a comparison: `base` says what a judge is, and `judges`
+names all of them. Modules that bring torchmetrics, torch-fidelity or transformers along are imported by name.
 """
 
 from optsteps.metrics.statistics import Interval, Verdict, bootstrap, paired_difference, spread, verdict

@@ -1,11 +1,16 @@
-"""Is it the class that was asked for? A classifier's answer, sample by sample."""
+"""Accuracy: the share of samples in which a classifier sees the class of their condition."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from optsteps.conditions import Cond
+from optsteps.metrics.base import Judge, Measurement, sample_wise
+from optsteps.models.checkpoint import load_network
+from optsteps.models.classifier import Classifier
 
 
 def class_correct(
@@ -41,3 +46,28 @@ def class_correct(
     if broken.any():
         raise ValueError(f"the classifier's logits are not finite for {int(broken.sum())} of {len(images)} images")
     return (logits.argmax(1) == labels.to(logits.device)).float()
+
+
+class ClassJudge(Judge):
+    """The share of samples in which a classifier sees the class of their condition ("accuracy").
+
+    Args:
+        weights: of a `Classifier`, a path or `shipped:NAME`.
+    """
+
+    def __init__(self, weights: str) -> None:
+        self.classifier, _ = load_network(weights, Classifier)
+
+    @property
+    def figures(self) -> dict[str, bool | None]:
+        return {"accuracy": True}
+
+    def check(self, samples: int, shape: Sequence[int] | None) -> None:
+        super().check(samples, shape)
+        if shape is not None:
+            class_correct(self.classifier.cpu(), torch.zeros(1, *shape), torch.zeros(1))
+
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
+        if cond is None:
+            return {}
+        return {"accuracy": sample_wise(class_correct(self.classifier.to(x.device), x, cond), True)}

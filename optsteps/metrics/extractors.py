@@ -1,4 +1,4 @@
-"""From images to the features that FID and its kin compare, by torch-fidelity's feature extractors.
+"""Features of images, which FID and its kin compare, by torch-fidelity's feature extractors.
 
 torch-fidelity's extractors take bytes. `to_uint8` is the only place where images become bytes, and reference and
 samples pass through it alike: it is part of the metric, as the file format is of an FID computed from PNG files.
@@ -89,7 +89,7 @@ def register_extractor(name: str, load: Callable[[], nn.Module]) -> None:
     Args:
         name: a name that torch-fidelity does not use itself. Registering it again replaces the network; but
             torch-fidelity's file cache knows features by name alone, so give new weights a new name or pass it
-            `cache=False`. (`Fidelity` uses no cache.)
+            `cache=False`. (`FidelityJudge` uses no cache.)
         load: called whenever an extractor is made; returns a module with `features(images) -> [B, F]` and
             `forward(images) -> logits`, for float32 images [B, C, H, W] in [-1, 1]. It is copied.
 
@@ -148,7 +148,7 @@ def build_extractor(name: str, weights_path: str | PathLike[str] | None = None) 
                 name, [layer], cuda=False, feature_extractor_weights_path=path, verbose=False
             )
     except (UnpicklingError, RuntimeError, EOFError) as error:
-        if name in _networks:  # a fault of the caller's own
+        if name in _networks:  # the fault is in the caller's network
             raise
         file = f"weights file {path}" if path else f"the weights file of {name!r} in the torch hub folder"
         raise ValueError(f"{file} is damaged or holds more than tensors ({error})") from error

@@ -1,4 +1,4 @@
-"""FID, KID, precision and recall of features, computed by torch-fidelity, and how sure they are.
+"""FID, KID, precision and recall of features, computed by torch-fidelity, of all samples and of disjoint sets.
 
 - FID: Heusel et al. 2017, arXiv:1706.08500. Biased by an amount that depends on the number of samples: compare only
   values from equal numbers, and expect little of fewer samples than features.
@@ -27,8 +27,6 @@ from torch_fidelity.metric_prc import (  # type: ignore[import-untyped, unused-i
     prc_features_to_metric,
 )
 
-from optsteps.metrics.statistics import Interval, spread
-
 HIGHER_IS_BETTER = {"fid": False, "kid": False, "precision": True, "recall": True}
 
 
@@ -41,7 +39,7 @@ class FidelitySettings:
         kid_subset_size: samples in a subset; all of them where there are fewer.
         neighbours: precision and recall draw the ball of a feature out to this nearest neighbour.
         seed: of the subsets and of the disjoint sets behind the intervals.
-        figures: which of FID, KID, precision and recall to compute; the last two compare every pair of features.
+        figures: which of "fid", "kid", "precision" and "recall" to compute; the last two compare all pairs of features.
 
     Raises:
         ValueError: an unknown figure.
@@ -80,8 +78,8 @@ def fidelity_values(
     Raises:
         ValueError: features that are not finite or of different length, or no more of them than `neighbours`.
     """
-    samples = checked_features(samples, "sample", settings)
-    reference = checked_features(reference, "reference", settings)
+    samples = _checked(samples, "sample", settings)
+    reference = _checked(reference, "reference", settings)
     if samples.shape[1] != reference.shape[1]:
         raise ValueError(
             f"samples have {samples.shape[1]} features but the reference has {reference.shape[1]}; "
@@ -115,49 +113,6 @@ def fidelity_values(
     return {name: values[name] for name in settings.figures}
 
 
-def fidelity_intervals(
-    samples: Tensor, reference: Tensor, sets: int = 10, settings: FidelitySettings = DEFAULT_SETTINGS
-) -> dict[str, Interval]:
-    """`fidelity_values` of all samples, each value with a 95 % interval for the noise of drawing these samples.
-
-    A bootstrap would shift FID, KID and recall (a copied sample is its own nearest neighbour), and torch-fidelity's
-    standard deviation of KID is over overlapping subsets of the same samples. So the samples are split at random into
-    disjoint sets of equal size, and the width comes from how the sets differ (see `spread`). It says nothing of what
-    another reference would change, nor of FID's bias.
-
-    Args:
-        samples, reference, settings: as in `fidelity_values`. The KID of a set is the mean over `kid_subsets / sets`
-            subsets.
-        sets: number of disjoint sets, at least 2.
-
-    Raises:
-        ValueError: too few samples for that many sets, or as in `fidelity_values`.
-    """
-    per_set = fidelity_per_set(samples, reference, sets, settings)
-    values = fidelity_values(samples, reference, settings)
-    return {name: spread(per_set[name], center=value) for name, value in values.items()}
-
-
-def fidelity_differences(
-    a: Tensor, b: Tensor, reference: Tensor, sets: int = 10, settings: FidelitySettings = DEFAULT_SETTINGS
-) -> dict[str, Interval]:
-    """`fidelity_values` of a minus that of b, with a 95 % interval that uses their pairing; give it to `verdict`.
-
-    Args:
-        a, b: features [N, F] of the candidate's and the rival's images; row k of both was made from the same noise.
-            Both are split into the same disjoint sets, so noise that the two share cancels.
-        reference, sets, settings: as in `fidelity_intervals`.
-
-    Raises:
-        ValueError: a and b differ in shape, or as in `fidelity_intervals`.
-    """
-    if a.shape != b.shape:
-        raise ValueError(f"paired features must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
-    value_a, value_b = fidelity_values(a, reference, settings), fidelity_values(b, reference, settings)
-    sets_a, sets_b = (fidelity_per_set(x, reference, sets, settings) for x in (a, b))
-    return {name: spread(sets_a[name] - sets_b[name], center=value_a[name] - value_b[name]) for name in value_a}
-
-
 def fidelity_per_set(samples: Tensor, reference: Tensor, sets: int, settings: FidelitySettings) -> dict[str, Tensor]:
     """`fidelity_values` of disjoint sets of equal size -> [sets] each; the remainder of the division is left out.
 
@@ -175,7 +130,7 @@ def fidelity_per_set(samples: Tensor, reference: Tensor, sets: int, settings: Fi
 
 
 def size_of_sets(samples: int, sets: int, settings: FidelitySettings) -> int:
-    """How many of so many samples each of the disjoint sets behind an interval has.
+    """The size of each of the disjoint sets of samples behind an interval.
 
     Raises:
         ValueError: too few samples for that many sets.
@@ -191,7 +146,7 @@ def size_of_sets(samples: int, sets: int, settings: FidelitySettings) -> int:
     return size
 
 
-def checked_features(features: Tensor, what: str, settings: FidelitySettings) -> Tensor:
+def _checked(features: Tensor, what: str, settings: FidelitySettings) -> Tensor:
     """Features as torch-fidelity's functions want them: on the CPU, and float64 for exact sums."""
     if features.ndim != 2 or len(features) <= settings.neighbours or features.shape[1] < 2:
         raise ValueError(

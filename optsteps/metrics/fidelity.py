@@ -1,99 +1,140 @@
-"""FID, KID, precision and recall of images as a torchmetrics metric."""
+"""Judges of the likeness of many samples to data: FID, KID, precision and recall, with intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
-from optsteps.metrics.extractors import extract_features
+from optsteps.conditions import Cond
+from optsteps.metrics.base import Judge, Measurement, set_wise
+from optsteps.metrics.extractors import build_extractor, extract_features, register_extractor
 from optsteps.metrics.features import (
     DEFAULT_SETTINGS,
+    HIGHER_IS_BETTER,
     FidelitySettings,
-    checked_features,
-    fidelity_intervals,
+    fidelity_per_set,
     fidelity_values,
+    size_of_sets,
 )
-from optsteps.metrics.statistics import Interval
+from optsteps.metrics.toy import Distribution
+from optsteps.models.checkpoint import load_network, resolve_weights
+from optsteps.models.classifier import Classifier
 
 
-class Fidelity(Metric):
-    """`fidelity_values` of images that come in batches, on one or many devices.
+def fidelity_measurements(
+    features: Tensor, reference: Tensor, sets: int, settings: FidelitySettings = DEFAULT_SETTINGS
+) -> dict[str, Measurement]:
+    """`fidelity_values` of all samples, each value with a 95 % interval for the noise of drawing these samples.
+
+    A bootstrap would shift FID, KID and recall (a copied sample is its own nearest neighbour), and torch-fidelity's
+    standard deviation of KID is over overlapping subsets of the same samples. So the samples are split at random into
+    disjoint sets of equal size, and the width comes from how the sets differ (see `spread`). The interval says nothing
+    of what another reference would change, nor of FID's bias.
+
+    Two rows whose samples k were made from the same noise are split into the same sets, so the noise that they share
+    cancels in `Measurement.difference`.
 
     Args:
-        extractor: uint8 [B, C, H, W] -> features [B, F], such as `build_extractor` returns.
-        reference: features of real images [M, F], made by `extract_features` with the same extractor.
+        features: of generated samples [N, F].
+        reference: features of real samples [M, F].
+        sets: number of disjoint sets, at least 2. The KID of a set is the mean over `kid_subsets / sets` subsets.
         settings: see `FidelitySettings`.
-        **kwargs: of `torchmetrics.Metric`.
 
     Raises:
-        ValueError: the reference is not [M, F], too short or not finite.
+        ValueError: too few samples for that many sets, or as in `fidelity_values`.
+    """
+    per_set = fidelity_per_set(features, reference, sets, settings)
+    values = fidelity_values(features, reference, settings)
+    return {name: set_wise(value, per_set[name], HIGHER_IS_BETTER[name]) for name, value in values.items()}
+
+
+class FidelityJudge(Judge):
+    """FID, KID, precision and recall of features, by torch-fidelity.
+
+    Args:
+        features: safetensors file with the reference "features" [M, F], a path or `shipped:NAME`.
+        figures: which of "fid", "kid", "precision" and "recall" to measure.
+        sets: number of disjoint sets of samples behind the intervals.
+        classifier: weights of the `Classifier` whose features are compared; None for `extractor`.
+        extractor: name of one of torch-fidelity's own extractors, e.g. "inception-v3-compat".
+        extractor_weights: that extractor's weights file.
+        kid_subsets: KID is the mean over this many random subsets of 1000; half a second each.
     """
 
-    is_differentiable = False
-    full_state_update = False
-    features: list[Tensor] | Tensor
-    index: list[Tensor] | Tensor
+    needs_many = True
 
     def __init__(
         self,
-        extractor: Callable[[Tensor], Tensor],
-        reference: Tensor,
-        settings: FidelitySettings = DEFAULT_SETTINGS,
-        **kwargs: Any,
+        features: str,
+        figures: list[str],
+        sets: int,
+        classifier: str | None = None,
+        extractor: str | None = None,
+        extractor_weights: str | None = None,
+        kid_subsets: int = 100,
     ) -> None:
-        super().__init__(**kwargs)
-        self.extractor = extractor
-        self.reference = checked_features(reference, "reference", settings)
-        self.settings = settings
-        self.add_state("features", [], dist_reduce_fx="cat")
-        self.add_state("index", [], dist_reduce_fx="cat")
+        if (classifier is None) == (extractor is None):
+            raise ValueError("FidelityJudge takes either a classifier or the name of an extractor")
+        if classifier is not None:
+            extractor = f"optsteps-{resolve_weights(classifier).stem}".replace("_", "-")
+            register_extractor(extractor, lambda: load_network(classifier, Classifier)[0])
+        assert extractor is not None
+        self.extractor = build_extractor(extractor, extractor_weights)
+        self.reference = load_file(resolve_weights(features))["features"]
+        self.sets, self.settings = sets, FidelitySettings(kid_subsets, figures=tuple(figures))
 
-    def update(self, images: Tensor, index: Tensor | None = None) -> None:
-        """Adds images.
+    @property
+    def figures(self) -> dict[str, bool | None]:
+        return {name: HIGHER_IS_BETTER[name] for name in self.settings.figures}
 
-        Args:
-            images: [B, C, H, W], floats in [-1, 1] or uint8, on the extractor's device.
-            index: the samples' numbers [B]. Results follow their order, so that they do not depend on which device had
-                which sample. Without it samples are numbered as they come.
+    def check(self, samples: int, shape: Sequence[int] | None) -> None:
+        super().check(samples, shape)
+        size_of_sets(samples, self.sets, self.settings)
+        if shape is not None:
+            _check_images(shape)
+            extract_features(self.extractor.cpu(), torch.zeros(1, *shape))
 
-        Raises:
-            ValueError: there is not one index per image, or as in `extract_features`.
-        """
-        if index is None:
-            seen = sum(len(part) for part in self.index)
-            index = torch.arange(seen, seen + len(images))
-        if index.shape != images.shape[:1]:
-            raise ValueError(f"expected one index per image, got {tuple(index.shape)} for {len(images)} images")
-        features = extract_features(self.extractor, images)
-        assert isinstance(self.features, list)
-        assert isinstance(self.index, list)
-        self.features.append(features)
-        self.index.append(index.to(features.device))
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
+        _check_images(x.shape[1:])
+        features = extract_features(self.extractor.to(x.device), x)
+        return fidelity_measurements(features, self.reference, self.sets, self.settings)
 
-    def compute(self) -> dict[str, float]:
-        """ "fid", "kid", "precision", "recall" of all images so far; raises as `fidelity_values`."""
-        return fidelity_values(self._ordered(), self.reference, self.settings)
 
-    def intervals(self, sets: int = 10) -> dict[str, Interval]:
-        """The same with intervals, see `fidelity_intervals`.
+class CoordinateJudge(Judge):
+    """FID, KID, precision and recall of low-dimensional samples of a known distribution.
 
-        Not what `compute` returns, because loggers take numbers and torchmetrics refuses frozen dataclasses.
-        """
-        return fidelity_intervals(self.gathered(), self.reference, sets, self.settings)
+    The coordinates of a sample stand for the features of an image. So FID is the Frechet distance of the Gaussians that
+    have the moments of the samples and of the truth.
 
-    def gathered(self) -> Tensor:
-        """Features [N, F] of the images of all devices, in the order of their index; for `fidelity_differences`."""
-        with self.sync_context(
-            dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
-        ):
-            return self._ordered()
+    Args:
+        distribution: what true samples are drawn from.
+        samples: number of true samples to compare with.
+        figures, sets, kid_subsets: as in `FidelityJudge`.
+    """
 
-    def _ordered(self) -> Tensor:
-        if len(self.features) == 0:
-            raise ValueError("no images yet; call update first")
-        return dim_zero_cat(self.features)[dim_zero_cat(self.index).argsort(stable=True)]
+    needs_many = True
+
+    def __init__(
+        self, distribution: Distribution, samples: int, figures: Sequence[str], sets: int, kid_subsets: int = 100
+    ) -> None:
+        self.truth = distribution.sample(samples, torch.Generator().manual_seed(0))
+        self.sets, self.settings = sets, FidelitySettings(kid_subsets, figures=tuple(figures))
+
+    @property
+    def figures(self) -> dict[str, bool | None]:
+        return {name: HIGHER_IS_BETTER[name] for name in self.settings.figures}
+
+    def check(self, samples: int, shape: Sequence[int] | None) -> None:
+        super().check(samples, shape)
+        size_of_sets(samples, self.sets, self.settings)
+
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
+        return fidelity_measurements(x.cpu().double(), self.truth, self.sets, self.settings)
+
+
+def _check_images(shape: Sequence[int]) -> None:
+    if len(shape) != 3:
+        raise ValueError(f"FID and its kin compare images [B, C, H, W], not samples of shape {tuple(shape)}")

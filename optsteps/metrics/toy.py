@@ -1,4 +1,4 @@
-"""Metrics for low-dimensional samples of a distribution whose density is known."""
+"""Likelihood and distance of low-dimensional samples to a distribution whose density is known."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from optsteps.conditions import Cond
+from optsteps.metrics.base import Judge, Measurement, sample_wise, set_wise
 from optsteps.metrics.statistics import Interval, spread
 
 
 class Distribution(Protocol):
-    """What can be drawn from and has a density, such as `GaussianMixture`."""
+    """A distribution that can be drawn from and has a density, such as `GaussianMixture`."""
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n samples [n, d]."""
@@ -26,8 +28,8 @@ class Distribution(Protocol):
 def negative_log_likelihood(samples: Tensor, log_prob: Callable[[Tensor], Tensor]) -> Tensor:
     """-log p of each sample under the true distribution.
 
-    Its mean is the cross-entropy of samples and distribution: at best the distribution's `entropy` for perfect samples,
-    but lower still for samples that crowd its modes, so compare with the entropy rather than seek the least.
+    Its mean is the cross-entropy of samples and distribution. For perfect samples this is the distribution's `entropy`,
+    and for samples that crowd its modes it is lower still. So compare it with the entropy; the least is not the best.
 
     Args:
         samples: [B, d].
@@ -84,6 +86,33 @@ def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 256, seed: int =
     directions /= directions.norm(dim=0)
     power: float = _wasserstein_power(a @ directions, b @ directions, p).mean().item()
     return float(power ** (1 / p))
+
+
+class DistributionJudge(Judge):
+    """Negative log-likelihood (nats) under a known density, and sliced Wasserstein distance to true samples.
+
+    Samples less spread than the truth have a *lower* NLL than true samples, so read it beside the entropy.
+
+    Args:
+        distribution: the known density.
+        samples: number of true samples to compare with.
+    """
+
+    def __init__(self, distribution: Distribution, samples: int) -> None:
+        self.distribution = distribution
+        self.truth = distribution.sample(samples, torch.Generator().manual_seed(0))
+
+    @property
+    def figures(self) -> dict[str, bool | None]:
+        return {"nll": None, "sliced_wasserstein": False}
+
+    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
+        x = x.cpu().double()
+        distances = torch.tensor([sliced_wasserstein(part, self.truth) for part in x.chunk(8)], dtype=torch.float64)
+        return {
+            "nll": sample_wise(negative_log_likelihood(x, self.distribution.log_prob), None),
+            "sliced_wasserstein": set_wise(sliced_wasserstein(x, self.truth), distances, False),
+        }
 
 
 def _wasserstein_power(a: Tensor, b: Tensor, p: float) -> Tensor:

@@ -27,7 +27,8 @@ from optsteps.denoisers import Denoiser, DeviceDenoiser, call_nfe, fitting_batch
 from optsteps.fingerprint import probe_inputs, probed
 from optsteps.methods import GivenSchedules, HandMade, Method, SearchProblem, SearchResult
 from optsteps.metrics import entropy
-from optsteps.metrics.judges import Judge, TeacherJudge
+from optsteps.metrics.base import Judge
+from optsteps.metrics.teacher_judge import TeacherJudge
 from optsteps.models import Model
 from optsteps.noise import FIRST_TEST_SAMPLE, sample_generator, unit_noise
 from optsteps.running.interpretation import Interpretation, check_interpretation

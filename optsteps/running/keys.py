@@ -30,7 +30,8 @@ from optsteps.fingerprint import (
     solver_facts,
 )
 from optsteps.methods import Method, SearchProblem
-from optsteps.metrics.judges import Judge, MeasurementCriterion
+from optsteps.metrics.base import Judge
+from optsteps.metrics.criterion import MeasurementCriterion
 from optsteps.noise import unit_noise
 from optsteps.running.experiment import Experiment
 from optsteps.running.probe import Probe

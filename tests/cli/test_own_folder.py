@@ -20,7 +20,7 @@ from optsteps.cli import run as command
 from optsteps.cli.common import CONFIG_DIR
 from optsteps.cli.own_folder import claimed, run_in_own_folder
 from optsteps.reporting.run.folder import results
-from optsteps.reporting.sweep.records import read_records
+from optsteps.reporting.sweep.run_rows import read_run_rows
 from optsteps.storage.claims import Claim
 
 CONFIG = OmegaConf.create({"seed": 0, "solver": {"name": "euler", "order": None}, "logger": {"key": "secret"}})
@@ -48,8 +48,8 @@ def state(folder: Path) -> str:
 
 def test_a_folder_says_whose_it_is(tmp_path: Path) -> None:
     with claimed(tmp_path, CONFIG, "oss", {Path(".hydra", "overrides.yaml"): "- seed=0\n"}):
-        record = json.loads((tmp_path / "run.json").read_text())
-        assert (record["state"], record["method"], record["pid"]) == ("begun", "oss", os.getpid())
+        run_row = json.loads((tmp_path / "run.json").read_text())
+        assert (run_row["state"], run_row["method"], run_row["pid"]) == ("begun", "oss", os.getpid())
     assert state(tmp_path) == "finished"
     assert sorted(contents(tmp_path)) == [".hydra/overrides.yaml", "config.yaml", "run.json"]
     assert "secret" not in (tmp_path / "config.yaml").read_text()
@@ -146,7 +146,7 @@ def test_the_folder_of_a_silent_process(same: bool, tmp_path: Path, monkeypatch:
 def test_a_refused_run_leaves_the_report_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From the command line: neither Hydra's record nor the figures change; repeated and cut off, none are left."""
+    """From the command line: neither Hydra's run_row nor the figures change; repeated and cut off, none are left."""
     start(monkeypatch, tmp_path, *TINY, *TINY_PLANE)
     before = contents(tmp_path)
     assert {".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "config.yaml"} <= set(before)
@@ -154,7 +154,7 @@ def test_a_refused_run_leaves_the_report_as_it_was(
         start(monkeypatch, tmp_path, *TINY, *TINY_PLANE, "solver=heun", "seed=7")
     assert "seed=0, here 7" in " ".join(capsys.readouterr().err.split())
     assert contents(tmp_path) == before
-    assert {record.fields["solver.name"] for record in read_records(tmp_path)} == {"euler"}
+    assert {run_row.fields["solver.name"] for run_row in read_run_rows(tmp_path)} == {"euler"}
 
     def fails(*_: object) -> None:
         raise RuntimeError("out of memory")
@@ -163,7 +163,7 @@ def test_a_refused_run_leaves_the_report_as_it_was(
     with pytest.raises(RuntimeError, match="out of memory"):
         start(monkeypatch, tmp_path, *TINY, *TINY_PLANE)
     with pytest.raises(FileNotFoundError, match="no run"):
-        read_records(tmp_path)
+        read_run_rows(tmp_path)
 
 
 def test_runs_begun_in_the_same_second_have_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

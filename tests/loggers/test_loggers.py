@@ -12,7 +12,7 @@ import pytest
 from made_up import made_up, noise
 
 from optsteps.loggers.results import log_results
-from optsteps.loggers.wandb import SparingWandbLogger
+from optsteps.loggers.wandb import FallbackWandbLogger
 from optsteps.metrics.judges import Measurement
 from optsteps.metrics.statistics import Interval
 from optsteps.processes import Flow
@@ -22,13 +22,15 @@ def test_numbers_that_are_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """A figure keeps its NaN as a number of a chart; a table, as metrics.json, has nothing there."""
     rows = made_up(noise(8, 3), Flow(), 1.0)
     no_interval = Measurement(Interval(30.0, math.nan, math.nan), True)
-    rows[1] = replace(rows[1], figures={**rows[1].figures, "psnr": no_interval})
+    rows[1] = replace(rows[1], measurements={**rows[1].measurements, "psnr": no_interval})
     (tmp_path / "metrics.json").write_text(json.dumps({"rows": []}))
     logged: dict[str, Any] = {}
     tables: dict[str, Any] = {}
-    monkeypatch.setattr(SparingWandbLogger, "log_metrics", lambda _self, numbers, step: logged.update({step: numbers}))
-    monkeypatch.setattr(SparingWandbLogger, "log_table", lambda _self, name, columns, data: tables.update({name: data}))
-    logger = SparingWandbLogger(str(tmp_path), "optsteps", "disabled")
+    monkeypatch.setattr(FallbackWandbLogger, "log_metrics", lambda _self, numbers, step: logged.update({step: numbers}))
+    monkeypatch.setattr(
+        FallbackWandbLogger, "log_table", lambda _self, name, columns, data: tables.update({name: data})
+    )
+    logger = FallbackWandbLogger(str(tmp_path), "optsteps", "disabled")
     log_results(logger, rows, [], [tmp_path / "metrics.json"], 1.5)
     assert logged[5]["oss/psnr"] == 30
     assert math.isnan(logged[5]["oss/psnr/low"])

@@ -13,11 +13,10 @@ from optsteps.metrics import spread, verdict
 from optsteps.metrics.features import (
     HIGHER_IS_BETTER,
     FidelitySettings,
-    fidelity_differences,
-    fidelity_intervals,
     fidelity_per_set,
     fidelity_values,
 )
+from optsteps.metrics.fidelity import fidelity_measurements
 
 FAST = FidelitySettings(kid_subsets=5, kid_subset_size=50)
 
@@ -80,7 +79,7 @@ def test_only_the_figures_asked_for(figures: tuple[str, ...]) -> None:
     x, y = _normal(30, 3), _normal(30, 3, seed=1)
     everything, some = fidelity_values(x, y, FAST), fidelity_values(x, y, replace(FAST, figures=figures))
     assert some == {name: everything[name] for name in figures}
-    assert set(fidelity_intervals(x, y, 2, replace(FAST, figures=figures))) == set(figures)
+    assert set(fidelity_measurements(x, y, 2, replace(FAST, figures=figures))) == set(figures)
 
 
 def test_half_precision_references_are_taken_at_their_values() -> None:
@@ -109,7 +108,8 @@ def test_interval_of_fid_covers_its_expectation() -> None:
 
 def test_intervals_lie_about_the_values_of_all_samples() -> None:
     x, y = _normal(203, 3), 0.3 + _normal(150, 3, seed=1)
-    values, intervals = fidelity_values(x, y, FAST), fidelity_intervals(x, y, sets=5, settings=FAST)
+    values = fidelity_values(x, y, FAST)
+    intervals = {name: m.interval for name, m in fidelity_measurements(x, y, sets=5, settings=FAST).items()}
     assert {name: interval.value for name, interval in intervals.items()} == values
     for interval in intervals.values():
         assert interval.low < interval.value < interval.high
@@ -128,13 +128,15 @@ def test_sets_mix_samples_whatever_their_order(order: str) -> None:
 
 def test_pairing_finds_a_difference_that_the_intervals_hide() -> None:
     noise, reference = _normal(200, 3), _normal(200, 3, seed=1)
-    rival, candidate = 1.1 * noise, 1.08 * noise
-    alone = [fidelity_intervals(x, reference, sets=4, settings=FAST)["fid"] for x in (candidate, rival)]
-    assert alone[0].high > alone[1].low
-    differences = fidelity_differences(candidate, rival, reference, sets=4, settings=FAST)
-    assert differences["fid"].value == pytest.approx(alone[0].value - alone[1].value)
-    assert verdict(differences["fid"], HIGHER_IS_BETTER["fid"]) == "better"
-    for name, same in fidelity_differences(rival, rival, reference, sets=4, settings=FAST).items():
+    candidate, rival = (fidelity_measurements(scale * noise, reference, 4, FAST) for scale in (1.08, 1.1))
+    assert candidate["fid"].interval.high > rival["fid"].interval.low
+    difference = candidate["fid"].difference(rival["fid"])
+    assert difference is not None
+    assert difference.value == pytest.approx(candidate["fid"].interval.value - rival["fid"].interval.value)
+    assert verdict(difference, HIGHER_IS_BETTER["fid"]) == "better"
+    for name, measurement in rival.items():
+        same = measurement.difference(rival[name])
+        assert same is not None
         assert verdict(same, HIGHER_IS_BETTER[name]) == "no better"
 
 
@@ -149,11 +151,9 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="not finite"):
         fidelity_values(good, good * math.inf)
     with pytest.raises(ValueError, match="20 samples make 6 sets of 3, too few"):
-        fidelity_intervals(good, good, sets=6)
+        fidelity_measurements(good, good, sets=6)
     with pytest.raises(ValueError, match="at least 2"):
-        fidelity_intervals(good, good, sets=1)
+        fidelity_measurements(good, good, sets=1)
     for figures in ((), ("fid", "isc")):
         with pytest.raises(ValueError, match="expected some figures, and known ones"):
             FidelitySettings(figures=figures)
-    with pytest.raises(ValueError, match="paired"):
-        fidelity_differences(good, good[:10], good)

@@ -3,12 +3,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch_fidelity
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from optsteps.metrics.extractors import build_extractor, extract_features, register_extractor
-from optsteps.metrics.features import FidelitySettings, fidelity_values
-from optsteps.metrics.fidelity import Fidelity
+from optsteps.metrics.features import HIGHER_IS_BETTER, FidelitySettings
+from optsteps.metrics.fidelity import FidelityJudge, fidelity_measurements
 
 NAME = "optsteps-test-fidelity"
 SETTINGS = FidelitySettings(kid_subsets=10, kid_subset_size=50)
@@ -49,13 +50,10 @@ def extractor() -> nn.Module:
     return build_extractor(NAME)
 
 
-@pytest.fixture
-def metric(extractor: nn.Module) -> Fidelity:
-    return Fidelity(extractor, extract_features(extractor, _images(90, 1, 0.6)), SETTINGS)
-
-
-def test_agrees_with_calculate_metrics(metric: Fidelity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+def test_agrees_with_calculate_metrics(extractor: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    monkeypatch.setenv("TORCH_HOME", str(hub))
     samples, reference = _images(110, 0, 0.5), _images(90, 1, 0.6)
     theirs = torch_fidelity.calculate_metrics(
         input1=Bytes(samples),
@@ -66,77 +64,23 @@ def test_agrees_with_calculate_metrics(metric: Fidelity, tmp_path: Path, monkeyp
         prc=True,
         isc=True,  # takes the logits
         kid_subsets=10,
-        kid_subset_size=50,
+        kid_subset_size=90,
         cuda=False,
         save_cpu_ram=True,
         verbose=False,
     )
-    for part in samples.split(40):
-        metric.update(part)
-    ours = metric.compute()
+    save_file({"features": extract_features(extractor, reference)}, tmp_path / "features.safetensors")
+    judge = FidelityJudge(
+        str(tmp_path / "features.safetensors"), list(HIGHER_IS_BETTER), 4, extractor=NAME, kid_subsets=10
+    )
+    ours = {name: m.interval.value for name, m in judge.judge(samples, samples, None).items()}
     assert ours["fid"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
     assert ours["kid"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
     assert ours["precision"] == theirs["precision"]
     assert ours["recall"] == theirs["recall"]
     assert 0 < ours["recall"] < ours["precision"] < 1
     assert theirs["inception_score_mean"] > 1
-    assert list(tmp_path.iterdir()) == []  # nothing cached, nothing downloaded
-
-
-def test_batches_do_not_matter_and_reset_forgets(metric: Fidelity) -> None:
-    samples = _images(60, 0, 0.5)
-    metric.update(samples)
-    whole = metric.compute()
-    metric.update(_images(30, 2, 0.1))
-    assert metric.compute() != whole
-    metric.reset()
-    for part in samples.split(25):
-        metric.update(part)
-    assert metric.compute() == pytest.approx(whole, rel=1e-6)
-
-
-def test_index_undoes_the_order_in_which_samples_come(metric: Fidelity) -> None:
-    samples, order = _images(60, 0, 0.5), torch.randperm(60, generator=torch.Generator().manual_seed(0))
-    metric.update(samples)
-    expected, features = metric.compute(), metric.gathered()
-    metric.reset()
-    for part in order.split(20):
-        metric.update(samples[part], index=part)
-    torch.testing.assert_close(metric.gathered(), features)
-    assert metric.compute() == pytest.approx(expected, rel=1e-6)
-
-
-def test_reduces_over_devices(extractor: nn.Module) -> None:
-    """Two ranks with every other sample each, as seen from the first; the second's states are handed to its gather."""
-    reference, samples = extract_features(extractor, _images(90, 1, 0.6)), _images(61, 0, 0.5)
-    other = Fidelity(extractor, reference, SETTINGS)
-    other.update(samples[1::2], index=torch.arange(1, 61, 2))
-
-    def gather(state: Tensor, group: object) -> list[Tensor]:
-        return [state, other.features[0] if state.is_floating_point() else other.index[0]]
-
-    first = Fidelity(extractor, reference, SETTINGS, dist_sync_fn=gather, distributed_available_fn=lambda: True)
-    first.update(samples[::2][:11], index=torch.arange(0, 61, 2)[:11])
-    first.update(samples[::2][11:], index=torch.arange(0, 61, 2)[11:])
-    whole = Fidelity(extractor, reference, SETTINGS)
-    whole.update(samples)
-    assert first.compute() == pytest.approx(whole.compute(), rel=1e-6)
-    torch.testing.assert_close(first.gathered(), whole.gathered())
-    assert len(first.features) == 2  # back to its own samples after the gathering
-    whole_intervals, first_intervals = whole.intervals(sets=3), first.intervals(sets=3)
-    for name, interval in whole_intervals.items():
-        assert first_intervals[name].low == pytest.approx(interval.low, rel=1e-6, abs=1e-7)
-
-
-def test_merges_and_clones(metric: Fidelity) -> None:
-    samples = _images(60, 0, 0.5)
-    metric.update(samples[:25])
-    other = metric.clone()
-    other.reset()
-    other.update(samples[25:], index=torch.arange(25, 60))
-    metric.merge_state(other)
-    expected = fidelity_values(extract_features(metric.extractor, samples), metric.reference, SETTINGS)
-    assert metric.compute() == pytest.approx(expected, rel=1e-6)
+    assert list(hub.iterdir()) == []  # nothing cached, nothing downloaded
 
 
 def test_any_callable_is_an_extractor() -> None:
@@ -144,19 +88,21 @@ def test_any_callable_is_an_extractor() -> None:
         assert images.dtype == torch.uint8
         return images[:, 0, ::7, ::7].flatten(1).float()
 
-    metric = Fidelity(corners, extract_features(corners, _images(20, 1, 0.5)), SETTINGS)
-    metric.update(_images(20, 1, 0.5))
-    assert metric.compute()["fid"] == pytest.approx(0.0, abs=1e-6)
-    assert metric.compute()["precision"] == 1.0
+    features = extract_features(corners, _images(20, 1, 0.5))
+    measured = fidelity_measurements(features, features, 2, SETTINGS)
+    assert measured["fid"].interval.value == pytest.approx(0.0, abs=1e-6)
+    assert measured["precision"].interval.value == 1.0
 
 
-def test_errors(metric: Fidelity, extractor: nn.Module) -> None:
-    with pytest.raises(ValueError, match="update first"), pytest.warns(UserWarning, match="before"):
-        metric.compute()
-    with pytest.raises(ValueError, match="one index per image"):
-        metric.update(_images(4, 0, 1.0), index=torch.arange(3))
-    metric.update(_images(3, 0, 1.0))
-    with pytest.raises(ValueError, match=r"N above 3.*\(3, 5\)"):
-        metric.compute()
+def test_errors(extractor: nn.Module, tmp_path: Path) -> None:
+    features = extract_features(extractor, _images(20, 0, 1.0))
     with pytest.raises(ValueError, match="reference features"):
-        Fidelity(extractor, torch.zeros(5))
+        fidelity_measurements(features, torch.zeros(5), 2)
+    save_file({"features": features}, tmp_path / "features.safetensors")
+    judge = FidelityJudge(str(tmp_path / "features.safetensors"), ["fid"], 2, extractor=NAME)
+    with pytest.raises(ValueError, match=r"compare images \[B, C, H, W\], not samples of shape \(2,\)"):
+        judge.judge(torch.zeros(20, 2), torch.zeros(20, 2), None)
+    with pytest.raises(ValueError, match="3 samples make 2 sets of 1, too few"):
+        judge.check(3, (1, 8, 8))
+    with pytest.raises(ValueError, match="either a classifier or the name of an extractor"):
+        FidelityJudge(str(tmp_path / "features.safetensors"), ["fid"], 2)

@@ -73,11 +73,11 @@ def test_spread_is_students_interval(n: int, level: float) -> None:
     low, high = stats.t.interval(level, n - 1, loc=values.mean(), scale=stats.sem(values))
     interval = spread(torch.from_numpy(values), level)
     assert interval.value == pytest.approx(values.mean())
-    assert interval.high - interval.low == pytest.approx(high - low, rel=1e-3 if n > 201 else 1e-9)
+    assert interval.high - interval.low == pytest.approx(high - low, rel=1e-9)
     assert interval.high + interval.low == pytest.approx(high + low)
     moved = spread(torch.from_numpy(values), level, center=7.0)
     assert moved.value == 7.0
-    assert (moved.low, moved.high) == pytest.approx((7 - (high - low) / 2, 7 + (high - low) / 2), rel=1e-3)
+    assert (moved.low, moved.high) == pytest.approx((7 - (high - low) / 2, 7 + (high - low) / 2), rel=1e-9)
 
 
 @given(st.floats(-5, 5), st.floats(0, 5), st.floats(0, 5))

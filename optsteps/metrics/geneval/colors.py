@@ -1,4 +1,4 @@
-"""Which colour an object has, by CLIP (Radford et al., arXiv:2103.00020), as GenEval asks it."""
+"""Colours of objects by CLIP (Radford et al., arXiv:2103.00020), which GenEval asks in sentences."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BEHIND = 153
 
 
 class ColorClassifier:
-    """The colour that fits an object best: an image of it alone against sentences that name the colours.
+    """Finds the colour that fits an object best, by comparing an image of the object alone with sentences on colours.
 
     Args:
         path: of a CLIP model, a folder or a repository of the hub.
@@ -44,40 +44,44 @@ class ColorClassifier:
             return []
         inputs = self.processor(images=list(crops), return_tensors="pt", input_data_format="channels_first")
         with torch.no_grad():
-            seen = self.model.vision_model(pixel_values=inputs["pixel_values"].to(self.device)).pooler_output
-            seen = self.model.visual_projection(seen)
-            best = [int((self._sentences(name) @ one).argmax()) for name, one in zip(names, seen, strict=True)]
+            pooled = self.model.vision_model(pixel_values=inputs["pixel_values"].to(self.device)).pooler_output
+            embedded = self.model.visual_projection(pooled)
+            best = [int((self._sentences(name) @ image).argmax()) for name, image in zip(names, embedded, strict=True)]
         return [self.colors[place] for place in best]
 
-    def check(self, asked: Sequence[Metadata]) -> None:
-        """Raises ValueError where a colour is asked for that is none of those to choose from."""
-        for one in asked:
-            for objects in one.include:
+    def check(self, metadata: Sequence[Metadata]) -> None:
+        """Raises ValueError where a prompt asks for a colour that is none of those to choose from."""
+        for prompt in metadata:
+            for objects in prompt.include:
                 if objects.color not in (None, *self.colors):
                     raise ValueError(
-                        f"{one.prompt!r} asks for the color {objects.color!r}; known: {', '.join(self.colors)}"
+                        f"{prompt.prompt!r} asks for the color {objects.color!r}; known: {', '.join(self.colors)}"
                     )
 
     def colored(
-        self, images: Tensor, found: Sequence[list[Detection]], asked: Sequence[Metadata], rules: Rules
+        self,
+        images: Tensor,
+        detections: Sequence[list[Detection]],
+        metadata: Sequence[Metadata],
+        rules: Rules,
     ) -> list[list[Detection]]:
         """The detections of images, bytes [B, 3, H, W], with the colours of those that are judged by colour."""
         judged = [
-            (number, one)
-            for number, (detections, wanted) in enumerate(zip(found, asked, strict=True))
-            for one in _judged_by_color(detections, wanted, rules)
+            (number, detection)
+            for number, (in_image, prompt) in enumerate(zip(detections, metadata, strict=True))
+            for detection in _judged_by_color(in_image, prompt, rules)
         ]
-        crops = [crop(images[number], one) for number, one in judged]
-        colors = self(crops, [one.name for _, one in judged])
+        crops = [crop(images[number], detection) for number, detection in judged]
+        colors = self(crops, [detection.name for _, detection in judged])
         # by identity: detections with masks cannot be compared
-        of = {(number, id(one)): color for (number, one), color in zip(judged, colors, strict=True)}
+        color_of = {(number, id(detection)): color for (number, detection), color in zip(judged, colors, strict=True)}
         return [
-            [replace(one, color=of.get((number, id(one)))) for one in detections]
-            for number, detections in enumerate(found)
+            [replace(detection, color=color_of.get((number, id(detection)))) for detection in in_image]
+            for number, in_image in enumerate(detections)
         ]
 
     def _sentences(self, name: str) -> Tensor:
-        """A direction per colour [colours, F], the mean of what its sentences have."""
+        """A direction per colour [colours, F], the mean over its sentences."""
         if name not in self._of_names:
             texts = [sentence.format(color=color, name=name) for color in self.colors for sentence in _SENTENCES]
             inputs = self.processor(text=texts, return_tensors="pt", padding=True, truncation=True).to(self.device)
@@ -88,22 +92,22 @@ class ColorClassifier:
         return self._of_names[name]
 
 
-def crop(image: Tensor, one: Detection) -> Tensor:
-    """The part of an image, bytes [3, H, W], in an object's box, at least a pixel, with grey where its mask is not."""
+def crop(image: Tensor, detection: Detection) -> Tensor:
+    """The part of an image, bytes [3, H, W], in an object's box, at least a pixel, with grey outside its mask."""
     height, width = image.shape[1:]
-    if one.mask is not None:
-        image = torch.where(one.mask.to(image.device), image, torch.full_like(image, _BEHIND))
-    left, top, right, bottom = (round(edge) for edge in one.box)
+    if detection.mask is not None:
+        image = torch.where(detection.mask.to(image.device), image, torch.full_like(image, _BEHIND))
+    left, top, right, bottom = (round(edge) for edge in detection.box)
     left, top = min(max(left, 0), width - 1), min(max(top, 0), height - 1)
     return image[:, top : max(bottom, top + 1), left : max(right, left + 1)]
 
 
-def _judged_by_color(found: list[Detection], asked: Metadata, rules: Rules) -> list[Detection]:
+def _judged_by_color(detections: list[Detection], metadata: Metadata, rules: Rules) -> list[Detection]:
     """The objects whose colour decides, each once."""
     judged = {
-        id(one): one
-        for objects in asked.include
+        id(detection): detection
+        for objects in metadata.include
         if objects.color is not None
-        for one in counted(found, objects.name, asked.tag, rules)[: objects.count]
+        for detection in counted(detections, objects.name, metadata.tag, rules)[: objects.count]
     }
     return list(judged.values())

@@ -1,4 +1,4 @@
-"""Objects found in images, and who finds them."""
+"""Detections, the objects found in images, and the detectors that find them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from optsteps.datasets.geneval_prompts import Metadata
+from optsteps.deprecation import old_names
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class Detection:
         name: of its class.
         score: confidence, in [0, 1].
         box: left, top, right and bottom in pixels.
-        color: None where it was not asked for.
-        mask: which pixels are its own, [H, W] of booleans; None where only the box is known.
+        color: None where nobody asks for it.
+        mask: which pixels belong to it, [H, W] of booleans; None where only the box is known.
     """
 
     name: str
@@ -34,19 +35,27 @@ class Detector(Protocol):
     """Finds objects.
 
     Raises:
-        ValueError: a class or colour is asked for that it does not know.
+        ValueError: a prompt asks for a class or a colour that the detector does not know.
     """
 
-    def __call__(self, images: Tensor, asked: Sequence[Metadata]) -> list[list[Detection]]:
-        """What is in images [B, 3, H, W] in [-1, 1], of which `asked` [B] says what matters; colours may be left out
-        where none is asked for."""
+    def __call__(self, images: Tensor, metadata: Sequence[Metadata]) -> list[list[Detection]]:
+        """The objects in each image.
+
+        Args:
+            images: [B, 3, H, W] in [-1, 1].
+            metadata: what the prompt of each image asks for [B]. Classes that no prompt asks for may be left out, and
+                so may colours.
+        """
         ...
 
 
 @runtime_checkable
-class Limited(Protocol):
-    """What a detector may have beside: word of what it does not know before hours are spent on images."""
+class LimitedDetector(Protocol):
+    """A detector of certain classes and colours, which checks the prompts before hours are spent on images."""
 
-    def check(self, asked: Sequence[Metadata]) -> None:
-        """Raises ValueError where a class or colour is asked for that it does not know."""
+    def check(self, metadata: Sequence[Metadata]) -> None:
+        """Raises ValueError where a prompt asks for a class or a colour that the detector does not know."""
         ...
+
+
+__getattr__ = old_names(__name__, Limited="LimitedDetector")

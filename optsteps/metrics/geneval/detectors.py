@@ -1,4 +1,4 @@
-"""Detectors of real objects, by networks of `transformers` (the extra `optsteps[geneval]`)."""
+"""Detectors of real objects, which are networks of `transformers` (the extra `optsteps[geneval]`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from optsteps.metrics.geneval.detections import Detection
 from optsteps.metrics.geneval.rules import PUBLISHED, Box, Rules
 from optsteps.storage.unpickling import tensors_alone
 
-# what checkpoints trained on COCO call the classes that GenEval calls otherwise
+# names of classes in checkpoints trained on COCO, where GenEval has others
 _ALSO_CALLED = {
     "airplane": "aeroplane",
     "computer keyboard": "keyboard",
@@ -40,10 +40,10 @@ class Mask2FormerDetector:
         path: of an instance segmentation model, a folder or a repository of the hub.
         clip: of the CLIP model that tells colours.
         device: "cuda", "cpu", ...; None for a GPU where there is one.
-        rules: of the judge: only what counts by them is returned, only what is judged by colour gets one.
+        rules: of the judge. Only what counts by them is returned, and only what is judged by colour gets a colour.
 
     Raises:
-        ValueError: at a call and in `check`, a class or a colour is asked for that it does not know.
+        ValueError: at a call and in `check`, a prompt asks for a class or a colour that the detector does not know.
     """
 
     def __init__(self, path: str, clip: str, device: str | None = None, rules: Rules = PUBLISHED) -> None:
@@ -56,41 +56,41 @@ class Mask2FormerDetector:
         self.processor = AutoImageProcessor.from_pretrained(path)
         self.labels: dict[str, int] = {name: int(label) for label, name in self.model.config.id2label.items()}
 
-    def __call__(self, images: Tensor, asked: Sequence[Metadata]) -> list[list[Detection]]:
-        """Of images [B, 3, H, W] in [-1, 1], the objects of the classes that are asked for, with masks."""
-        self.check(asked)
-        wanted = [{self._label(name): name for name in _names(one)} for one in asked]
+    def __call__(self, images: Tensor, metadata: Sequence[Metadata]) -> list[list[Detection]]:
+        """The objects in images [B, 3, H, W] in [-1, 1] of the classes that the prompts ask for, with masks."""
+        self.check(metadata)
+        classes = [{self._label(name): name for name in _names(prompt)} for prompt in metadata]
         pixels = to_uint8(images).cpu()
         inputs = self.processor(images=list(pixels), return_tensors="pt").to(self.device)
         with torch.no_grad():
             out = self.model(pixel_values=inputs["pixel_values"], pixel_mask=inputs["pixel_mask"])
-        seen = inputs["pixel_mask"][0]
-        shown = (int(seen.any(1).sum()), int(seen.any(0).sum()))  # the rest is padding
-        found = []
-        for names, one, classes, masks in zip(
-            wanted, asked, out.class_queries_logits, out.masks_queries_logits, strict=True
+        inside = inputs["pixel_mask"][0]
+        height, width = int(inside.any(1).sum()), int(inside.any(0).sum())  # the rest is padding
+        detections = []
+        for names, prompt, class_logits, mask_logits in zip(
+            classes, metadata, out.class_queries_logits, out.masks_queries_logits, strict=True
         ):
-            probabilities = classes.softmax(-1)[:, :-1]  # the last one is "no object"
+            probabilities = class_logits.softmax(-1)[:, :-1]  # the last one is "no object"
             scores, places = probabilities.flatten().topk(len(probabilities))
-            detections = []
+            in_image = []
             for score, place in zip(scores.tolist(), places.tolist(), strict=True):
                 query, label = divmod(place, probabilities.shape[1])
-                least = self.rules.least_score(one.tag)
+                least = self.rules.least_score(prompt.tag)
                 if label not in names or score <= least:
                     continue
-                logits = _resized(_resized(masks[query], seen.shape)[: shown[0], : shown[1]], pixels.shape[2:])
+                logits = _resized(_resized(mask_logits[query], inside.shape)[:height, :width], pixels.shape[2:])
                 mask = logits > 0
                 score *= logits.sigmoid()[mask].mean().item() if mask.any() else 0.0
                 if score > least:
-                    detections.append(Detection(names[label], score, box_around(mask), mask=mask.cpu()))
-            found.append(detections)
-        return self.colors.colored(pixels, found, asked, self.rules)
+                    in_image.append(Detection(names[label], score, box_around(mask), mask=mask.cpu()))
+            detections.append(in_image)
+        return self.colors.colored(pixels, detections, metadata, self.rules)
 
-    def check(self, asked: Sequence[Metadata]) -> None:
-        """Raises ValueError where a class or colour is asked for that it does not know."""
-        for name in {name for one in asked for name in _names(one)}:
+    def check(self, metadata: Sequence[Metadata]) -> None:
+        """Raises ValueError where a prompt asks for a class or a colour that the detector does not know."""
+        for name in {name for prompt in metadata for name in _names(prompt)}:
             self._label(name)
-        self.colors.check(asked)
+        self.colors.check(metadata)
 
     def _label(self, name: str) -> int:
         for called in (name, _ALSO_CALLED.get(name)):
@@ -100,19 +100,20 @@ class Mask2FormerDetector:
 
 
 class OwlDetector:
-    """Objects of any class by OWL-ViT or OWLv2 (Minderer et al., arXiv:2205.06230, arXiv:2306.09683), which is asked
-    for them in words; their colours by CLIP, background included, for it finds no masks.
+    """Objects of any class by OWL-ViT or OWLv2 (Minderer et al., arXiv:2205.06230, arXiv:2306.09683), named in words.
 
-    Its scores are not those of Mask2Former, and it finds the same object several times: give it, and the judge, rules
-    of their own with thresholds and `nms` that are right on images you know. All images given at once go through the
-    network at once.
+    Colours are by CLIP and of the whole box, background included, because these networks find no masks.
+
+    The scores are not those of Mask2Former, and the same object is found several times. So give the detector and the
+    judge rules with thresholds and an `nms` that are right on images you know. All images given at once go through
+    the network at once.
 
     Args:
         path: of a zero-shot detection model, a folder or a repository of the hub.
         clip, device, rules: as in `Mask2FormerDetector`.
 
     Raises:
-        ValueError: at a call and in `check`, a colour is asked for that it does not know.
+        ValueError: at a call and in `check`, a prompt asks for a colour that the detector does not know.
     """
 
     def __init__(self, path: str, clip: str, device: str | None = None, rules: Rules = PUBLISHED) -> None:
@@ -124,15 +125,15 @@ class OwlDetector:
             self.model = AutoModelForZeroShotObjectDetection.from_pretrained(path).eval().to(self.device)
         self.processor = AutoProcessor.from_pretrained(path)
 
-    def __call__(self, images: Tensor, asked: Sequence[Metadata]) -> list[list[Detection]]:
-        """Of images [B, 3, H, W] in [-1, 1], the objects of the classes that are asked for, without masks."""
-        self.check(asked)
+    def __call__(self, images: Tensor, metadata: Sequence[Metadata]) -> list[list[Detection]]:
+        """The objects in images [B, 3, H, W] in [-1, 1] of the classes that the prompts ask for, without masks."""
+        self.check(metadata)
         pixels = to_uint8(images).cpu()
         height, width = pixels.shape[2:]
-        wanted = [_names(one) for one in asked]
-        most = max(map(len, wanted))
-        # every image is asked for as many; one asked for twice answers as if asked once, whatever else is in the batch
-        texts = [[f"a photo of a {name}" for name in islice(cycle(names), most)] for names in wanted]
+        classes = [_names(prompt) for prompt in metadata]
+        most = max(map(len, classes))
+        # every image needs as many texts; a text given twice has the answers of one given once, whatever the batch
+        texts = [[f"a photo of a {name}" for name in islice(cycle(names), most)] for names in classes]
         inputs = self.processor(text=texts, images=list(pixels), return_tensors="pt").to(self.device)
         with torch.no_grad():
             out = self.model(**inputs)
@@ -140,17 +141,17 @@ class OwlDetector:
             out, threshold=0.0, target_sizes=[(height, width)] * len(pixels)
         )
         edges = torch.tensor([width, height, width, height], device=self.device)
-        found = []
-        for names, one, answer in zip(wanted, asked, answers, strict=True):
-            kept = answer["scores"].double() > self.rules.least_score(one.tag)
+        detections = []
+        for names, prompt, answer in zip(classes, metadata, answers, strict=True):
+            kept = answer["scores"].double() > self.rules.least_score(prompt.tag)
             boxes = answer["boxes"][kept].clamp(min=0).minimum(edges)
             rows = zip(answer["labels"][kept].tolist(), answer["scores"][kept].tolist(), boxes.tolist(), strict=True)
-            found.append([Detection(names[label % len(names)], score, tuple(box)) for label, score, box in rows])
-        return self.colors.colored(pixels, found, asked, self.rules)
+            detections.append([Detection(names[label % len(names)], score, tuple(box)) for label, score, box in rows])
+        return self.colors.colored(pixels, detections, metadata, self.rules)
 
-    def check(self, asked: Sequence[Metadata]) -> None:
-        """Raises ValueError where a colour is asked for that it does not know; every word is a class."""
-        self.colors.check(asked)
+    def check(self, metadata: Sequence[Metadata]) -> None:
+        """Raises ValueError where a prompt asks for a colour that the detector does not know; every word is a class."""
+        self.colors.check(metadata)
 
 
 def box_around(mask: Tensor) -> Box:
@@ -159,9 +160,9 @@ def box_around(mask: Tensor) -> Box:
     return (float(across[0]), float(down[0]), float(across[-1] + 1), float(down[-1] + 1))
 
 
-def _names(asked: Metadata) -> list[str]:
+def _names(metadata: Metadata) -> list[str]:
     """The classes that matter for a prompt, each once."""
-    return list(dict.fromkeys(objects.name for objects in (*asked.include, *asked.exclude)))
+    return list(dict.fromkeys(objects.name for objects in (*metadata.include, *metadata.exclude)))
 
 
 def _resized(logits: Tensor, size: Sequence[int]) -> Tensor:

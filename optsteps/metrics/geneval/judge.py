@@ -1,4 +1,4 @@
-"""GenEval as a judge: do the samples show what their prompts ask for, as often as the teacher's?"""
+"""GenEval as a judge: how often the samples show what their prompts ask for, beside the teacher's."""
 
 from __future__ import annotations
 
@@ -11,38 +11,40 @@ from torch import Tensor
 
 from optsteps.conditions import Cond
 from optsteps.datasets.geneval_prompts import TASKS, Metadata
-from optsteps.metrics.geneval.detections import Detection, Detector, Limited
+from optsteps.metrics.base import Judge, Measurement
+from optsteps.metrics.geneval.detections import Detection, Detector, LimitedDetector
 from optsteps.metrics.geneval.rules import PUBLISHED, Rules
 from optsteps.metrics.geneval.score import GenEvalScore, check_prompts, score_images
-from optsteps.metrics.judges import Judge, Measurement
 from optsteps.metrics.statistics import Interval
 
 
 @dataclass(frozen=True)
-class ScoreFigure(Measurement):
-    """An overall score; two of the same prompts are compared prompt by prompt."""
+class ScoreMeasurement(Measurement):
+    """A GenEval score; two scores of the same prompts are compared prompt by prompt."""
 
     score: GenEvalScore = field(kw_only=True)
 
     def difference(self, rival: Measurement) -> Interval | None:
-        return self.score.difference(rival.score) if isinstance(rival, ScoreFigure) else None
+        return self.score.difference(rival.score) if isinstance(rival, ScoreMeasurement) else None
 
 
 class GenEvalJudge(Judge):
-    """GenEval's overall score ("geneval"), those of its tasks ("geneval_counting", ...), and the part of the teacher's
-    overall score that is retained ("geneval_retention"; absent where the teacher has nothing right).
+    """GenEval's scores of the samples.
+
+    It measures the overall score ("geneval"), the score of each task ("geneval_counting", ...), and the overall score
+    as a part of the teacher's ("geneval_retention"), which is absent where the teacher has nothing right.
 
     Args:
-        detector: of the objects.
-        metadata: what the samples are held to, in their order.
+        detector: finds the objects.
+        metadata: what the prompt of each sample asks for, in the order of the samples.
         rules: the published ones by default.
-        max_batch: images that the detector gets at once.
+        max_batch: most images that the detector gets at once.
 
     Raises:
-        ValueError: a task has a single prompt, of which there is no interval; a class or colour is asked for that the
-            detector says it does not know (`Limited`); in `check` and `judge`, samples that are no colour images or
-            more than there is metadata of; in `judge`, a detector that finds no object in any image of the teacher's,
-            impossible detections, and as the detector does.
+        ValueError: a task has a single prompt, so that it has no interval, or a prompt asks for a class or a colour
+            that a `LimitedDetector` does not know. In `check` and `judge`: the samples are no colour images, or more
+            than there is metadata of. In `judge`: the detector finds no object in any image of the teacher, a detection
+            is impossible, or the detector raises it.
     """
 
     needs_many = True
@@ -51,14 +53,14 @@ class GenEvalJudge(Judge):
         self, detector: Detector, metadata: Sequence[Metadata], rules: Rules = PUBLISHED, max_batch: int = 32
     ) -> None:
         check_prompts(metadata)
-        if isinstance(detector, Limited):
+        if isinstance(detector, LimitedDetector):
             detector.check(metadata)
         self.detector, self.metadata, self.rules, self.max_batch = detector, list(metadata), rules, max_batch
         self._teacher: tuple[Tensor, GenEvalScore] | None = None
 
     @property
     def figures(self) -> dict[str, bool | None]:
-        tasks = [task for task in TASKS if any(asked.tag == task for asked in self.metadata)]
+        tasks = [task for task in TASKS if any(metadata.tag == task for metadata in self.metadata)]
         return dict.fromkeys(["geneval", *(f"geneval_{task}" for task in tasks), "geneval_retention"], True)
 
     def check(self, samples: int, shape: Sequence[int] | None) -> None:
@@ -82,18 +84,19 @@ class GenEvalJudge(Judge):
                 warnings.warn(
                     f"no prompt of {', '.join(missing)}: geneval is the mean of the other tasks", stacklevel=2
                 )
-        theirs = self._teacher[1]
-        ours = theirs if torch.equal(x, teacher) else self.score(x)
-        parts = {"geneval": ours, **{f"geneval_{task}": ours.of(task) for task in ours.tasks}}
-        figures: dict[str, Measurement] = {
-            name: ScoreFigure(score.interval(), True, score=score) for name, score in parts.items()
+        teacher_score = self._teacher[1]
+        score = teacher_score if torch.equal(x, teacher) else self.score(x)
+        scores = {"geneval": score, **{f"geneval_{task}": score.of(task) for task in score.tasks}}
+        measurements: dict[str, Measurement] = {
+            name: ScoreMeasurement(part.interval(), True, score=part) for name, part in scores.items()
         }
-        if theirs.overall > 0:
-            figures["geneval_retention"] = Measurement(ours.retention(theirs), True)
-        return figures
+        if teacher_score.overall > 0:
+            retention = score.retention(teacher_score)
+            measurements["geneval_retention"] = Measurement(retention, True, compares_with_teacher=True)
+        return measurements
 
     def score(self, images: Tensor) -> GenEvalScore:
-        """Of images [B, 3, H, W] in [-1, 1]; raises as `judge`."""
+        """The score of images [B, 3, H, W] in [-1, 1]; raises as `judge`."""
         _check_colour(images.shape[1:])
         if len(images) > len(self.metadata):
             raise ValueError(f"there are {len(images)} samples, but metadata of {len(self.metadata)}")
@@ -101,13 +104,15 @@ class GenEvalJudge(Judge):
         return score_images(self.metadata[: len(images)], self._detections(images), (height, width), self.rules)
 
     def _detections(self, images: Tensor) -> Iterator[list[Detection]]:
-        """Of each image in turn; masks of many images would fill the memory."""
+        """The detections of each image in turn: the masks of all images at once would fill the memory."""
         for k in range(0, len(images), self.max_batch):
             part = images[k : k + self.max_batch].float().cpu().clamp(-1, 1)
-            found = self.detector(part, self.metadata[k : k + len(part)])
-            if len(found) != len(part):
-                raise ValueError(f"{type(self.detector).__name__} answered {len(part)} images with {len(found)} lists")
-            yield from found
+            detections = self.detector(part, self.metadata[k : k + len(part)])
+            if len(detections) != len(part):
+                raise ValueError(
+                    f"{type(self.detector).__name__} answered {len(part)} images with {len(detections)} lists"
+                )
+            yield from detections
 
 
 def _check_colour(shape: Sequence[int]) -> None:

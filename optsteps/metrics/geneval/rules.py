@@ -1,4 +1,4 @@
-"""GenEval's rules (Ghosh et al., arXiv:2310.11513): is what a detector found in an image what its prompt asks for?"""
+"""Rules of GenEval (Ghosh et al., arXiv:2310.11513), by which detections in an image fulfil its prompt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NO_OFFSET = 1e-3
 
 @dataclass(frozen=True)
 class Rules:
-    """What counts, by default as published.
+    """Thresholds of the rules, by default as published.
 
     Attributes:
         threshold: scores strictly above it count.
@@ -39,7 +39,7 @@ class Rules:
     direction_threshold: float = 0.5
 
     def least_score(self, tag: str) -> float:
-        """What scores must be above in a task."""
+        """The score of a task that detections must exceed."""
         return self.counting_threshold if tag == "counting" else self.threshold
 
 
@@ -48,56 +48,67 @@ PUBLISHED = Rules()
 
 @dataclass(frozen=True)
 class Judgement:
-    """Whether an image is what was asked for; `reasons` says why it is not, `objects` how many were detected in it."""
+    """The judgement on one image.
+
+    Attributes:
+        correct: whether the image shows what its prompt asks for.
+        reasons: why it does not.
+        objects: how many objects were detected in it.
+    """
 
     correct: bool
     reasons: tuple[str, ...] = ()
     objects: int = 0
 
 
-def judge_image(asked: Metadata, detections: Sequence[Detection], rules: Rules = PUBLISHED) -> Judgement:
-    """Holds the detections of one image against its prompt.
+def judge_image(metadata: Metadata, detections: Sequence[Detection], rules: Rules = PUBLISHED) -> Judgement:
+    """The judgement on an image by the objects detected in it.
 
-    Of every class in `include` the `count` most confident objects are looked at; all must have the position asked for,
-    to all that were found right for the entry it refers to. See `check_detections` for what detections must be.
+    Of every class in `include` the `count` most confident objects are looked at. Each of them must have the required
+    position to each object that fulfils the entry which the position refers to.
+
+    Args:
+        metadata: what the prompt asks for.
+        detections: as `check_detections` admits them.
+        rules: the published ones by default.
     """
     reasons: list[str] = []
     groups: list[list[Detection]] = []
-    for wanted in asked.include:
-        group = counted(detections, wanted.name, asked.tag, rules)[: wanted.count]
-        wrong = _wrong(wanted, group, groups, rules)
-        # nothing stands left of a group that is not what was asked for
+    for required in metadata.include:
+        group = counted(detections, required.name, metadata.tag, rules)[: required.count]
+        wrong = _wrong(required, group, groups, rules)
+        # nothing stands left of a group that does not fulfil its entry
         groups.append([] if wrong else group)
         reasons += [wrong] if wrong else []
-    for unwanted in asked.exclude:
-        found = len(counted(detections, unwanted.name, asked.tag, rules))
-        if found >= unwanted.count:
-            reasons.append(f"{found} of {unwanted.name}, fewer than {unwanted.count} asked for")
+    for excluded in metadata.exclude:
+        count = len(counted(detections, excluded.name, metadata.tag, rules))
+        if count >= excluded.count:
+            reasons.append(f"{count} of {excluded.name}, fewer than {excluded.count} asked for")
     return Judgement(not reasons, tuple(reasons), len(detections))
 
 
 def counted(detections: Sequence[Detection], name: str, tag: str, rules: Rules = PUBLISHED) -> list[Detection]:
     """The objects of a class that count in a task, the most confident first; ties stay as they come."""
-    found = [one for one in detections if one.name == name and one.score > rules.least_score(tag)]
-    found = sorted(found, key=lambda one: -one.score)[: rules.most_objects]
+    objects = [item for item in detections if item.name == name and item.score > rules.least_score(tag)]
+    objects = sorted(objects, key=lambda item: -item.score)[: rules.most_objects]
     if rules.nms >= 1:
-        return found
+        return objects
     kept: list[Detection] = []
-    for one in found:
-        if all(overlap(one.box, other.box) < rules.nms for other in kept):
-            kept.append(one)
+    for candidate in objects:
+        if all(overlap(candidate.box, other.box) < rules.nms for other in kept):
+            kept.append(candidate)
     return kept
 
 
 def overlap(a: Box, b: Box) -> float:
-    """Intersection over union, a box from pixel 2 to pixel 4 being three pixels wide."""
+    """Intersection over union of two boxes, where a box from pixel 2 to pixel 4 is three pixels wide."""
     common = _area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
     union = _area(a) + _area(b) - common
     return common / union if union > 0 else 0.0
 
 
 def relations(box: Box, other: Box, rules: Rules = PUBLISHED) -> set[str]:
-    """How `box` lies to `other`: none, one or two of `optsteps.datasets.geneval_prompts.RELATIONS`."""
+    """The relations of `box` to `other`: none, one or two of `optsteps.datasets.geneval_prompts.RELATIONS`."""
     offsets = [(box[k] + box[k + 2] - other[k] - other[k + 2]) / 2 for k in (0, 1)]
     sizes = [box[k + 2] - box[k] + other[k + 2] - other[k] for k in (0, 1)]
     across, down = (
@@ -112,43 +123,44 @@ def relations(box: Box, other: Box, rules: Rules = PUBLISHED) -> set[str]:
 
 
 def check_detections(detections: Sequence[Detection], size: tuple[int, int], where: str) -> None:
-    """Refuses detections that cannot be of an image of `size` (height, width); boxes may end a pixel outside it, for
-    detectors disagree on where the last pixel ends.
+    """Refuses detections that cannot be of an image of `size` (height, width).
+
+    Boxes may end a pixel outside the image, because detectors disagree on where the last pixel ends.
 
     Raises:
         ValueError: a score that is no number in [0, 1]; a box that is not finite, ends before it begins, or is not
             inside the image. The message names `where` and the detection.
     """
     height, width = size
-    for number, one in enumerate(detections):
-        this = f"{where}, detection {number} ({one.name})"
-        if not 0 <= one.score <= 1:
-            raise ValueError(f"{this} has the score {one.score}; scores lie between 0 and 1")
-        if len(one.box) != 4 or not all(map(math.isfinite, one.box)):
-            raise ValueError(f"{this} has the box {one.box}; it must be four finite numbers")
-        left, top, right, bottom = one.box
+    for number, detection in enumerate(detections):
+        name, box = f"{where}, detection {number} ({detection.name})", detection.box
+        if not 0 <= detection.score <= 1:
+            raise ValueError(f"{name} has the score {detection.score}; scores lie between 0 and 1")
+        if len(box) != 4 or not all(map(math.isfinite, box)):
+            raise ValueError(f"{name} has the box {box}; it must be four finite numbers")
+        left, top, right, bottom = box
         if right < left or bottom < top:
-            raise ValueError(f"{this} has the box {one.box}; it must be (left, top, right, bottom)")
+            raise ValueError(f"{name} has the box {box}; it must be (left, top, right, bottom)")
         if min(left, top) < -_TOLERANCE or right > width + _TOLERANCE or bottom > height + _TOLERANCE:
-            raise ValueError(f"{this} has the box {one.box}, outside its image of {width} x {height} pixels; clip it")
+            raise ValueError(f"{name} has the box {box}, outside its image of {width} x {height} pixels; clip it")
 
 
-def _wrong(wanted: Objects, group: list[Detection], groups: list[list[Detection]], rules: Rules) -> str | None:
-    """Why the objects looked at are not what an entry asks for; `groups` are those of the entries before it."""
-    if len(group) < wanted.count:
-        return f"{len(group)} of {wanted.name}, {wanted.count} asked for"
-    if wanted.color is not None:
-        colors = [one.color for one in group]
-        if colors.count(wanted.color) < wanted.count:
-            return f"{wanted.name} is {', '.join(map(str, colors))}, {wanted.color} asked for"
-    if wanted.position is None:
+def _wrong(required: Objects, group: list[Detection], groups: list[list[Detection]], rules: Rules) -> str | None:
+    """Why a group of objects does not fulfil an entry, None where it does; `groups` are of the entries before it."""
+    if len(group) < required.count:
+        return f"{len(group)} of {required.name}, {required.count} asked for"
+    if required.color is not None:
+        colors = [item.color for item in group]
+        if colors.count(required.color) < required.count:
+            return f"{required.name} is {', '.join(map(str, colors))}, {required.color} asked for"
+    if required.position is None:
         return None
-    relation, place = wanted.position
+    relation, place = required.position
     if not groups[place]:
-        return f"{wanted.name} has nothing to be {relation}"
-    if all(relation in relations(one.box, other.box, rules) for one in group for other in groups[place]):
+        return f"{required.name} has nothing to be {relation}"
+    if all(relation in relations(item.box, other.box, rules) for item in group for other in groups[place]):
         return None
-    return f"{wanted.name} is not {relation} {groups[place][0].name}"
+    return f"{required.name} is not {relation} {groups[place][0].name}"
 
 
 def _area(box: Box) -> float:

@@ -1,4 +1,4 @@
-"""A detector for scenes, exact where they are drawn, and wary of what is not."""
+"""Detector for scenes: exact where shapes are drawn well, and with low scores where they are not."""
 
 from __future__ import annotations
 
@@ -19,41 +19,48 @@ from optsteps.metrics.geneval.shape_fit import WINDOW, fit_shapes
 
 _BATCH = 128
 _SMALLEST = 6  # pixels; what is smaller is grain or the rim of something
-# what may belong to another object, lie under it, or outside the picture counts a little, so that of two outlines that
-# agree with all that is seen the smaller wins
+# weight of pixels that may belong to another object, lie under it, or lie outside the picture: of two outlines that
+# agree with all that is visible, the smaller wins
 _UNKNOWN = 0.12
 _COLORS = torch.tensor([RGB[color] for color in COLORS]).float()
 _TONES = torch.tensor(list(TONE_RGB.values())).float()
 
 
 class SceneDetector:
-    """Finds coloured shapes in pictures of 32x32: pixels by their nearest colour, blobs by what of it hangs together,
-    shapes by the best fit to the blob, pixels under other objects unknown.
+    """Finds coloured shapes in pictures of 32x32.
 
-    The score says how clearly something is drawn: how alike it is to its shape and how much less to any other, how
-    near its colour is to the one that it is taken for, and how much of it is seen.
+    Each pixel has the colour that is nearest to its own, and pixels of one colour that hang together are a blob. The
+    shape of a blob is the one that fits it best, where pixels under other objects count as unknown.
+
+    The score says how clearly an object is drawn: how alike it is to its shape and how much less to any other shape,
+    how near its colour is to the colour that it is taken for, and how much of it is visible.
     """
 
-    def __call__(self, images: Tensor, asked: Sequence[Metadata]) -> list[list[Detection]]:
-        """All objects in images [B, 3, 32, 32] in [-1, 1], with their colours and the pixels seen of them, whatever
-        was `asked` [B]; boxes include hidden parts.
+    def __call__(self, images: Tensor, metadata: Sequence[Metadata]) -> list[list[Detection]]:
+        """All objects in the images, whether a prompt asks for them or not, with colours and masks of visible pixels.
+
+        Boxes include hidden parts.
+
+        Args:
+            images: [B, 3, 32, 32] in [-1, 1].
+            metadata: what the prompt of each image asks for [B].
 
         Raises:
-            ValueError: images of another shape or that are not finite; as many prompts as images are not given, or they
-                ask for a shape or a colour that is not known.
+            ValueError: the images have another shape or are not finite, or the prompts are not as many as the images or
+                ask for a shape or a colour that the detector does not know.
         """
-        _check(images, asked)
+        _check(images, metadata)
         pictures = images.detach().float().cpu().clamp(-1, 1) * 127.5 + 127.5
-        return [found for part in pictures.split(_BATCH) if len(part) for found in _detect(part)]
+        return [objects for part in pictures.split(_BATCH) if len(part) for objects in _detect(part)]
 
 
 def _detect(pictures: Tensor) -> list[list[Detection]]:
-    """What is in pictures [B, 3, 32, 32], 0 to 255."""
-    found: list[list[Detection]] = [[] for _ in pictures]
+    """The objects in each of the pictures [B, 3, 32, 32], 0 to 255."""
+    objects: list[list[Detection]] = [[] for _ in pictures]
     label = _nearest(pictures)
     owner, color, masks = _blobs(label)
     if len(owner) == 0:
-        return found
+        return objects
     ground = _background(pictures, label)[owner]
     alpha, paint = _alpha(pictures[owner], ground, masks)
     other = _grown((label[owner] >= 0) & ~masks)
@@ -72,8 +79,8 @@ def _detect(pictures: Tensor) -> list[list[Detection]]:
     for k, image in enumerate(owner.tolist()):
         left, top, right, bottom = boxes[k].tolist()
         name, tint = SHAPES[int(shape[k])], COLORS[int(color[k])]
-        found[image].append(Detection(name, float(score[k]), (left, top, right, bottom), tint, masks[k]))
-    return found
+        objects[image].append(Detection(name, float(score[k]), (left, top, right, bottom), tint, masks[k]))
+    return objects
 
 
 def _nearest(pictures: Tensor) -> Tensor:
@@ -114,7 +121,7 @@ def _background(pictures: Tensor, label: Tensor) -> Tensor:
 
 
 def _alpha(pictures: Tensor, ground: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """How much of each pixel is a blob's paint, the rest background [M, 32, 32], and that paint [M, 3]."""
+    """The part of each pixel that is a blob's paint, the rest being background [M, 32, 32], and that paint [M, 3]."""
     core = ~_grown(~masks)
     core = torch.where(core.flatten(1).any(1)[:, None, None], core, masks).float()
     paint = torch.einsum("mhw,mchw->mc", core, pictures) / core.flatten(1).sum(1, keepdim=True)
@@ -134,7 +141,7 @@ def _middles(masks: Tensor) -> Tensor:
 
 
 def _window(maps: Tensor, middle: Tensor, outside: float) -> Tensor:
-    """What of maps [M, 32, 32] lies around the middles, [M, WINDOW, WINDOW]."""
+    """The windows of maps [M, 32, 32] around the middles, [M, WINDOW, WINDOW]."""
     half = WINDOW // 2
     padded = F.pad(maps, (half,) * 4, value=outside)
     steps = torch.arange(WINDOW)
@@ -151,17 +158,17 @@ def _ramp(values: Tensor, low: float, high: float) -> Tensor:
     return ((values - low) / (high - low)).clamp(0, 1)
 
 
-def _check(images: Tensor, asked: Sequence[Metadata]) -> None:
+def _check(images: Tensor, metadata: Sequence[Metadata]) -> None:
     if images.ndim != 4 or tuple(images.shape[1:]) != (3, PIXELS, PIXELS):
         raise ValueError(f"images of scenes are [B, 3, {PIXELS}, {PIXELS}], not {list(images.shape)}")
-    if len(asked) != len(images):
-        raise ValueError(f"{len(images)} images came with {len(asked)} prompts; give one for each")
+    if len(metadata) != len(images):
+        raise ValueError(f"{len(images)} images came with {len(metadata)} prompts; give one for each")
     bad = (~images.flatten(1).isfinite().all(1)).nonzero()
     if len(bad):
         raise ValueError(f"image {int(bad[0])} is not finite; look at the sampler that made it")
-    for metadata in set(asked):
-        for entry in (*metadata.include, *metadata.exclude):
+    for prompt in set(metadata):
+        for entry in (*prompt.include, *prompt.exclude):
             if entry.name not in SHAPES:
-                raise ValueError(f"{metadata.prompt!r} asks for a {entry.name!r}; known: {', '.join(SHAPES)}")
+                raise ValueError(f"{prompt.prompt!r} asks for a {entry.name!r}; known: {', '.join(SHAPES)}")
             if entry.color is not None and entry.color not in COLORS:
-                raise ValueError(f"{metadata.prompt!r} asks for the colour {entry.color!r}; known: {', '.join(COLORS)}")
+                raise ValueError(f"{prompt.prompt!r} asks for the colour {entry.color!r}; known: {', '.join(COLORS)}")

@@ -1,4 +1,4 @@
-"""GenEval's score of many images, and what a student keeps of its teacher's."""
+"""Score of many images by GenEval, and the part of a teacher's score that a student retains."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def score_images(
     size: tuple[int, int],
     rules: Rules = PUBLISHED,
 ) -> GenEvalScore:
-    """Judges every image.
+    """The score of images by the objects detected in them.
 
     Args:
-        metadata: what each image is held to [B]; images of one prompt have the same.
+        metadata: what the prompt of each image asks for [B]; images of one prompt have the same.
         detections: of each image [B].
         size: height and width of the images in pixels.
         rules: the published ones by default.
@@ -32,30 +32,30 @@ def score_images(
         ValueError: no images, not as many detections as metadata, or impossible detections (`check_detections`).
     """
     judgements: list[Judgement] = []
-    for number, found in enumerate(detections):
+    for number, objects in enumerate(detections):
         if number == len(metadata):
             raise ValueError(f"there are detections of more than {len(metadata)} images, but metadata of no more")
-        check_detections(found, size, f"image {number}")
-        judgements.append(judge_image(metadata[number], found, rules))
+        check_detections(objects, size, f"image {number}")
+        judgements.append(judge_image(metadata[number], objects, rules))
     return GenEvalScore(tuple(metadata), tuple(judgements))
 
 
 def check_prompts(metadata: Sequence[Metadata]) -> None:
-    """Raises ValueError where there are no intervals: a task has a single prompt."""
-    of_prompts = [asked.tag for asked in dict.fromkeys(metadata)]
+    """Raises ValueError where a task has a single prompt, so that there is no interval."""
+    tags = [prompt.tag for prompt in dict.fromkeys(metadata)]
     for task in TASKS:
-        if of_prompts.count(task) == 1:
+        if tags.count(task) == 1:
             raise ValueError(f"the task {task!r} has a single prompt; an interval needs two or more of every task")
 
 
 @dataclass(frozen=True)
 class GenEvalScore:
-    """Which images are right, and what follows.
+    """The judgements on many images, and the scores that follow from them.
 
     Intervals come from a bootstrap over prompts, drawn anew within each task; the images of a prompt stay together.
 
     Attributes:
-        metadata: what each image was held to [B].
+        metadata: what the prompt of each image asks for [B].
         judgements: of each image [B].
 
     Raises:
@@ -79,8 +79,8 @@ class GenEvalScore:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Those that occur, in the order of the paper's table."""
-        return tuple(task for task in TASKS if any(asked.tag == task for asked in self.metadata))
+        """The tasks that occur, in the order of the paper's table."""
+        return tuple(task for task in TASKS if any(prompt.tag == task for prompt in self.metadata))
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -91,7 +91,7 @@ class GenEvalScore:
         """The score of one task's images alone. Raises ValueError where it has none."""
         if task not in self.tasks:
             raise ValueError(f"no image has the task {task!r}; there are {', '.join(self.tasks)}")
-        kept = [k for k, asked in enumerate(self.metadata) if asked.tag == task]
+        kept = [k for k, prompt in enumerate(self.metadata) if prompt.tag == task]
         return GenEvalScore(tuple(self.metadata[k] for k in kept), tuple(self.judgements[k] for k in kept))
 
     @property
@@ -120,7 +120,7 @@ class GenEvalScore:
         """Overall score minus that of a rival on the same prompts, paired prompt by prompt.
 
         Raises:
-            ValueError: the rival was asked for something else, or a task has a single prompt.
+            ValueError: the rival has other prompts, or a task has a single prompt.
         """
         ours, theirs = self._resampled(rival).unbind(1)
         return percentile_interval(self.overall - rival.overall, ours - theirs, level)
@@ -145,14 +145,14 @@ class GenEvalScore:
             if other.metadata != self.metadata:
                 raise ValueError("scores can be paired only where the same prompts were asked in the same order")
         check_prompts(self.metadata)
-        of_prompts = torch.tensor([TASKS.index(asked.tag) for asked in dict.fromkeys(self.metadata)])
-        sums = stratified_sums(self._per_prompt(*others), of_prompts)
+        tasks = torch.tensor([TASKS.index(prompt.tag) for prompt in dict.fromkeys(self.metadata)])
+        sums = stratified_sums(self._per_prompt(*others), tasks)
         return (sums[..., :-1] / sums[..., -1:]).mean(1)
 
     def _per_prompt(self, *others: GenEvalScore) -> Tensor:
-        """Right images of each prompt, this score's and the others', and how many images it has [P, 2 + others]."""
-        places = {asked: place for place, asked in enumerate(dict.fromkeys(self.metadata))}
-        of_images = torch.tensor([places[asked] for asked in self.metadata])
+        """Counts [P, 2 + others] for each prompt: right images, here and in the others, and all of its images."""
+        numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(self.metadata))}
+        prompt_of_image = torch.tensor([numbers[prompt] for prompt in self.metadata])
         columns = [self.correct, *(other.correct for other in others), torch.ones_like(self.correct)]
         values = torch.stack(columns, 1)
-        return values.new_zeros(len(places), values.shape[1]).index_add(0, of_images, values)
+        return values.new_zeros(len(numbers), values.shape[1]).index_add(0, prompt_of_image, values)

@@ -1,4 +1,4 @@
-"""Which shape, where and how large: the best of a bank of drawn shapes."""
+"""Fit of shape, place and size to blobs of pixels: the best of a bank of drawn shapes."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def fit_shapes(alpha: Tensor, weight: Tensor) -> Fits:
     weight = weight.flatten(1)
     square = (weighted * alpha.flatten(1)).sum(1)
     common = weighted @ coarse.T
-    found = common / (square[:, None] + weight @ coarse_square.T - common)
-    likeness, best = found.view(len(alpha), len(SHAPES), -1).max(2)
+    coefficients = common / (square[:, None] + weight @ coarse_square.T - common)
+    likeness, best = coefficients.view(len(alpha), len(SHAPES), -1).max(2)
     steps = [len(range(0, length, 2)) for length in bank.shape[1:4]]
     place = 2 * torch.stack(torch.unravel_index(best, steps), -1)  # [M, shapes, 3]: size, y, x
     rows = torch.arange(len(alpha))[:, None].expand(-1, _REFINED)
@@ -59,8 +59,8 @@ def fit_shapes(alpha: Tensor, weight: Tensor) -> Fits:
         near = (place[rows, shapes][:, :, None] + _NEIGHBOURS).clamp(min=0).minimum(limits)
         drawn = bank[shapes[:, :, None], near[..., 0], near[..., 1], near[..., 2]]
         common = torch.einsum("mskp,mp->msk", drawn, weighted)
-        own = torch.einsum("mskp,mp->msk", drawn.square(), weight)
-        closer, best = (common / (square[:, None, None] + own - common)).max(2)
+        drawn_square = torch.einsum("mskp,mp->msk", drawn.square(), weight)
+        closer, best = (common / (square[:, None, None] + drawn_square - common)).max(2)
         likeness[rows, shapes] = closer
         place[rows, shapes] = near.gather(2, best[:, :, None, None].expand(-1, -1, 1, 3)).squeeze(2)
     return Fits(likeness, _boxes(place), _areas()[torch.arange(len(SHAPES)), place[..., 0]])

@@ -1,1 +1,1 @@
-"""The report of one run: tables, pictures, and the files of its folder."""
+"""Report of one run: tables, pictures, and the files of its folder."""

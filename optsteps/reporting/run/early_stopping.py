@@ -1,4 +1,4 @@
-"""The curve that AYS stops on: its criterion along the walks of the descent."""
+"""Curve that AYS stops on: its criterion along the walks of the descent."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from typing import Any
 from matplotlib.ticker import MaxNLocator
 
 from optsteps.methods.base import SearchResult
-from optsteps.reporting.canvas import COLUMNS, INK, legend, looks, panels, to_png
+from optsteps.reporting.panels import COLUMNS, legend, panels, to_png
+from optsteps.reporting.plot_style import INK, looks
 from optsteps.text.escaping import matplotlib_text
 
-# what is drawn of one search: "walk", start and sweeps of every schedule; "klub"; "criterion"; "stop", the chosen place
+# of one search and step count: "walk", the start and the sweeps of every schedule judged; "klub" and "criterion"
+# of each; "stop", the number of the schedule chosen
 Curve = Mapping[str, Any]
 
 
 def stopping_curves(searches: Mapping[str, SearchResult]) -> dict[str, dict[int, Curve]]:
-    """The curves of all searches that judged their way, by method and step count."""
+    """The curves of all searches that judged the schedules on their way, by method and step count."""
     return {
         method: {
             n: {
-                "walk": [list(place) for place in found.evidence["walk"][n]],
-                "klub": found.evidence["klub"][n].tolist(),
+                "walk": [list(step) for step in result.evidence["walk"][n]],
+                "klub": result.evidence["klub"][n].tolist(),
                 "criterion": criterion.tolist(),
-                "stop": found.evidence["stop"][n],
+                "stop": result.evidence["stop"][n],
             }
-            for n, criterion in found.evidence["criterion"].items()
+            for n, criterion in result.evidence["criterion"].items()
         }
-        for method, found in searches.items()
-        if "criterion" in found.evidence
+        for method, result in searches.items()
+        if "criterion" in result.evidence
     }
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: numbers, page, pictures and schedules."""
+"""Files that a run leaves in its folder: numbers, page, pictures and schedules."""
 
 from __future__ import annotations
 
@@ -14,17 +14,15 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from optsteps.comparison import Row, VerdictRow, as_data
+from optsteps.comparison import TEACHER, Row, VerdictRow, as_data
 from optsteps.methods.base import SearchResult
-from optsteps.reporting.canvas import steps_of
 from optsteps.reporting.run.early_stopping import stopping_curves, stopping_png
-from optsteps.reporting.run.pictures import path_error_png, samples_figure, schedules_png
+from optsteps.reporting.run.pictures import path_error_png, samples_figure, schedules_png, steps_of
+from optsteps.reporting.run.reading import CONFIG, METRICS
 from optsteps.reporting.run.report import report_markdown
-from optsteps.reporting.run_data import CONFIG, METRICS
-from optsteps.reporting.tables import TEACHER
 from optsteps.storage.files import file_name, write_atomically
 
-# how to sample with the schedules, where the model is of diffusers
+# a program that samples with the schedules, where the model is of diffusers
 USAGE = "use_in_diffusers.py"
 _RESULT = re.compile(
     r"metrics\.json|report\.md|schedule_\d+\.json|(schedules|path_error|early_stopping|samples_\d+)\.png|"
@@ -33,10 +31,10 @@ _RESULT = re.compile(
 
 
 def results(folder: Path) -> list[Path]:
-    """What a run has left in its folder of its results, metrics.json first."""
-    found = [path for path in folder.glob("*") if _RESULT.fullmatch(path.name)]
-    found += folder.glob("schedules/*_*.json")
-    return sorted(found, key=lambda path: (path.name != METRICS, path))
+    """The results that a run has left in its folder, metrics.json first."""
+    paths = [path for path in folder.glob("*") if _RESULT.fullmatch(path.name)]
+    paths += folder.glob("schedules/*_*.json")
+    return sorted(paths, key=lambda path: (path.name != METRICS, path))
 
 
 def write_report(
@@ -49,22 +47,23 @@ def write_report(
     searches: Mapping[str, SearchResult],
     decode: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Path]:
-    """Write every schedule, metrics.json, report.md and the pictures, in that order: what took longest to find is safe
-    first. Each file appears whole or not at all.
+    """Write every schedule, metrics.json, report.md and the pictures, in that order.
+
+    So what took longest to find is safe first. Each file appears whole or not at all.
 
     Args:
         folder: made where it is missing.
         title: heading of the report.
         rows: all rows of the comparison.
         verdicts: of the main method against its rivals.
-        facts: what the run was, by name.
+        facts: about the run, by name.
         method: the main method. Its schedules become schedule_{steps}.json; all others, the teacher's included, go to
             schedules/{method}_{steps}.json.
-        searches: what the methods found, for what their choices rest on.
-        decode: images of samples that are latents.
+        searches: the results of the methods' searches, which hold the evidence for their choices.
+        decode: makes images of samples that are latents; None where samples are no latents.
 
     Returns:
-        What was written.
+        The files written.
 
     Raises:
         OSError: the folder cannot be written.
@@ -77,8 +76,8 @@ def write_report(
 
     for row in rows:
         if row.schedule is not None:
-            own = row.method == method
-            name = f"schedule_{row.steps}.json" if own else f"schedules/{file_name(row.method)}_{row.steps}.json"
+            main = row.method == method
+            name = f"schedule_{row.steps}.json" if main else f"schedules/{file_name(row.method)}_{row.steps}.json"
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             row.schedule.save(folder / name)
             files[name] = folder / name
@@ -96,7 +95,7 @@ def write_report(
     # the main method is drawn as the first
     pictures = _pictures(sorted(rows, key=lambda row: row.method != method), decode)
     if curves:
-        drawn = {f"{name}, {n} steps": curve for name, found in curves.items() for n, curve in found.items()}
+        drawn = {f"{name}, {n} steps": curve for name, by_steps in curves.items() for n, curve in by_steps.items()}
         pictures["early_stopping.png"] = ("Where AYS stopped: its criterion along the descent", stopping_png(drawn))
     for name, (_, png) in pictures.items():
         write(name, png)
@@ -110,10 +109,10 @@ def write_config(folder: Path, config: DictConfig) -> Path:
 
     The logger's part is left out: it changes no result, and may have been given a key to somebody's account.
     """
-    told = OmegaConf.to_yaml(
+    text = OmegaConf.to_yaml(
         OmegaConf.masked_copy(config, [str(key) for key in config if key != "logger"]), resolve=True
     )
-    write_atomically(folder / CONFIG, told.encode())
+    write_atomically(folder / CONFIG, text.encode())
     return folder / CONFIG
 
 
@@ -135,14 +134,14 @@ def finite(data: Any) -> Any:
 
 
 # pictures of decoded samples: so many of each row, no side longer than so many pixels
-_LOOKED_AT, _LONGEST = 12, 256
+_DECODED, _LONGEST = 12, 256
 
 
-def _looked_at(row: Row, decode: Callable[[Tensor], Tensor] | None) -> Row:
-    """A row whose samples are images: the first decoded ones, of a video the middle frame."""
+def _as_images(row: Row, decode: Callable[[Tensor], Tensor] | None) -> Row:
+    """The row with its first samples decoded; of a video, the middle frame."""
     if decode is None:
         return row
-    images = decode(row.samples[:_LOOKED_AT])
+    images = decode(row.samples[:_DECODED])
     images = images[:, :, images.shape[2] // 2] if images.ndim == 5 else images
     every = -(-max(images.shape[2:]) // _LONGEST)
     return replace(row, samples=torch.nn.functional.avg_pool2d(images.cpu(), every, ceil_mode=True))
@@ -150,17 +149,17 @@ def _looked_at(row: Row, decode: Callable[[Tensor], Tensor] | None) -> Row:
 
 def _pictures(rows: Sequence[Row], decode: Callable[[Tensor], Tensor] | None = None) -> dict[str, tuple[str, bytes]]:
     """Caption and PNG by file name, of all pictures that these rows allow."""
-    found = {}
+    pictures = {}
     scheduled = [row for row in rows if row.schedule is not None and row.method != TEACHER]
     if scheduled:
-        found["schedules.png"] = ("The schedules: noise level at each step", schedules_png(rows))
+        pictures["schedules.png"] = ("The schedules: noise level at each step", schedules_png(rows))
     if any(row.path_error is not None for row in scheduled):
-        found["path_error.png"] = ("Error to the teacher along the trajectory", path_error_png(rows))
-    rows = [_looked_at(row, decode) for row in rows]
+        pictures["path_error.png"] = ("Error to the teacher along the trajectory", path_error_png(rows))
+    rows = [_as_images(row, decode) for row in rows]
     teacher = next((row for row in rows if row.method == TEACHER), None)
     for n in steps_of(rows) if teacher is not None else []:
         assert teacher is not None
         png = samples_figure([row for row in rows if row.steps == n and row.method != TEACHER], teacher)
         if png is not None:
-            found[f"samples_{n}.png"] = (f"Samples with {n} steps, from the same noise", png)
-    return found
+            pictures[f"samples_{n}.png"] = (f"Samples with {n} steps, from the same noise", png)
+    return pictures

@@ -1,8 +1,7 @@
-"""Figures of a run, each as PNG bytes."""
+"""Pictures of a run, each as PNG bytes."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -11,20 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from optsteps.comparison import Row
-from optsteps.reporting.canvas import (
-    COLOURS,
-    COLUMNS,
-    INK,
-    LevelAxis,
-    draw_path,
-    legend,
-    looks,
-    panels,
-    steps_of,
-    to_png,
-)
-from optsteps.reporting.tables import TEACHER
+from optsteps.comparison import TEACHER, Row
+from optsteps.reporting.panels import COLUMNS, draw_path, legend, mark_ends, panels, to_png
+from optsteps.reporting.plot_style import INK, LevelScale, looks
 from optsteps.text.escaping import matplotlib_text
 
 # the panels hold the teacher's points up to this quantile, and a margin
@@ -32,19 +20,24 @@ _SHOWN = 0.998
 _MOST_POINTS = 3000
 
 
+def steps_of(rows: Sequence[Row]) -> list[int]:
+    """The step counts of the rows, without the teacher's."""
+    return sorted({row.steps for row in rows if row.method != TEACHER})
+
+
 def schedules_png(rows: Sequence[Row]) -> bytes:
     """Noise level (log axis) against step, a panel for each step count, all methods but the teacher."""
     drawn = [row for row in rows if row.schedule is not None and row.method != TEACHER]
     steps, style = steps_of(drawn), looks([row.method for row in drawn])
     levels = {id(row): row.schedule.noise_levels.detach().cpu() for row in drawn if row.schedule is not None}
-    scale = LevelAxis(torch.cat(list(levels.values())))
+    scale = LevelScale(torch.cat(list(levels.values())))
     figure, axes = panels([f"{n} steps" for n in steps], (4.4, 3.6))
     for axis, n in zip(axes, steps, strict=True):
         for row in drawn:
             if row.steps == n:
                 level, look = levels[id(row)], style[row.method]
                 draw_path(axis, torch.arange(n + 1), scale.place(level), scale.hollow(level), row.method, look)
-        scale.mark(axis, "y")
+        mark_ends(axis, "y", scale)
         axis.set(yscale="log", xlabel="step", ylim=scale.limits)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     for axis in axes[::COLUMNS]:
@@ -68,13 +61,13 @@ def path_error_png(rows: Sequence[Row]) -> bytes:
         largest = error[error.isfinite()].max().item() if bool(error.isfinite().any()) else 0.0
         kept = error.isfinite() & (error > 1e-12 * largest)
         paths.append((row, level[kept], error[kept]))
-    scale = LevelAxis(torch.cat([level for _, level, _ in paths]))
+    scale = LevelScale(torch.cat([level for _, level, _ in paths]))
     figure, axes = panels([f"{n} steps" for n in steps], (4.4, 3.6))
     for axis, n in zip(axes, steps, strict=True):
         for row, level, error in paths:
             if row.steps == n:
                 draw_path(axis, scale.place(level), error, scale.hollow(level), row.method, style[row.method])
-        scale.mark(axis, "x")
+        mark_ends(axis, "x", scale)
         axis.set(xscale="log", yscale="log", xlabel="noise level", xlim=scale.limits[::-1])
     for axis in axes[::COLUMNS]:
         axis.set_ylabel("MSE to the teacher's trajectory")
@@ -83,7 +76,7 @@ def path_error_png(rows: Sequence[Row]) -> bytes:
 
 
 def samples_figure(rows: Sequence[Row], teacher: Row, count: int = 12) -> bytes | None:
-    """The final samples of one step count beside the teacher's, from the same noise.
+    """A picture of the final samples of one step count beside the teacher's, from the same noise.
 
     Args:
         rows: of one step count, the main method first; oracles are shown last.
@@ -91,8 +84,8 @@ def samples_figure(rows: Sequence[Row], teacher: Row, count: int = 12) -> bytes 
         count: most images to show of each row.
 
     Returns:
-        A grid for images [B, 1 or 3, H, W] in [-1, 1]; for points [B, 2] scatter plots, or their density where there
-        are very many; None for anything else.
+        PNG bytes: a grid of images [B, 1 or 3, H, W] in [-1, 1]; scatter plots of points [B, 2], or their density where
+        they are many. None for samples of any other shape.
     """
     free = [row for row in rows if not row.oracle and row.method != TEACHER]
     last = [*free[:1], *(row for row in rows if row.oracle)]
@@ -167,8 +160,11 @@ def scatter_png(samples: Mapping[str, Tensor], title: str, main: str | None = No
 
 
 def density_png(samples: Mapping[str, Tensor], title: str, bins: int = 128) -> bytes:
-    """A panel for each entry [B, 2]: how many of its points fall into each cell of a window about the first, the
-    teacher, logarithmically and on one scale."""
+    """A panel of densities for each entry [B, 2], on one logarithmic scale.
+
+    The colour says how many points fall into a bin of a window, which lies about the points of the first entry, the
+    teacher's.
+    """
     points = {label: x.detach().cpu().double() for label, x in samples.items()}
     centre, reach = _window(next(iter(points.values())))
     edges = [torch.linspace(c - reach, c + reach, bins + 1).double() for c in centre.tolist()]
@@ -188,25 +184,3 @@ def _window(points: Tensor) -> tuple[Tensor, float]:
     """Centre [2] and half width of a square that holds nearly all points and a margin."""
     low, high = (torch.quantile(points, q, dim=0) for q in (1 - _SHOWN, _SHOWN))
     return (low + high) / 2, 0.6 * (high - low).max().item() or 1.0
-
-
-def loss_curve_png(history: Sequence[Mapping[str, float]]) -> bytes:
-    """Training and validation losses (log axis) against step, for model cards.
-
-    Args:
-        history: records with "step" and "train/loss", "val/loss" or "val/loss/DECAY", that of the
-            average with this decay; other entries are not drawn.
-    """
-    figure, (axis,) = panels([""], (6.0, 3.6))
-    validated = dict.fromkeys(key for row in history for key in row if key.startswith("val/loss"))
-    styles = {"train/loss": ("training", COLOURS[1], "")}
-    for key, colour in zip(validated, itertools.cycle((COLOURS[0], *COLOURS[2:])), strict=False):
-        whose = key.removeprefix("val/loss").removeprefix("/")
-        styles[key] = (f"EMA {whose}" if whose else "validation", colour, "o")
-    for key, (label, colour, marker) in styles.items():
-        found = [(row["step"], row[key]) for row in history if math.isfinite(row.get(key, math.nan)) and row[key] > 0]
-        if found:
-            axis.plot(*zip(*found, strict=True), color=colour, marker=marker, markersize=4, linewidth=1.6, label=label)
-    axis.set(yscale="log", xlabel="step", ylabel="loss")
-    legend(figure, [axis])
-    return to_png(figure)

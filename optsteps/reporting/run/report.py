@@ -1,13 +1,12 @@
-"""A run's report as one page of Markdown."""
+"""Report of a run as one page of Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from optsteps.comparison import Row, VerdictRow
-from optsteps.reporting.tables import (
+from optsteps.comparison import TEACHER, Row, VerdictRow
+from optsteps.reporting.run.tables import (
     NO_VERDICT,
-    TEACHER,
     figure_names,
     markdown_table,
     range_table,
@@ -16,7 +15,7 @@ from optsteps.reporting.tables import (
 )
 from optsteps.text.escaping import markdown
 
-# the fact that tells what PSNR refers to, repeated in the notes
+# the fact that PSNR refers to, which the notes repeat
 DATA_RANGE = "PSNR data range"
 
 
@@ -27,13 +26,13 @@ def report_markdown(
     facts: Mapping[str, str],
     images: Mapping[str, str],
 ) -> str:
-    """report.md: what was found, the tables behind it, how to read them, pictures, and what the run was.
+    """The text of report.md: verdicts, the tables behind them, how to read these, pictures, and facts about the run.
 
     Args:
         title: heading.
         rows, verdicts: of the comparison.
-        facts: what the run was (model, solver, process, teacher, seed, versions, command), by name. `PSNR data range`
-            is also told with the notes.
+        facts: about the run (model, solver, process, teacher, seed, versions, command), by name. `PSNR data range` also
+            stands in the notes.
         images: link of each picture relative to the report, by caption.
     """
     sentences = [f"**{markdown(sentence)}**" for sentence in verdict_sentences(verdicts)]

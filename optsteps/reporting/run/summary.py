@@ -1,4 +1,4 @@
-"""What a run says on the terminal."""
+"""Summary of a run for the terminal."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 from rich.console import Console
 
 from optsteps.comparison import Row, VerdictRow
-from optsteps.reporting.tables import terminal_table, verdict_sentences
+from optsteps.reporting.run.tables import terminal_table, verdict_sentences
 
 
 def run_summary(
     rows: Sequence[Row], verdicts: Sequence[VerdictRow], warnings: Iterable[str], places: Iterable[tuple[str, Path]]
 ) -> str:
-    """The table of all rows, warnings in red, what the verdicts say, and where what lies; as wide as the terminal.
+    """The table of all rows, warnings in red, the verdicts in sentences, and paths; as wide as the terminal.
 
     Args:
         rows, verdicts: of the comparison.
         warnings: a sentence each.
-        places: what there is, and its path.
+        places: the files and folders to name, each with its path.
     """
 
     def write(console: Console) -> None:
@@ -37,7 +37,7 @@ def run_summary(
 
 
 def terminal_text(write: Callable[[Console], None]) -> str:
-    """What `write` prints on a console, for the terminal but not on it: that may fail."""
+    """The text that `write` prints on a console like the terminal. It is returned, because printing may fail."""
     terminal, encoding = Console(), getattr(sys.stdout, "encoding", None) or "utf-8"
     text = io.TextIOWrapper(io.BytesIO(), encoding, errors="backslashreplace", newline="\n")
     # names and paths are no markup

@@ -1,4 +1,4 @@
-"""Runs that differ only in what is repeated, put together: means over seeds, and what may be claimed from them."""
+"""Means over repeated runs, such as seeds, with intervals and verdicts."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any, Literal
 
 import torch
 
+from optsteps.comparison import TEACHER
 from optsteps.metrics.statistics import Interval, Verdict, spread, verdict
-from optsteps.reporting.quantities import quantity
-from optsteps.reporting.sweep.layout import METHOD, Layout
-from optsteps.reporting.sweep.records import Record, gather, in_order, with_figure
-from optsteps.reporting.tables import TEACHER
+from optsteps.reporting.number_format import number_format
+from optsteps.reporting.sweep.run_rows import RunRow, gather, in_order, with_figure
+from optsteps.reporting.sweep.table_layout import METHOD, TableLayout
 
 Role = Literal["rival", "oracle", "reference"]
 _OPPOSITE: dict[Verdict, Verdict] = {"better": "worse", "worse": "better", "no better": "no better"}
-_Runs = Mapping[tuple[Any, ...], Record]
+_Runs = Mapping[tuple[Any, ...], RunRow]
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One figure of one method at one place of a table.
+class SweepCell:
+    """One number of one method in a cell of a sweep's table.
 
     Attributes:
         fields: the values of the layout's rows and column.
-        figure: its name.
+        figure: name of the number.
         higher_is_better: its direction, None where neither is.
-        interval: the mean over the runs with Student's t interval; of a single run, that run's own.
+        interval: the mean over the runs with Student's t interval; for a single run, the interval of that run.
         runs: how many.
         role: an oracle is a bound and the teacher a reference; neither is a rival.
         nfe, search_nfe: evaluations per sample, of sampling and of the search; means over the runs.
-        best: the best of the rivals that differ in the method alone, as far as the digits shown tell.
+        best: whether it is the best of the rivals that differ in the method alone, by the digits shown.
         verdict: against the baseline; None where the two cannot be compared.
     """
 
@@ -53,17 +53,17 @@ class Cell:
         return tuple(value for name, value in self.fields.items() if name != METHOD)
 
 
-def aggregate(records: Sequence[Record], layout: Layout, figure: str) -> list[Cell]:
-    """The cells of one figure, in the order of the table: by the layout's rows, oracles last in their group.
+def aggregate(run_rows: Sequence[RunRow], layout: TableLayout, figure: str) -> list[SweepCell]:
+    """The cells of one number, in the order of the table: by the layout's rows, oracles last in their group.
 
     A cell is compared with the baseline by the differences of paired runs, which share all of `layout.over` and the
     NFE: with two pairs or more by their Student's t interval, and for a single run by the verdict that this run holds.
 
     Raises:
-        ValueError: two different results for one run of a cell, a field or a figure that no record has.
+        ValueError: two different results for one run of a cell, a field or a figure that no row has.
     """
     names = list(dict.fromkeys([*layout.rows, layout.column]))
-    places = gather(with_figure(records, figure), names, layout.over, figure)
+    places = gather(with_figure(run_rows, figure), names, layout.over, figure)
     cells = {
         key: _cell(dict(zip(names, key, strict=True)), list(runs.values()), figure) for key, runs in places.items()
     }
@@ -72,41 +72,41 @@ def aggregate(records: Sequence[Record], layout: Layout, figure: str) -> list[Ce
     for key, cell in cells.items():
         baseline = baselines.get(cell.rivals_share)
         compared = baseline is not None and cell.role == "rival" and not _is_baseline(cell, layout)
-        said = _against(places[key], baseline, figure, cell.higher_is_better) if baseline and compared else None
-        judged.append(replace(cell, best=_is_best(cell, cells.values()), verdict=said))
+        against = _against(places[key], baseline, figure, cell.higher_is_better) if baseline and compared else None
+        judged.append(replace(cell, best=_is_best(cell, cells.values()), verdict=against))
     return _ordered(judged, names)
 
 
-def _cell(fields: Mapping[str, Any], runs: Sequence[Record], figure: str) -> Cell:
-    values = [run.figures[figure] for run in runs]
+def _cell(fields: Mapping[str, Any], runs: Sequence[RunRow], figure: str) -> SweepCell:
+    values = [run.intervals[figure] for run in runs]
     several = len(values) > 1
-    own = runs[0].fields
-    return Cell(
+    first = runs[0].fields
+    return SweepCell(
         fields,
         figure,
         next((run.higher_is_better[figure] for run in runs if figure in run.higher_is_better), _usual(figure)),
         spread(torch.tensor([v.value for v in values], dtype=torch.float64)) if several else values[0],
         len(runs),
-        "oracle" if own.get("oracle") else "reference" if own.get(METHOD) == TEACHER else "rival",
+        "oracle" if first.get("oracle") else "reference" if first.get(METHOD) == TEACHER else "rival",
         fmean(run.fields["nfe"] for run in runs),
         fmean(run.search_nfe for run in runs),
     )
 
 
 def _usual(figure: str) -> bool | None:
-    return quantity(figure).higher_is_better
+    return number_format(figure).higher_is_better
 
 
-def _is_baseline(cell: Cell, layout: Layout) -> bool:
+def _is_baseline(cell: SweepCell, layout: TableLayout) -> bool:
     return layout.baseline is not None and cell.role == "rival" and cell.fields.get(METHOD) == layout.baseline
 
 
-def _is_best(cell: Cell, cells: Iterable[Cell]) -> bool:
+def _is_best(cell: SweepCell, cells: Iterable[SweepCell]) -> bool:
     if cell.role != "rival" or cell.higher_is_better is None or METHOD not in cell.fields:
         return False
     rivals = [c.interval.value for c in cells if c.role == "rival" and c.rivals_share == cell.rivals_share]
     best = (max if cell.higher_is_better else min)(rivals)
-    shown = quantity(cell.figure).number
+    shown = number_format(cell.figure).number
     return len(rivals) > 1 and shown(cell.interval.value) == shown(best)
 
 
@@ -119,27 +119,27 @@ def _against(mine: _Runs, baseline: _Runs, figure: str, higher_is_better: bool |
     if higher_is_better is None or not pairs:
         return None
     if len(pairs) > 1:
-        differences = [run.figures[figure].value - rival.figures[figure].value for run, rival in pairs]
+        differences = [run.intervals[figure].value - rival.intervals[figure].value for run, rival in pairs]
         return verdict(spread(torch.tensor(differences, dtype=torch.float64)), higher_is_better)
     return _held(*pairs[0], figure) if len(mine) == 1 else None
 
 
-def _held(run: Record, rival: Record, figure: str) -> Verdict | None:
-    """The verdict that the run of one of the two holds, whichever of them was its main method."""
-    ours, theirs = run.fields[METHOD], rival.fields[METHOD]
-    for said in (*run.verdicts, *rival.verdicts):
-        if (said.figure, said.nfe) == (figure, run.fields["nfe"]):
-            if (said.method, said.rival) == (ours, theirs):
-                return said.verdict
-            if (said.method, said.rival) == (theirs, ours):
-                return _OPPOSITE[said.verdict]
+def _held(run: RunRow, rival: RunRow, figure: str) -> Verdict | None:
+    """The verdict of the run that compared the two, whichever of them was its main method."""
+    method, baseline = run.fields[METHOD], rival.fields[METHOD]
+    for row in (*run.verdicts, *rival.verdicts):
+        if (row.figure, row.nfe) == (figure, run.fields["nfe"]):
+            if (row.method, row.rival) == (method, baseline):
+                return row.verdict
+            if (row.method, row.rival) == (baseline, method):
+                return _OPPOSITE[row.verdict]
     return None
 
 
-def _ordered(cells: Sequence[Cell], names: Sequence[str]) -> list[Cell]:
+def _ordered(cells: Sequence[SweepCell], names: Sequence[str]) -> list[SweepCell]:
     rank = {name: {v: i for i, v in enumerate(in_order(c.fields[name] for c in cells))} for name in names}
 
-    def place(cell: Cell) -> tuple[Any, ...]:
+    def place(cell: SweepCell) -> tuple[Any, ...]:
         group = [rank[name][cell.fields[name]] for name in names if name != METHOD and name != names[-1]]
         method = [rank[METHOD][cell.fields[METHOD]]] if METHOD in names else []
         return (*group, cell.role == "oracle", *method, rank[names[-1]][cell.fields[names[-1]]])

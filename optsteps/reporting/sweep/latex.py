@@ -6,14 +6,14 @@ import re
 from collections.abc import Mapping
 
 from optsteps.metrics.statistics import Verdict
-from optsteps.reporting.sweep.aggregate import Cell
-from optsteps.reporting.sweep.sheets import Sheet, notes, value_and_detail
+from optsteps.reporting.sweep.aggregate import SweepCell
+from optsteps.reporting.sweep.tables import SweepTable, notes, value_and_detail
 from optsteps.text.escaping import latex
 
-MARKS: Mapping[Verdict, str] = {"better": "^{+}", "worse": "^{-}", "no better": r"^{\approx}"}
+_MARKS: Mapping[Verdict, str] = {"better": "^{+}", "worse": "^{-}", "no better": r"^{\approx}"}
 
 
-def latex_sheet(table: Sheet) -> str:
+def latex_table(table: SweepTable) -> str:
     """A `table` environment to \\input: the tabular, its notes below it; it needs \\usepackage{booktabs}."""
     labels, places = len(table.rows), len(table.columns)
     head = [
@@ -50,16 +50,16 @@ def latex_sheet(table: Sheet) -> str:
     )
 
 
-def _cell(cell: Cell | None) -> str:
+def _cell(cell: SweepCell | None) -> str:
     if cell is None:
         return "--"
     value, detail = value_and_detail(cell)
     number = f"\\mathbf{{{_math(value)}}}" if cell.best else _math(value)
-    mark = MARKS[cell.verdict] if cell.verdict else ""
+    mark = _MARKS[cell.verdict] if cell.verdict else ""
     return f"${f'{number} {_math(detail)}'.strip()}{mark}$"
 
 
 def _math(number: str) -> str:
     """A number or an interval inside $ $, with powers of ten written out."""
-    number = re.sub(r"e([+-]\d+)", lambda found: f" \\times 10^{{{int(found[1])}}}", number)
+    number = re.sub(r"e([+-]\d+)", lambda match: f" \\times 10^{{{int(match[1])}}}", number)
     return number.replace("±", "\\pm").replace("inf", "\\infty").replace("nan", "\\mathrm{nan}")

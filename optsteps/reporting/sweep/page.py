@@ -1,4 +1,4 @@
-"""One HTML page on many runs: figures that answer the reader, samples and tables, in a file that needs no other."""
+"""HTML page on many runs: interactive plots, samples and tables, in one file that needs no other."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from optsteps.reporting.canvas import looks
-from optsteps.reporting.quantities import quantity
+from optsteps.comparison import TEACHER
+from optsteps.reporting.markdown import NOTHING
+from optsteps.reporting.number_format import number_format
+from optsteps.reporting.plot_style import looks
 from optsteps.reporting.sweep.aggregate import aggregate
-from optsteps.reporting.sweep.layout import METHOD, Layout, field_label
 from optsteps.reporting.sweep.plots import cost_plot, quality_plot, schedules_plot
-from optsteps.reporting.sweep.records import Record, as_label, in_order
-from optsteps.reporting.sweep.sheets import MARKS, Sheet, notes, shown_value, value_and_detail
-from optsteps.reporting.tables import NOTHING, TEACHER
+from optsteps.reporting.sweep.run_rows import RunRow, as_label, in_order
+from optsteps.reporting.sweep.table_layout import METHOD, TableLayout, field_label
+from optsteps.reporting.sweep.tables import MARKS, SweepTable, notes, shown_value, value_and_detail
 from optsteps.text.escaping import html, script_data
 
 _TEMPLATE = Path(__file__).with_name("page.html")
@@ -29,13 +30,13 @@ _Choice = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page that shows one of several things, as its choosers say.
+    """A part of the page that shows one of several things, which the reader chooses.
 
     Attributes:
         name: of its anchor.
-        title, caption: what is seen.
-        choosers: what there is to choose.
-        shown: by one value for each chooser: a plotly figure, or HTML.
+        title, caption: above the plot.
+        choosers: labels of the menus.
+        shown: plotly figures or HTML, by one value for each menu.
     """
 
     name: str
@@ -45,31 +46,34 @@ class Section:
     shown: Mapping[_Choice, go.Figure | str]
 
 
-def page(title: str, summary: str, records: Sequence[Record], layout: Layout, sheets: Sequence[Sheet]) -> str:
+def page(
+    title: str, summary: str, run_rows: Sequence[RunRow], layout: TableLayout, tables: Sequence[SweepTable]
+) -> str:
     """The page as HTML, with plotly's own script inside; nothing in it is fetched from anywhere.
 
     Args:
         title, summary: its head.
-        records: of all runs.
-        layout: what the tables were laid out by; figures choose among its groups.
-        sheets: the tables, one for each figure.
+        run_rows: of all runs.
+        layout: of the tables; the plots' menus choose among its groups.
+        tables: one for each number.
     """
-    sections = [part for part in (_schedules(records, layout), *_qualities(records, layout)) if part.shown]
-    pictures = _samples(records, layout)
+    sections = [part for part in (_schedules(run_rows, layout), *_qualities(run_rows, layout)) if part.shown]
+    pictures = _samples(run_rows, layout)
     plots = {part.name: {_key(choice): _as_json(plot) for choice, plot in part.shown.items()} for part in sections}
-    body = [*map(_section, sections), *([_section(pictures)] if pictures.shown else []), _tables(sheets)]
+    body = [*map(_section, sections), *([_section(pictures)] if pictures.shown else []), _tables(tables)]
     data = script_data(json.dumps(plots, allow_nan=False))
     return Template(_TEMPLATE.read_text()).substitute(
         title=html(title), summary=html(summary), body="\n".join(body), plotly=get_plotlyjs(), plots=data
     )
 
 
-def _schedules(records: Sequence[Record], layout: Layout) -> Section:
-    students = [r for r in records if r.noise_levels is not None and r.fields[METHOD] != TEACHER]
-    style = looks(_methods(records))
-    found: dict[_Choice, list[Record]] = {}
-    for record in sorted(students, key=lambda r: (r.fields["steps"], list(style).index(r.fields[METHOD]))):
-        found.setdefault((*_group(record.fields, layout), str(record.fields["steps"])), []).append(record)
+def _schedules(run_rows: Sequence[RunRow], layout: TableLayout) -> Section:
+    students = [r for r in run_rows if r.noise_levels is not None and r.fields[METHOD] != TEACHER]
+    style = looks(_methods(run_rows))
+    by_choice: dict[_Choice, list[RunRow]] = {}
+    for row in sorted(students, key=lambda r: (r.fields["steps"], list(style).index(r.fields[METHOD]))):
+        choice = (*_group(row.fields, layout), str(row.fields["steps"]))
+        by_choice.setdefault(choice, []).append(row)
     caption = (
         "The noise level (noise-to-signal ratio) at which each step of a schedule begins and ends, on a log axis. "
         "Where a method found different schedules in repeated runs, the first is drawn in full and the others thin. A "
@@ -80,26 +84,26 @@ def _schedules(records: Sequence[Record], layout: Layout) -> Section:
         "Schedules",
         caption,
         (*_group_labels(layout), "steps"),
-        {choice: schedules_plot(rows, style) for choice, rows in found.items()},
+        {choice: schedules_plot(rows, style) for choice, rows in by_choice.items()},
     )
 
 
-def _qualities(records: Sequence[Record], layout: Layout) -> list[Section]:
-    style = looks(_methods(records))
+def _qualities(run_rows: Sequence[RunRow], layout: TableLayout) -> list[Section]:
+    style = looks(_methods(run_rows))
     by_nfe = replace(layout, rows=(*layout.group, METHOD), column="nfe")
     qualities: dict[_Choice, go.Figure] = {}
     costs: dict[_Choice, go.Figure] = {}
     for figure in layout.figures:
-        label = quantity(figure).label
+        label = number_format(figure).label
         cells: dict[_Choice, list[Any]] = {}
-        for cell in aggregate(records, by_nfe, figure):
+        for cell in aggregate(run_rows, by_nfe, figure):
             cells.setdefault(_group(cell.fields, layout), []).append(cell)
-        for group, found in cells.items():
-            chosen, students = (*group, label), [cell for cell in found if cell.role != "reference"]
+        for group, in_group in cells.items():
+            chosen, students = (*group, label), [cell for cell in in_group if cell.role != "reference"]
             if students:
-                qualities[chosen] = quality_plot(found, style)
+                qualities[chosen] = quality_plot(in_group, style)
             for nfe in in_order(cell.nfe for cell in students if cell.role == "rival"):
-                near = [cell for cell in found if cell.nfe == nfe or cell.role == "reference"]
+                near = [cell for cell in in_group if cell.nfe == nfe or cell.role == "reference"]
                 at_nfe = (*chosen, f"{nfe:g}")
                 costs[at_nfe] = cost_plot(near, style)
     bars = "Bars are 95 % intervals: Student's t over repeated runs, a single run's own otherwise."
@@ -125,18 +129,18 @@ def _qualities(records: Sequence[Record], layout: Layout) -> list[Section]:
     ]
 
 
-def _samples(records: Sequence[Record], layout: Layout) -> Section:
+def _samples(run_rows: Sequence[RunRow], layout: TableLayout) -> Section:
     """The pictures of samples that the runs left, side by side."""
-    runs = {record.run: record for record in records}
+    runs = {row.run: row for row in run_rows}
     over = [name for name in layout.over if name not in layout.group]
-    found: dict[_Choice, str] = {}
-    for run, record in runs.items():
-        fields = record.fields
-        for steps, png in record.pictures.items():
+    cards: dict[_Choice, str] = {}
+    for run, row in runs.items():
+        fields = row.fields
+        for steps, png in row.pictures.items():
             choice = (str(steps), *(shown_value(as_label(fields.get(name))) for name in over))
             label = ", ".join([*_group(fields, layout), shown_value(fields["main"]), f"run {run.name}"])
             picture = base64.b64encode(png).decode()
-            found[choice] = found.get(choice, "") + (
+            cards[choice] = cards.get(choice, "") + (
                 f'<figure><img alt="samples of {html(label)}" src="data:image/png;base64,{picture}">'
                 f"<figcaption>{html(label)}</figcaption></figure>"
             )
@@ -144,25 +148,25 @@ def _samples(records: Sequence[Record], layout: Layout) -> Section:
         "Samples of every method of a run beside the teacher's, from the same noise. Below a picture: what tells its "
         "run apart, the run's main method and its folder."
     )
-    ordered = dict(sorted(found.items(), key=lambda item: int(item[0][0])))
+    ordered = dict(sorted(cards.items(), key=lambda item: int(item[0][0])))
     return Section("samples", "Samples", caption, ("steps", *map(field_label, over)), ordered)
 
 
-def _tables(sheets: Sequence[Sheet]) -> str:
-    parts = [f"<h3>{html(sheet.title)}</h3>\n{_table(sheet)}" for sheet in sheets]
+def _tables(tables: Sequence[SweepTable]) -> str:
+    parts = [f"<h3>{html(table.title)}</h3>\n{_table(table)}" for table in tables]
     return f'<section id="tables"><h2>Tables</h2>\n{"".join(parts)}</section>'
 
 
-def _table(sheet: Sheet) -> str:
-    head = "".join(f'<th class="label">{html(name)}</th>' for name in sheet.rows)
-    head += "".join(f"<th>{html(name)}</th>" for name in sheet.columns)
+def _table(table: SweepTable) -> str:
+    head = "".join(f'<th class="label">{html(name)}</th>' for name in table.rows)
+    head += "".join(f"<th>{html(name)}</th>" for name in table.columns)
     lines, group = [], None
-    for line in sheet.lines:
+    for line in table.lines:
         first = ' class="first"' if group not in (None, line.group) else ""
         group = line.group
         labels = "".join(f'<td class="label">{html(label)}</td>' for label in line.labels)
         lines.append(f"<tr{first}>{labels}{''.join(map(_cell, line.cells))}</tr>")
-    below = "".join(f"<p>{html(note)}</p>" for note in notes(sheet))
+    below = "".join(f"<p>{html(note)}</p>" for note in notes(table))
     return (
         f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
         f'<div class="notes">{below}</div>\n'
@@ -181,7 +185,7 @@ def _cell(cell: Any) -> str:
 def _section(part: Section) -> str:
     options = [_options(choice[k] for choice in part.shown) for k in range(len(part.choosers))]
     selects = "".join(
-        # one value is told by the page's head and leaves nothing to choose
+        # a single value stands in the page's head and leaves nothing to choose
         f"<label{' hidden' if len(values) == 1 else ''}>{html(name)} <select>"
         + "".join(f'<option value="{html(value)}">{html(value)}</option>' for value in values)
         + "</select></label>"
@@ -200,9 +204,10 @@ def _section(part: Section) -> str:
 
 
 def _options(values: Iterable[str]) -> list[str]:
-    """Each once, counts by size."""
-    found = in_order(values)
-    return sorted(found, key=float) if all(value.replace(".", "", 1).isdigit() for value in found) else found
+    """The values, each once; counts by size."""
+    options = in_order(values)
+    counts = all(value.replace(".", "", 1).isdigit() for value in options)
+    return sorted(options, key=float) if counts else options
 
 
 def _key(choice: Iterable[str]) -> str:
@@ -214,14 +219,14 @@ def _as_json(figure: go.Figure | str) -> Any:
     return json.loads(figure.to_json())
 
 
-def _methods(records: Sequence[Record]) -> list[str]:
+def _methods(run_rows: Sequence[RunRow]) -> list[str]:
     """In their order of appearance, oracles last."""
-    return [r.fields[METHOD] for r in sorted(records, key=lambda r: bool(r.fields["oracle"]))]
+    return [r.fields[METHOD] for r in sorted(run_rows, key=lambda r: bool(r.fields["oracle"]))]
 
 
-def _group(fields: Mapping[str, Any], layout: Layout) -> _Choice:
+def _group(fields: Mapping[str, Any], layout: TableLayout) -> _Choice:
     return tuple(shown_value(as_label(fields.get(name))) for name in layout.group)
 
 
-def _group_labels(layout: Layout) -> _Choice:
+def _group_labels(layout: TableLayout) -> _Choice:
     return tuple(field_label(name) for name in layout.group)

@@ -1,4 +1,4 @@
-"""Interactive figures of many runs, by plotly."""
+"""Interactive plots of many runs, by plotly."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from typing import Any
 import plotly.graph_objects as go
 import torch
 
-from optsteps.reporting.canvas import FAINT, INK, LevelAxis, Look
-from optsteps.reporting.quantities import quantity
-from optsteps.reporting.sweep.aggregate import Cell
-from optsteps.reporting.sweep.layout import METHOD
-from optsteps.reporting.sweep.records import Record
-from optsteps.reporting.sweep.sheets import value_and_detail
+from optsteps.reporting.number_format import number_format
+from optsteps.reporting.plot_style import FAINT, INK, LevelScale, Look
+from optsteps.reporting.sweep.aggregate import SweepCell
+from optsteps.reporting.sweep.run_rows import RunRow
+from optsteps.reporting.sweep.table_layout import METHOD
+from optsteps.reporting.sweep.tables import value_and_detail
 from optsteps.text.escaping import plotly_text
 
 _SYMBOLS = dict(
     zip("osD^vPX", ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x"), strict=True)
 )
 _DASHES = {"-": "solid", "--": "dash", ":": "dot", "-.": "dashdot"}
-# a figure whose values span more than this has a log axis
+# values that span more than this factor have a log axis
 _WIDE = 20
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
 
 
-def schedules_plot(records: Sequence[Record], style: Mapping[str, Look]) -> go.Figure:
+def schedules_plot(run_rows: Sequence[RunRow], style: Mapping[str, Look]) -> go.Figure:
     """Noise level (log axis) against step.
 
     Args:
-        records: of one step count and one group; those without a schedule are left out. Where a method has several
+        run_rows: of one step count and one group; those without a schedule are left out. Where a method has several
             schedules, the first is drawn in full and the others are thin.
         style: a look for every method.
     """
     drawn: dict[str, list[torch.Tensor]] = {}
-    for record in records:
-        if record.noise_levels is not None:
-            levels = torch.tensor(record.noise_levels, dtype=torch.float64)
-            known = drawn.setdefault(record.fields[METHOD], [])
-            if not any(torch.equal(levels, other) for other in known):
-                known.append(levels)
-    scale = LevelAxis(torch.cat([levels for found in drawn.values() for levels in found]))
+    for row in run_rows:
+        if row.noise_levels is not None:
+            levels = torch.tensor(row.noise_levels, dtype=torch.float64)
+            schedules = drawn.setdefault(row.fields[METHOD], [])
+            if not any(torch.equal(levels, other) for other in schedules):
+                schedules.append(levels)
+    scale = LevelScale(torch.cat([levels for schedules in drawn.values() for levels in schedules]))
     figure = _figure("step", "noise level")
-    for method, found in drawn.items():
-        for k, levels in enumerate(found):
+    for method, schedules in drawn.items():
+        for k, levels in enumerate(schedules):
             hollow = scale.hollow(levels)
             figure.add_scatter(
                 x=list(range(len(levels))),
@@ -60,25 +60,26 @@ def schedules_plot(records: Sequence[Record], style: Mapping[str, Look]) -> go.F
     low, high = (math.log10(limit) for limit in scale.limits)
     _log_ticks(figure.layout.yaxis, [10.0**power for power in range(math.ceil(low), math.floor(high) + 1)], ends)
     figure.update_yaxes(range=[low, high])
-    figure.update_xaxes(tickformat="d")
+    steps = max(len(levels) - 1 for schedules in drawn.values() for levels in schedules)
+    figure.update_xaxes(tickformat="d", dtick=max(1, round(steps / 10)))
     return figure
 
 
-def quality_plot(cells: Sequence[Cell], style: Mapping[str, Look]) -> go.Figure:
-    """A figure of the samples against NFE, with its intervals, the teacher as a dotted line.
+def quality_plot(cells: Sequence[SweepCell], style: Mapping[str, Look]) -> go.Figure:
+    """A number of the samples against NFE, with its intervals, the teacher as a dotted line.
 
     Args:
-        cells: of one figure and one group, at least one; their method is in their fields.
+        cells: of one number and one group, at least one; their method is in their fields.
         style: a look for every method.
     """
     figure = _figure("NFE: network evaluations per sample", _axis_title(cells[0]))
     for method, line in _by_method(cells).items():
-        found = sorted(line, key=lambda cell: cell.nfe)
+        by_nfe = sorted(line, key=lambda cell: cell.nfe)
         figure.add_scatter(
-            x=[cell.nfe for cell in found],
-            **_values(found),
+            x=[cell.nfe for cell in by_nfe],
+            **_values(by_nfe),
             hovertemplate="%{x:g} NFE: %{customdata}",
-            **_look(method, style[method], oracle=found[0].role == "oracle"),
+            **_look(method, style[method], oracle=by_nfe[0].role == "oracle"),
         )
     spent = sorted({cell.nfe for cell in cells if cell.role != "reference"})
     figure.update_xaxes(tickvals=spent)
@@ -87,11 +88,11 @@ def quality_plot(cells: Sequence[Cell], style: Mapping[str, Look]) -> go.Figure:
     return figure
 
 
-def cost_plot(cells: Sequence[Cell], style: Mapping[str, Look]) -> go.Figure:
-    """A figure of the samples against what finding the schedule cost (log axis, with a place for 0).
+def cost_plot(cells: Sequence[SweepCell], style: Mapping[str, Look]) -> go.Figure:
+    """A number of the samples against the cost of finding the schedule (log axis, with a place for 0).
 
     Args:
-        cells: of one figure, one group and one NFE, at least one.
+        cells: of one number, one group and one NFE, at least one.
         style: a look for every method.
     """
     rivals = _by_method([cell for cell in cells if cell.role == "rival"])
@@ -150,18 +151,18 @@ def _look(method: str, look: Look, thin: bool = False, oracle: bool = False) -> 
     }
 
 
-def _by_method(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+def _by_method(cells: Sequence[SweepCell]) -> dict[str, list[SweepCell]]:
     """The cells of rivals, then of oracles."""
-    found: dict[str, list[Cell]] = {}
+    lines: dict[str, list[SweepCell]] = {}
     for cell in sorted(cells, key=lambda cell: cell.role == "oracle"):
         if cell.role != "reference":
-            found.setdefault(cell.fields[METHOD], []).append(cell)
-    return found
+            lines.setdefault(cell.fields[METHOD], []).append(cell)
+    return lines
 
 
-def _values(cells: Sequence[Cell]) -> dict[str, Any]:
+def _values(cells: Sequence[SweepCell]) -> dict[str, Any]:
     """Values with their intervals, in the units of the tables."""
-    scale = quantity(cells[0].figure).scale
+    scale = number_format(cells[0].figure).scale
     ends = [(c.interval.high - c.interval.value, c.interval.value - c.interval.low) for c in cells]
     up, down = ([scale * d if math.isfinite(d) else 0.0 for d in side] for side in zip(*ends, strict=True))
     return {
@@ -171,16 +172,16 @@ def _values(cells: Sequence[Cell]) -> dict[str, Any]:
     }
 
 
-def _axis_title(cell: Cell) -> str:
-    shown = quantity(cell.figure)
+def _axis_title(cell: SweepCell) -> str:
+    shown = number_format(cell.figure)
     direction = {True: "higher is better", False: "lower is better", None: ""}[cell.higher_is_better]
     label = plotly_text(", ".join(filter(None, (shown.label, shown.unit))))
     return f"{label} ({direction})" if direction else label
 
 
-def _value_axis(figure: go.Figure, cells: Sequence[Cell]) -> None:
+def _value_axis(figure: go.Figure, cells: Sequence[SweepCell]) -> None:
     """A log axis where the values ask for one."""
-    scale = quantity(cells[0].figure).scale
+    scale = number_format(cells[0].figure).scale
     values = [scale * cell.interval.value for cell in cells]
     if min(values) <= 0 or max(values) / min(values) <= _WIDE:
         return
@@ -205,9 +206,9 @@ def _log_ticks(axis: Any, ticks: Sequence[float], named: Sequence[tuple[float, s
     axis.ticktext = [*labels, *(name for _, name in named)]
 
 
-def _teacher(figure: go.Figure, cells: Sequence[Cell], across: tuple[float, float]) -> None:
+def _teacher(figure: go.Figure, cells: Sequence[SweepCell], across: tuple[float, float]) -> None:
     """The teacher's value as a line."""
-    scale = quantity(cells[0].figure).scale
+    scale = number_format(cells[0].figure).scale
     for cell in cells:
         if cell.role == "reference":
             figure.add_scatter(

@@ -109,7 +109,7 @@ def test_verdicts_are_paired_over_prompts() -> None:
 
 def test_the_teachers_row_has_no_retention() -> None:
     judge = GenEvalJudge(Bright(), METADATA)
-    trial = Comparison(
+    comparison = Comparison(
         lambda x, t, cond: torch.ones_like(x),
         EDM(),
         build_solver("euler"),
@@ -118,7 +118,7 @@ def test_the_teachers_row_has_no_retention() -> None:
         None,
         [judge, DecodedJudge(lambda x: x, judge)],
     )
-    figures = trial.judge_teacher().figures
+    figures = comparison.judge_teacher().measurements
     assert figures["geneval"].interval.value == figures["pixel_geneval"].interval.value == 1
     assert len(figures) == 14
 

@@ -1,4 +1,4 @@
-"""Cells laid out as a table with a title and notes; as Markdown, and all cells as tidy CSV."""
+"""Table of one number of many runs, with its title and notes; as Markdown, and all cells as tidy CSV."""
 
 from __future__ import annotations
 
@@ -10,63 +10,63 @@ from dataclasses import dataclass
 from typing import Any
 
 from optsteps.metrics.statistics import Verdict
-from optsteps.reporting.quantities import quantity
-from optsteps.reporting.sweep.aggregate import Cell
-from optsteps.reporting.sweep.layout import METHOD, Layout, field_label, listed
-from optsteps.reporting.sweep.records import in_order
-from optsteps.reporting.tables import NOTHING, markdown_lines
+from optsteps.reporting.markdown import NOTHING, markdown_lines
+from optsteps.reporting.number_format import number_format
+from optsteps.reporting.sweep.aggregate import SweepCell
+from optsteps.reporting.sweep.run_rows import in_order
+from optsteps.reporting.sweep.table_layout import METHOD, TableLayout, field_label, listed
 from optsteps.text.escaping import csv_cell, markdown, printable
 
-# behind a cell, its verdict against the baseline
+# the mark behind a cell for its verdict against the baseline
 MARKS: Mapping[Verdict, str] = {"better": "▲", "worse": "▼", "no better": "≈"}
 
 
 @dataclass(frozen=True)
-class Line:
+class TableLine:
     """One line of a table: the values of the layout's rows, and a cell or none for every column."""
 
     labels: tuple[str, ...]
     group: tuple[Any, ...]
-    cells: tuple[Cell | None, ...]
+    cells: tuple[SweepCell | None, ...]
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """The table of one figure.
+class SweepTable:
+    """The table of one number.
 
     Attributes:
-        figure: its name.
+        figure: name of the number.
         rows: headings of the label columns.
         column: what the other columns are values of.
         columns: those values.
         lines: of rivals and oracles; lines of one group stand together.
-        references: the teacher's cells, told below the table.
-        layout: what it was laid out by.
+        references: the teacher's cells, which stand below the table.
+        layout: of the table.
     """
 
     figure: str
     rows: tuple[str, ...]
     column: str
     columns: tuple[str, ...]
-    lines: tuple[Line, ...]
-    references: tuple[Cell, ...]
-    layout: Layout
+    lines: tuple[TableLine, ...]
+    references: tuple[SweepCell, ...]
+    layout: TableLayout
 
     @property
     def title(self) -> str:
-        """The figure with its unit, and by what."""
-        shown = quantity(self.figure)
+        """The label of the number with its unit, and the columns' field."""
+        shown = number_format(self.figure)
         return f"{shown.label}{f' ({shown.unit})' if shown.unit else ''} by {self.column}"
 
 
-def sheet(cells: Sequence[Cell], layout: Layout) -> Sheet:
-    """The cells of one figure, at least one, as a table."""
+def sweep_table(cells: Sequence[SweepCell], layout: TableLayout) -> SweepTable:
+    """The cells of one number, at least one, as a table."""
     judged = [cell for cell in cells if cell.role != "reference"]
     columns = in_order(cell.fields[layout.column] for cell in judged)
-    lines: dict[tuple[Any, ...], dict[Any, Cell]] = {}
+    lines: dict[tuple[Any, ...], dict[Any, SweepCell]] = {}
     for cell in judged:
         lines.setdefault(tuple(cell.fields[name] for name in layout.rows), {})[cell.fields[layout.column]] = cell
-    return Sheet(
+    return SweepTable(
         cells[0].figure,
         tuple(field_label(name) for name in layout.rows),
         field_label(layout.column),
@@ -77,12 +77,12 @@ def sheet(cells: Sequence[Cell], layout: Layout) -> Sheet:
     )
 
 
-def _line(key: Sequence[Any], line: Mapping[Any, Cell], columns: Sequence[Any], rows: Sequence[str]) -> Line:
+def _line(key: Sequence[Any], line: Mapping[Any, SweepCell], columns: Sequence[Any], rows: Sequence[str]) -> TableLine:
     oracle = next(iter(line.values())).role == "oracle"
-    named = dict(zip(rows, key, strict=True))
-    labels = [shown_value(value) + " (oracle)" * (oracle and name == METHOD) for name, value in named.items()]
-    group = tuple(value for name, value in named.items() if name != METHOD)
-    return Line(tuple(labels), group, tuple(line.get(place) for place in columns))
+    values = dict(zip(rows, key, strict=True))
+    labels = [shown_value(value) + " (oracle)" * (oracle and name == METHOD) for name, value in values.items()]
+    group = tuple(value for name, value in values.items() if name != METHOD)
+    return TableLine(tuple(labels), group, tuple(line.get(place) for place in columns))
 
 
 def shown_value(value: Any) -> str:
@@ -92,9 +92,9 @@ def shown_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else printable(str(value))
 
 
-def value_and_detail(cell: Cell) -> tuple[str, str]:
-    """The number, and how sure it is: half the interval over several runs, or the interval of the single run."""
-    shown, interval = quantity(cell.figure), cell.interval
+def value_and_detail(cell: SweepCell) -> tuple[str, str]:
+    """The number, and its detail: half of the interval over several runs, or the interval of a single run."""
+    shown, interval = number_format(cell.figure), cell.interval
     value = shown.number(interval.value)
     if not math.isfinite(interval.low + interval.high):
         return value, ""
@@ -103,59 +103,61 @@ def value_and_detail(cell: Cell) -> tuple[str, str]:
     return value, shown.interval(interval)
 
 
-def notes(table: Sheet) -> list[str]:
-    """How to read this table, a sentence or two each."""
+def notes(table: SweepTable) -> list[str]:
+    """Notes on how to read this table, a sentence or two each."""
     cells = [cell for line in table.lines for cell in line.cells if cell is not None]
     higher = cells[0].higher_is_better if cells else None
     runs = {cell.runs for cell in cells}
-    said = []
+    sentences = []
     if max(runs, default=0) > 1:
         counts, over = listed(sorted(runs - {1})), listed(map(field_label, table.layout.over))
-        said.append(f"Value ± half of its 95 % interval (Student's t) over {counts} runs that differ in {over} alone.")
+        sentences.append(
+            f"Value ± half of its 95 % interval (Student's t) over {counts} runs that differ in {over} alone."
+        )
     if 1 in runs:
-        said.append("Value [95 % interval] of a single run, over its samples.")
+        sentences.append("Value [95 % interval] of a single run, over its samples.")
     if any(cell.best for cell in cells):
-        said.append(f"Bold: the best of its group in its column; {'higher' if higher else 'lower'} is better.")
+        sentences.append(f"Bold: the best of its group in its column; {'higher' if higher else 'lower'} is better.")
     if higher is None:
-        said.append("This figure has no direction: nothing is bold or compared.")
-    said += _baseline_notes(table, cells)
+        sentences.append("This figure has no direction: nothing is bold or compared.")
+    sentences += _baseline_notes(table, cells)
     if any(cell.role == "oracle" for cell in cells):
-        said.append(
+        sentences.append(
             "Oracle: searched for the very samples it is judged on, a bound and no rival; never bold or compared."
         )
-    return [*said, *_reference_notes(table)]
+    return [*sentences, *_reference_notes(table)]
 
 
-def _baseline_notes(table: Sheet, cells: Sequence[Cell]) -> list[str]:
+def _baseline_notes(table: SweepTable, cells: Sequence[SweepCell]) -> list[str]:
     if not any(cell.verdict for cell in cells):
         return []
-    said = ", ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items())
+    legend = ", ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items())
     how = []
     if any(cell.verdict and cell.runs > 1 for cell in cells):
         how.append(f"runs are paired by {listed(map(field_label, table.layout.over))}")
     if any(cell.verdict and cell.runs == 1 for cell in cells):
         how.append("a single run has the verdict from its own samples")
     return [
-        f"Against {table.layout.baseline}: {said} (the 95 % interval of the paired difference covers 0: a draw); "
+        f"Against {table.layout.baseline}: {legend} (the 95 % interval of the paired difference covers 0: a draw); "
         f"unmarked: not compared. {'; '.join(how).capitalize()}."
     ]
 
 
-def _reference_notes(table: Sheet) -> list[str]:
+def _reference_notes(table: SweepTable) -> list[str]:
     if not table.references:
         return []
-    said = []
+    sentences = []
     for cell in table.references:
         group = ", ".join(shown_value(cell.fields[name]) for name in table.layout.group if name in cell.fields)
         number = " ".join(value_and_detail(cell)).strip()
-        said.append(f"{f'{group}: ' if group else ''}{number} at {cell.nfe:g} NFE")
-    return [f"The teacher, a reference: {'; '.join(said)}."]
+        sentences.append(f"{f'{group}: ' if group else ''}{number} at {cell.nfe:g} NFE")
+    return [f"The teacher, a reference: {'; '.join(sentences)}."]
 
 
-def markdown_sheet(table: Sheet) -> str:
+def markdown_table(table: SweepTable) -> str:
     """The table as Markdown, its notes below it."""
 
-    def text(cell: Cell | None) -> str:
+    def text(cell: SweepCell | None) -> str:
         if cell is None:
             return NOTHING
         value, detail = value_and_detail(cell)
@@ -169,7 +171,7 @@ def markdown_sheet(table: Sheet) -> str:
     )
 
 
-def tidy_csv(cells: Iterable[Cell], layout: Layout) -> str:
+def tidy_csv(cells: Iterable[SweepCell], layout: TableLayout) -> str:
     """One line for each cell: the layout's fields, then what `CSV_COLUMNS` names; numbers exact and without scale.
 
     A text that a spreadsheet would take for a formula has an apostrophe before it.
@@ -180,8 +182,8 @@ def tidy_csv(cells: Iterable[Cell], layout: Layout) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(csv_cell, [*fields, *CSV_COLUMNS]))
     for cell in cells:
-        own = [cell.figure, cell.role, cell.interval.value, cell.interval.low, cell.interval.high, cell.runs]
-        line = [*(cell.fields[name] for name in fields), *own, layout.baseline, cell.verdict]
+        numbers = [cell.figure, cell.role, cell.interval.value, cell.interval.low, cell.interval.high, cell.runs]
+        line = [*(cell.fields[name] for name in fields), *numbers, layout.baseline, cell.verdict]
         writer.writerow(map(csv_cell, line))
     return text.getvalue()
 

@@ -13,7 +13,7 @@ from optsteps import Schedule
 from optsteps.comparison import Row
 from optsteps.processes import Flow
 from optsteps.reporting.run.folder import as_json, results, write_config, write_report
-from optsteps.reporting.run_data import read_config
+from optsteps.reporting.run.reading import read_config
 
 
 def _refuse(token: str) -> None:
@@ -53,7 +53,7 @@ def test_metrics_hold_rows_and_verdicts(written: tuple[Path, list[Path]]) -> Non
     assert data["facts"] == {"model": "images"}
     assert [row["method"] for row in data["rows"]] == [row.method for row in rows]
     oss = data["rows"][1]
-    assert oss["figures"]["psnr"]["value"] == rows[1].figures["psnr"].interval.value
+    assert oss["figures"]["psnr"]["value"] == rows[1].measurements["psnr"].interval.value
     assert len(data["verdicts"]) == 6
     first = data["verdicts"][0]
     assert (first["rival"], first["verdict"]) == ("edm", "better")

@@ -1,4 +1,4 @@
-"""Tables of rows and verdicts, for the terminal and as Markdown, from one builder of cells."""
+"""Tables of a run's rows and verdicts, for the terminal and as Markdown, from the same cells."""
 
 from __future__ import annotations
 
@@ -9,57 +9,56 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from optsteps.comparison import Row, VerdictRow
-from optsteps.metrics.judges import Measurement
-from optsteps.reporting.quantities import QUANTITIES, quantity
+from optsteps.comparison import TEACHER, Row, VerdictRow
+from optsteps.metrics.base import Measurement
+from optsteps.reporting.markdown import NOTHING, markdown_lines
+from optsteps.reporting.number_format import NUMBER_FORMATS, number_format
 from optsteps.schedules import Schedule
 from optsteps.text.escaping import markdown
 
-TEACHER = "teacher"
 CAPTION = (
     "Value [95 % interval]. NFE: network evaluations per sample, guidance included; search NFE: what finding the "
     "schedules of all step counts cost. Bold: the best estimate at equal NFE."
 )
 ORACLE_CAPTION = "Oracle: searched for the very sample it is judged on, a bound and no rival; n: how many samples."
-NOTHING = "-"
 NO_VERDICT = "No rival was sampled at equal NFE: there is no verdict."
 
 
 def figure_names(rows: Sequence[Row]) -> list[str]:
-    """Every figure that any row has, in the order of the columns."""
-    found = dict.fromkeys(name for row in rows for name in row.figures)
-    return [name for name in QUANTITIES if name in found] + [name for name in found if name not in QUANTITIES]
+    """The names of all that was measured on any row, in the order of the columns."""
+    names = dict.fromkeys(name for row in rows for name in row.measurements)
+    return [name for name in NUMBER_FORMATS if name in names] + [name for name in names if name not in NUMBER_FORMATS]
 
 
-class Cell(NamedTuple):
-    """A cell's main text and what stands beside it in Markdown, below it in the terminal."""
+class TextCell(NamedTuple):
+    """The text of a cell, and the detail that stands beside it in Markdown and below it in the terminal."""
 
     text: str
     detail: str = ""
     bold: bool = False
 
 
-def _header(rows: Sequence[Row], names: Sequence[str]) -> list[Cell]:
-    cells = [Cell("method"), Cell("steps"), Cell("NFE")]
+def _header(rows: Sequence[Row], names: Sequence[str]) -> list[TextCell]:
+    cells = [TextCell("method"), TextCell("steps"), TextCell("NFE")]
     for name in names:
-        higher = next(row.figures[name].higher_is_better for row in rows if name in row.figures)
+        higher = next(row.measurements[name].higher_is_better for row in rows if name in row.measurements)
         arrow = {True: "↑", False: "↓", None: ""}[higher]
-        cells.append(Cell(quantity(name).label, f"{quantity(name).unit} {arrow}".strip()))
-    return [*cells, Cell("search", "NFE")]
+        cells.append(TextCell(number_format(name).label, f"{number_format(name).unit} {arrow}".strip()))
+    return [*cells, TextCell("search", "NFE")]
 
 
-def _cells(row: Row, rows: Sequence[Row], names: Sequence[str]) -> list[Cell]:
+def _cells(row: Row, rows: Sequence[Row], names: Sequence[str]) -> list[TextCell]:
     mark = f"(oracle, n={len(row.samples)})" if row.oracle else ""
-    cells = [Cell(row.method, mark), Cell(str(row.steps)), Cell(f"{row.nfe:g}")]
+    cells = [TextCell(row.method, mark), TextCell(str(row.steps)), TextCell(f"{row.nfe:g}")]
     for name in names:
-        if name in row.figures:
-            interval = row.figures[name].interval
-            text = quantity(name).number(interval.value)
-            cells.append(Cell(text, quantity(name).interval(interval), text == _best(row, rows, name)))
+        if name in row.measurements:
+            interval = row.measurements[name].interval
+            text = number_format(name).number(interval.value)
+            cells.append(TextCell(text, number_format(name).interval(interval), text == _best(row, rows, name)))
         else:
-            cells.append(Cell(NOTHING))
+            cells.append(TextCell(NOTHING))
     searched = not (row.oracle or row.method == TEACHER)
-    return [*cells, Cell(f"{row.search_nfe:,.0f}" if searched else NOTHING)]
+    return [*cells, TextCell(f"{row.search_nfe:,.0f}" if searched else NOTHING)]
 
 
 def _best(row: Row, rows: Sequence[Row], name: str) -> str | None:
@@ -67,17 +66,17 @@ def _best(row: Row, rows: Sequence[Row], name: str) -> str | None:
     if row.oracle or row.method == TEACHER:
         return None
     rivals: list[Measurement] = [
-        other.figures[name]
+        other.measurements[name]
         for other in rows
         if (other.steps, other.nfe) == (row.steps, row.nfe)
         and not other.oracle
         and other.method != TEACHER
-        and name in other.figures
+        and name in other.measurements
     ]
     higher = rivals[0].higher_is_better
     if len(rivals) < 2 or higher is None:
         return None
-    return quantity(name).number((max if higher else min)(figure.interval.value for figure in rivals))
+    return number_format(name).number((max if higher else min)(rival.interval.value for rival in rivals))
 
 
 def _ordered(rows: Sequence[Row]) -> list[Row]:
@@ -89,16 +88,10 @@ def _caption(rows: Sequence[Row]) -> str:
     return f"{CAPTION} {ORACLE_CAPTION}" if any(row.oracle for row in rows) else CAPTION
 
 
-def markdown_lines(header: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table whose first `left` columns are aligned left, the others right."""
-    rule = [":--" if i < left else "--:" for i in range(len(header))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *lines])
-
-
 def markdown_table(rows: Sequence[Row]) -> str:
-    """All figures of all rows as a Markdown table, with a line on how to read it."""
+    """All measurements of all rows as a Markdown table, with a line on how to read it."""
 
-    def joined(cell: Cell) -> str:
+    def joined(cell: TextCell) -> str:
         text = f"**{markdown(cell.text)}**" if cell.bold else markdown(cell.text)
         return f"{text} {markdown(cell.detail)}".strip()
 
@@ -109,7 +102,7 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 
 def range_table(rows: Sequence[Row]) -> str:
-    """Between which noise levels every schedule runs, and whose range that is, as a Markdown table."""
+    """The noise levels between which every schedule runs, and whose range that is, as a Markdown table."""
     scheduled = [(row, row.schedule) for row in _ordered(rows) if row.schedule is not None]
     teachers = next((_ends(schedule) for row, schedule in scheduled if row.method == TEACHER), None)
     lines = []
@@ -130,11 +123,13 @@ def _ends(schedule: Schedule) -> tuple[float, float]:
 
 
 def terminal_table(rows: Sequence[Row]) -> Table:
-    """The same for the terminal, with intervals below their values.
+    """All measurements of all rows as a table for the terminal, with intervals below their values.
 
-    MSE is left to the files where PSNR says the same: a table with few figures then fits 80 columns.
+    MSE is left out where there is PSNR, which says the same: a table of few columns then fits 80 letters.
     """
-    names = [name for name in figure_names(rows) if name != "mse" or not any("psnr" in row.figures for row in rows)]
+    names = [
+        name for name in figure_names(rows) if name != "mse" or not any("psnr" in row.measurements for row in rows)
+    ]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     table.caption, table.caption_justify = Text(_caption(rows)), "left"
     for i, cell in enumerate(_header(rows, names)):
@@ -153,18 +148,11 @@ def terminal_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def markdown_verdicts(verdicts: Sequence[VerdictRow]) -> str:
-    """The paired differences as a Markdown table, and what they say in a sentence per step count."""
-    return (
-        "\n\n".join([verdict_table(verdicts), *map(markdown, verdict_sentences(verdicts))]) if verdicts else NO_VERDICT
-    )
-
-
 def verdict_table(verdicts: Sequence[VerdictRow]) -> str:
     """The paired differences as a Markdown table."""
     lines = []
     for v in verdicts:
-        shown = quantity(v.figure)
+        shown = number_format(v.figure)
         difference = f"{shown.number(v.difference.value, '+')} {shown.interval(v.difference, '+')}"
         figure = f"{shown.label} {shown.unit}".strip()
         cells = [v.method, v.rival, str(v.steps), f"{v.nfe:g}", figure, difference, v.verdict]
@@ -180,17 +168,17 @@ def verdict_sentences(verdicts: Sequence[VerdictRow]) -> list[str]:
         groups.setdefault((v.steps, v.nfe, v.method, v.figure), []).append(v)
     sentences = []
     for (steps, nfe, method, figure), group in groups.items():
-        said = [
-            f"{word} than {v.rival} by {quantity(figure).difference(v.difference)}"
+        clauses = [
+            f"{word} than {v.rival} by {number_format(figure).difference(v.difference)}"
             for word in ("better", "worse")
             for v in group
             if v.verdict == word
         ]
         draws = [v.rival for v in group if v.verdict == "no better"]
         if draws:
-            said.append(f"no better than {_listed(draws, 'or')} in {quantity(figure).label}")
+            clauses.append(f"no better than {_listed(draws, 'or')} in {number_format(figure).label}")
         budget = f"{nfe:g} NFE" if nfe == steps else f"{nfe:g} NFE ({steps} steps)"
-        sentences.append(f"At {budget} {method} is {_listed(said, 'and')}.")
+        sentences.append(f"At {budget} {method} is {_listed(clauses, 'and')}.")
     return sentences
 
 

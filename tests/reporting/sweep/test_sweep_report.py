@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from optsteps.reporting.sweep.aggregate import aggregate
-from optsteps.reporting.sweep.latex import latex_sheet
-from optsteps.reporting.sweep.layout import choose_layout
-from optsteps.reporting.sweep.records import read_all
+from optsteps.reporting.sweep.latex import latex_table
 from optsteps.reporting.sweep.report import write_sweep_report
-from optsteps.reporting.sweep.sheets import markdown_sheet, sheet, tidy_csv
+from optsteps.reporting.sweep.run_rows import read_run_rows
+from optsteps.reporting.sweep.table_layout import choose_layout
+from optsteps.reporting.sweep.tables import markdown_table, sweep_table, tidy_csv
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -27,8 +27,8 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 def report(sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a report on the made-up sweep."""
     folder = tmp_path_factory.mktemp("report")
-    records = read_all([sweep])
-    paths = write_sweep_report(folder, records, choose_layout(records))
+    run_rows = read_run_rows(sweep)
+    paths = write_sweep_report(folder, run_rows, choose_layout(run_rows))
     assert sorted(paths) == sorted(folder.iterdir())
     return folder
 
@@ -38,11 +38,11 @@ def test_every_file_is_there(report: Path) -> None:
 
 
 def test_markdown_letter_by_letter(sweep: Path) -> None:
-    records = read_all([sweep])
-    layout = choose_layout(records)
-    table = sheet(aggregate(records, layout, "fid"), layout)
+    run_rows = read_run_rows(sweep)
+    layout = choose_layout(run_rows)
+    table = sweep_table(aggregate(run_rows, layout, "fid"), layout)
     assert table.title == "FID by NFE budget"
-    lines = markdown_sheet(table).splitlines()
+    lines = markdown_table(table).splitlines()
     assert lines[:4] == [
         "| solver | method | 5 | 10 |",
         "| :-- | :-- | --: | --: |",
@@ -82,20 +82,20 @@ def test_latex_is_balanced_and_escaped(report: Path) -> None:
 
 
 def test_powers_of_ten_in_latex(sweep: Path) -> None:
-    records = read_all([sweep / "6"])
-    for record in records:
-        record.figures["odd"] = record.figures.get("fid", next(iter(record.figures.values())))
-    small = [r for r in records if r.fields["method"] == "oss"]
-    for record in small:
-        record.figures["odd"] = type(record.figures["odd"])(3.2e-6, 1e-6, float("inf"))
-    layout = choose_layout(records, figures=["odd"])
-    assert r"3.20 \times 10^{-6}" in latex_sheet(sheet(aggregate(records, layout, "odd"), layout))
+    run_rows = read_run_rows(sweep / "6")
+    for run_row in run_rows:
+        run_row.intervals["odd"] = run_row.intervals.get("fid", next(iter(run_row.intervals.values())))
+    small = [r for r in run_rows if r.fields["method"] == "oss"]
+    for run_row in small:
+        run_row.intervals["odd"] = type(run_row.intervals["odd"])(3.2e-6, 1e-6, float("inf"))
+    layout = choose_layout(run_rows, figures=["odd"])
+    assert r"3.20 \times 10^{-6}" in latex_table(sweep_table(aggregate(run_rows, layout, "odd"), layout))
 
 
 def test_csv_reads_back_exactly(sweep: Path) -> None:
-    records = read_all([sweep])
-    layout = choose_layout(records)
-    cells = [cell for figure in layout.figures for cell in aggregate(records, layout, figure)]
+    run_rows = read_run_rows(sweep)
+    layout = choose_layout(run_rows)
+    cells = [cell for figure in layout.figures for cell in aggregate(run_rows, layout, figure)]
     lines = list(csv.DictReader(io.StringIO(tidy_csv(cells, layout))))
     assert len(lines) == len(cells)
     for line, cell in zip(lines, cells, strict=True):
@@ -150,12 +150,12 @@ def test_the_page_without_plotly(sweep: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.delitem(sys.modules, "optsteps.reporting.sweep.page", raising=False)
     monkeypatch.setitem(sys.modules, "plotly", None)
     monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
-    records = read_all([sweep / "0"])
-    layout = choose_layout(records)
+    run_rows = read_run_rows(sweep / "0")
+    layout = choose_layout(run_rows)
     with pytest.raises(ImportError, match=r"pip install 'optsteps\[report\]'"):
-        write_sweep_report(tmp_path, records, layout)
+        write_sweep_report(tmp_path, run_rows, layout)
     assert not list(tmp_path.iterdir())
-    assert len(write_sweep_report(tmp_path, records, layout, ["md", "csv"])) == 2
+    assert len(write_sweep_report(tmp_path, run_rows, layout, ["md", "csv"])) == 2
 
 
 def _browse(page: Path, *options: str) -> str:

@@ -1,4 +1,4 @@
-"""What lies in a run's folder, checked: whoever wrote it, nothing of it is run, resolved or followed elsewhere."""
+"""Reading of a run's folder, whoever wrote it: files are checked, and nothing in them is run or followed elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ METRICS, CONFIG = "metrics.json", "config.yaml"
 
 # no figure is larger, not even of a student that diverged, and the squares of larger ones overflow
 _LARGEST = 1e100
-# how one begins, before its width and height
+# the bytes before a PNG's width and height
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _MOST_PIXELS = 2**26
 # of a reference to another key of a config, how far it is followed
@@ -106,8 +106,8 @@ def read_metrics(run: Path) -> Metrics:
 def read_config(run: Path) -> dict[str, Any]:
     """A run's config by dotted keys, with lists as they are.
 
-    It is the resolved one that the run stored. Runs of older versions have Hydra's alone, whose references to other
-    keys are followed here; what asks for anything else, such as the environment, stays the text that it is.
+    The config is the resolved one that the run stored. Runs of older versions have only Hydra's, whose references to
+    other keys are followed here. A reference to anything else, such as the environment, stays as it is written.
 
     Raises:
         ValueError: it is no config; the message names the file and the field.
@@ -126,10 +126,10 @@ def read_config(run: Path) -> dict[str, Any]:
 
 def read_pictures(run: Path) -> tuple[dict[int, bytes], list[str]]:
     """The pictures of samples by their number of steps, PNG, and a sentence for each that cannot be shown."""
-    found, unreadable = {}, []
+    pictures, unreadable = {}, []
     for path in sorted(run.glob("samples_*.png")):
         steps = re.fullmatch(r"samples_([1-9]\d{0,8})\.png", path.name, re.ASCII)
-        if steps is None:  # not a run's own
+        if steps is None:  # no run writes it
             continue
         try:
             content = read_bytes(path, run)
@@ -137,10 +137,10 @@ def read_pictures(run: Path) -> tuple[dict[int, bytes], list[str]]:
             width, height = struct.unpack(">II", content[16:24]) if drawn else (0, 0)
             if not 0 < width * height <= _MOST_PIXELS:
                 raise ValueError(f"{path} is no PNG, or one of more than {_MOST_PIXELS} pixels")
-            found[int(steps[1])] = content
+            pictures[int(steps[1])] = content
         except (ValueError, OSError) as error:
             unreadable.append(str(error))
-    return dict(sorted(found.items())), unreadable
+    return dict(sorted(pictures.items())), unreadable
 
 
 def _first(errors: ValidationError) -> str:
@@ -174,7 +174,7 @@ def _followed(value: Any, flat: dict[str, Any]) -> Any:
         if whole:
             value = flat.get(whole[1], value)
         else:
-            value = _REFERENCE.sub(lambda found: str(flat.get(found[1], found[0]))[:_LONGEST], value)
+            value = _REFERENCE.sub(lambda match: str(flat.get(match[1], match[0]))[:_LONGEST], value)
         if value == before:
             break
     return value

@@ -6,20 +6,20 @@ from pathlib import Path
 import pytest
 
 from optsteps.metrics import Interval
-from optsteps.reporting.sweep.pivot import Record, pivot, read_records, value_and_interval
+from optsteps.reporting.sweep.pivot import RunRow, pivot, read_run_rows, value_and_interval
 
 
-def record(solver: str, method: str, nfe: int, psnr: float) -> Record:
+def run_row(solver: str, method: str, nfe: int, psnr: float) -> RunRow:
     fields = {"solver.name": solver, "method": method, "nfe": nfe}
-    return Record(fields, {"psnr": Interval(psnr, psnr - 1, psnr + 1)})
+    return RunRow(fields, {"psnr": Interval(psnr, psnr - 1, psnr + 1)})
 
 
 RECORDS = [
-    record("euler", "oss", 10, 30.0),
-    record("euler", "edm", 10, 25.0),
-    record("euler", "oss", 5, 20.0),
-    record("heun", "oss", 10, 40.0),
-    record("heun", "edm", 10, 41.0),
+    run_row("euler", "oss", 10, 30.0),
+    run_row("euler", "edm", 10, 25.0),
+    run_row("euler", "oss", 5, 20.0),
+    run_row("heun", "oss", 10, 40.0),
+    run_row("heun", "edm", 10, 41.0),
 ]
 
 
@@ -64,12 +64,12 @@ def test_runs_are_read_with_their_config(tmp_path: Path) -> None:
             for nfe in (4, 10, 200)
         ]  # fmt: skip
         (run / "metrics.json").write_text(json.dumps({"rows": rows, "facts": {"device": "cpu"}}))
-    records = read_records(tmp_path)
-    assert [(r.fields["solver.name"], r.fields["nfe"], r.fields["budget"]) for r in records] == [
+    run_rows = read_run_rows(tmp_path)
+    assert [(r.fields["solver.name"], r.fields["nfe"], r.fields["budget"]) for r in run_rows] == [
         (solver, nfe, budget) for solver in ("euler", "heun") for nfe, budget in ((4, 5), (10, 10), (200, 200))
     ]
-    assert (records[0].fields["teacher.solver"], records[0].fields["name"]) == (None, "run3")
-    assert records[0].fields["facts.device"] == "cpu"
-    assert records[0].figures["fid"] == Interval(4, 0.0, 9.0)
+    assert (run_rows[0].fields["teacher.solver"], run_rows[0].fields["name"]) == (None, "run3")
+    assert run_rows[0].fields["facts.device"] == "cpu"
+    assert run_rows[0].intervals["fid"] == Interval(4, 0.0, 9.0)
     with pytest.raises(FileNotFoundError, match="no run"):
-        read_records(tmp_path / "elsewhere")
+        read_run_rows(tmp_path / "elsewhere")

@@ -9,15 +9,9 @@ from PIL import Image
 
 from optsteps.comparison import Row
 from optsteps.processes import EDM, VP, Flow
-from optsteps.reporting.canvas import COLOURS, LevelAxis, looks
-from optsteps.reporting.run.pictures import (
-    density_png,
-    loss_curve_png,
-    path_error_png,
-    samples_figure,
-    samples_png,
-    schedules_png,
-)
+from optsteps.reporting.model_card import loss_curve_png
+from optsteps.reporting.plot_style import COLOURS, LevelScale, looks
+from optsteps.reporting.run.pictures import density_png, path_error_png, samples_figure, samples_png, schedules_png
 
 
 def _pixels(png: bytes | None) -> np.ndarray:
@@ -65,10 +59,10 @@ def test_the_main_method_is_the_most_salient() -> None:
 
 def test_zero_and_infinity_have_a_place_on_a_log_axis() -> None:
     levels = torch.tensor([math.inf, 9.0, 0.3, 0.0], dtype=torch.float64)
-    axis = LevelAxis(levels)
+    axis = LevelScale(levels)
     assert axis.place(levels).tolist() == pytest.approx([27.0, 9.0, 0.3, 0.1])
     assert axis.hollow(levels).tolist() == [True, False, False, True]
-    ends = LevelAxis(torch.tensor([math.inf, 0.0]))  # one step of a flow, from t = 1 to 0
+    ends = LevelScale(torch.tensor([math.inf, 0.0]))  # one step of a flow, from t = 1 to 0
     assert ends.ceiling > ends.floor > 0
 
 

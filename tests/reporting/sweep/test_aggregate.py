@@ -14,22 +14,22 @@ from scipy import stats
 from optsteps.comparison import VerdictRow
 from optsteps.metrics import Interval
 from optsteps.metrics.features import HIGHER_IS_BETTER
-from optsteps.reporting.quantities import quantity
-from optsteps.reporting.sweep.aggregate import Cell, aggregate
-from optsteps.reporting.sweep.layout import Layout, choose_layout, telling_fields
-from optsteps.reporting.sweep.records import Record, in_order, read_all
+from optsteps.reporting.number_format import number_format
+from optsteps.reporting.sweep.aggregate import SweepCell, aggregate
+from optsteps.reporting.sweep.run_rows import RunRow, in_order, read_run_rows
+from optsteps.reporting.sweep.table_layout import TableLayout, choose_layout, telling_fields
 
-BY_NFE = Layout(("method",), "nfe", ("psnr",), ("seed",), "edm")
+BY_NFE = TableLayout(("method",), "nfe", ("psnr",), ("seed",), "edm")
 
 
-def record(method: str, seed: int, psnr: float, nfe: int = 5, said: str | None = None, oracle: bool = False) -> Record:
+def run_row(method: str, seed: int, psnr: float, nfe: int = 5, said: str | None = None, oracle: bool = False) -> RunRow:
     fields = {"method": method, "seed": seed, "nfe": nfe, "oracle": oracle}
     held = () if said is None else (VerdictRow(method, "edm", nfe, nfe, "psnr", Interval(0, 0, 0), said),)  # type: ignore[arg-type]
-    return Record(fields, {"psnr": Interval(psnr, psnr - 1, psnr + 1)}, verdicts=held)
+    return RunRow(fields, {"psnr": Interval(psnr, psnr - 1, psnr + 1)}, verdicts=held)
 
 
-def cells(records: list[Record], layout: Layout = BY_NFE) -> dict[str, Cell]:
-    return {cell.fields["method"]: cell for cell in aggregate(records, layout, "psnr")}
+def cells(run_rows: list[RunRow], layout: TableLayout = BY_NFE) -> dict[str, SweepCell]:
+    return {cell.fields["method"]: cell for cell in aggregate(run_rows, layout, "psnr")}
 
 
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=9), st.floats(-20, 20))
@@ -37,8 +37,8 @@ def test_mean_and_interval_over_seeds(values: list[float], shift: float) -> None
     """scipy has the interval, and its paired test the verdict."""
     rival = [value + shift + 0.3 * (-1) ** seed * seed for seed, value in enumerate(values)]
     found = cells(
-        [record("oss", seed, v) for seed, v in enumerate(values)]
-        + [record("edm", seed, v) for seed, v in enumerate(rival)]
+        [run_row("oss", seed, v) for seed, v in enumerate(values)]
+        + [run_row("edm", seed, v) for seed, v in enumerate(rival)]
     )
     oss = found["oss"]
     low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values) or 1e-300)
@@ -54,41 +54,43 @@ def test_mean_and_interval_over_seeds(values: list[float], shift: float) -> None
 
 def test_by_hand() -> None:
     """Of differences 1, 2 and 3 the mean is 2, the standard deviation 1, t = 4.303: 2 +- 2.484 covers 0."""
-    edm = [record("edm", seed, 20.0) for seed in range(3)]
+    edm = [run_row("edm", seed, 20.0) for seed in range(3)]
     for differences, said in (((1, 2, 3), "no better"), ((1, 1.1, 1.2), "better"), ((-1, -1.1, -1.2), "worse")):
-        found = cells([*edm, *(record("oss", seed, 20.0 + d) for seed, d in enumerate(differences))])
+        found = cells([*edm, *(run_row("oss", seed, 20.0 + d) for seed, d in enumerate(differences))])
         assert found["oss"].verdict == said
-    interval = cells([*edm, *(record("oss", seed, 20.0 + seed) for seed in range(3))])["oss"].interval
+    interval = cells([*edm, *(run_row("oss", seed, 20.0 + seed) for seed in range(3))])["oss"].interval
     assert (interval.value, interval.high) == (pytest.approx(21.0), pytest.approx(21 + 4.30265 / 3**0.5, rel=1e-3))
 
 
 def test_a_single_run_keeps_its_interval_and_the_verdict_it_holds() -> None:
-    found = cells([record("oss", 0, 21, said="better"), record("edm", 0, 20), record("logsnr", 0, 19)])
+    found = cells([run_row("oss", 0, 21, said="better"), run_row("edm", 0, 20), run_row("logsnr", 0, 19)])
     assert found["oss"].interval == Interval(21, 20, 22)
     assert (found["oss"].verdict, found["logsnr"].verdict) == ("better", None)
     # the main method as the baseline: the verdict is turned round
-    turned = Layout(("method",), "nfe", ("psnr",), ("seed",), "oss")
-    found = cells([record("oss", 0, 21, said="better"), record("edm", 0, 20)], turned)
+    turned = TableLayout(("method",), "nfe", ("psnr",), ("seed",), "oss")
+    found = cells([run_row("oss", 0, 21, said="better"), run_row("edm", 0, 20)], turned)
     assert (found["oss"].verdict, found["edm"].verdict) == (None, "worse")
 
 
 def test_only_runs_of_the_same_seed_are_paired() -> None:
     found = cells(
-        [record("oss", 0, 21), record("oss", 1, 22, said="better"), record("edm", 1, 20), record("edm", 2, 19)]
+        [run_row("oss", 0, 21), run_row("oss", 1, 22, said="better"), run_row("edm", 1, 20), run_row("edm", 2, 19)]
     )
     assert found["oss"].verdict is None
     assert found["oss"].runs == 2
 
 
 def test_oracles_and_the_teacher_are_no_rivals() -> None:
-    records = [
-        record("teacher", 0, 99),
-        record("oracle", 0, 50, oracle=True),
-        record("oss", 0, 21),
-        record("edm", 0, 20),
+    run_rows = [
+        run_row("teacher", 0, 99),
+        run_row("oracle", 0, 50, oracle=True),
+        run_row("oss", 0, 21),
+        run_row("edm", 0, 20),
     ]
-    records += [record(r.fields["method"], 1, r.figures["psnr"].value + 1, oracle=r.fields["oracle"]) for r in records]
-    found = cells(records)
+    run_rows += [
+        run_row(r.fields["method"], 1, r.intervals["psnr"].value + 1, oracle=r.fields["oracle"]) for r in run_rows
+    ]
+    found = cells(run_rows)
     assert {name: cell.role for name, cell in found.items()} == {
         "teacher": "reference", "oss": "rival", "edm": "rival", "oracle": "oracle",
     }  # fmt: skip
@@ -98,28 +100,30 @@ def test_oracles_and_the_teacher_are_no_rivals() -> None:
 
 
 def test_ties_as_shown_are_both_best_and_directions_count() -> None:
-    assert sum(cell.best for cell in cells([record("oss", 0, 24.001), record("edm", 0, 24.002)]).values()) == 2
+    assert sum(cell.best for cell in cells([run_row("oss", 0, 24.001), run_row("edm", 0, 24.002)]).values()) == 2
     for higher, best in ((True, "oss"), (False, "edm"), (None, None)):
-        records = [Record(r.fields, r.figures, {"psnr": higher}) for r in (record("oss", 0, 2), record("edm", 0, 1))]
-        assert [name for name, cell in cells(records).items() if cell.best] == ([best] if best else [])
+        run_rows = [
+            RunRow(r.fields, r.intervals, {"psnr": higher}) for r in (run_row("oss", 0, 2), run_row("edm", 0, 1))
+        ]
+        assert [name for name, cell in cells(run_rows).items() if cell.best] == ([best] if best else [])
 
 
 def test_directions_are_those_of_the_judges() -> None:
-    assert {name: quantity(name).higher_is_better for name in HIGHER_IS_BETTER} == HIGHER_IS_BETTER
+    assert {name: number_format(name).higher_is_better for name in HIGHER_IS_BETTER} == HIGHER_IS_BETTER
 
 
 def test_a_rival_measured_by_two_runs_is_one_result() -> None:
-    same = [record("edm", 0, 20), record("edm", 0, 20 + 1e-9), record("oss", 0, 21)]
+    same = [run_row("edm", 0, 20), run_row("edm", 0, 20 + 1e-9), run_row("oss", 0, 21)]
     assert cells(same)["edm"].runs == 1
     with pytest.raises(ValueError, match=r"two results for .*'edm'.*at seed = 0; add the field"):
-        cells([record("edm", 0, 20), record("edm", 0, 21)])
+        cells([run_row("edm", 0, 20), run_row("edm", 0, 21)])
 
 
 def test_a_sweep(sweep: Path) -> None:
-    records = read_all([sweep, sweep / "0"])
-    layout = choose_layout(records)
-    assert layout == Layout(("solver.name", "method"), "budget", ("psnr", "fid"), ("seed",), "edm")
-    found = {tuple(cell.fields.values()): cell for cell in aggregate(records, layout, "psnr")}
+    run_rows = read_run_rows(sweep, sweep / "0")
+    layout = choose_layout(run_rows)
+    assert layout == TableLayout(("solver.name", "method"), "budget", ("psnr", "fid"), ("seed",), "edm")
+    found = {tuple(cell.fields.values()): cell for cell in aggregate(run_rows, layout, "psnr")}
     oss, other = found["euler", "oss", 5], found["dpmpp_2m", "oss", 5]
     assert (oss.runs, other.runs) == (3, 1)
     rows = [json.loads((sweep / run / "metrics.json").read_text())["rows"][1] for run in "012"]
@@ -134,7 +138,7 @@ def test_a_sweep(sweep: Path) -> None:
 
 
 def test_errors_name_what_is_wrong(sweep: Path, tmp_path: Path, write_run) -> None:
-    records = read_all([sweep])
+    run_rows = read_run_rows(sweep)
     for options, message in (
         ({"rows": ["nonsense"]}, r"no field 'nonsense'; it has .*solver\.name"),
         ({"column": "nonsense"}, "no field 'nonsense'"),
@@ -148,24 +152,24 @@ def test_errors_name_what_is_wrong(sweep: Path, tmp_path: Path, write_run) -> No
         ({"baseline": "oss_per_sample"}, "'oss_per_sample'"),
     ):
         with pytest.raises(ValueError, match=message):
-            choose_layout(records, **options)
-    apart = choose_layout(records, rows=["method"], over=[])
+            choose_layout(run_rows, **options)
+    apart = choose_layout(run_rows, rows=["method"], over=[])
     with pytest.raises(ValueError, match=r"two results for .*; add the field .*among .*seed"):
-        aggregate(records, apart, "psnr")
+        aggregate(run_rows, apart, "psnr")
     with pytest.raises(FileNotFoundError, match=r"no run .* below"):
-        read_all([tmp_path])
+        read_run_rows(tmp_path)
     broken = write_run(tmp_path / "broken") / "metrics.json"
     broken.write_text("{")
     with pytest.raises(ValueError, match=r"broken.metrics\.json is not JSON"):
-        read_all([tmp_path])
+        read_run_rows(tmp_path)
     broken.write_text("[]")
     with pytest.raises(ValueError, match=r"metrics\.json has no rows and facts"):
-        read_all([tmp_path])
+        read_run_rows(tmp_path)
 
 
 def test_the_fewest_fields_that_tell_runs_apart() -> None:
-    def run(**fields: object) -> Record:
-        return Record({"method": "oss", "nfe": 5, "seed": 0, **fields}, {})
+    def run(**fields: object) -> RunRow:
+        return RunRow({"method": "oss", "nfe": 5, "seed": 0, **fields}, {})
 
     names = {"solver.order": 3, "solver.name": "deis", "test.samples": 8, "method.average": "mean"}
     assert telling_fields([run(**names), run(**{**names, "solver.name": "euler", "solver.order": None})]) == [

@@ -9,9 +9,9 @@ from rich.console import Console
 from optsteps.comparison import Row, VerdictRow
 from optsteps.metrics.judges import Measurement
 from optsteps.metrics.statistics import Interval
-from optsteps.reporting.quantities import quantity
+from optsteps.reporting.number_format import number_format
 from optsteps.reporting.run.report import report_markdown
-from optsteps.reporting.tables import markdown_table, markdown_verdicts, terminal_table, verdict_sentences
+from optsteps.reporting.run.tables import markdown_table, terminal_table, verdict_sentences, verdict_table
 
 
 def _row(method: str, psnr: float, steps: int = 5, nfe: float = 5, oracle: bool = False, **others: Measurement) -> Row:
@@ -102,7 +102,7 @@ def test_the_terminal_shows_the_same_numbers_in_80_columns() -> None:
     ],
 )
 def test_digits(name: str, value: float, written: str) -> None:
-    assert quantity(name).number(value) == written
+    assert number_format(name).number(value) == written
 
 
 def _verdict(rival: str, value: float, low: float, high: float, said: str, figure: str = "psnr") -> VerdictRow:
@@ -124,10 +124,10 @@ def test_verdicts_in_a_sentence() -> None:
 
 
 def test_verdicts_as_a_table() -> None:
-    text = markdown_verdicts([_verdict("edm", -1.31, -1.42, -1.2, "worse")])
-    assert _lines(text)[2] == "| oss | edm | 5 | 5 | PSNR dB | -1.31 [-1.42, -1.20] | worse |"
-    assert text.endswith("At 5 NFE oss is worse than edm by 1.31 dB PSNR [1.20, 1.42].")
-    assert "no verdict" in markdown_verdicts([])
+    worse = [_verdict("edm", -1.31, -1.42, -1.2, "worse")]
+    assert _lines(verdict_table(worse))[2] == "| oss | edm | 5 | 5 | PSNR dB | -1.31 [-1.42, -1.20] | worse |"
+    assert verdict_sentences(worse) == ["At 5 NFE oss is worse than edm by 1.31 dB PSNR [1.20, 1.42]."]
+    assert "no verdict" in report_markdown("alone", [_row("oss", 24.0)], [], {}, {})
 
 
 def test_the_report_says_first_what_was_found() -> None:

@@ -7,23 +7,23 @@ import math
 import pytest
 
 from optsteps.metrics import Interval
-from optsteps.reporting.canvas import looks
-from optsteps.reporting.sweep.aggregate import Cell
+from optsteps.reporting.plot_style import looks
+from optsteps.reporting.sweep.aggregate import SweepCell
 from optsteps.reporting.sweep.plots import cost_plot, quality_plot, schedules_plot
-from optsteps.reporting.sweep.records import Record
+from optsteps.reporting.sweep.run_rows import RunRow
 
 STYLE = looks(["oss", "edm", "oracle"])
 
 
-def schedule(method: str, levels: list[float]) -> Record:
-    return Record({"method": method}, {}, noise_levels=levels)
+def schedule(method: str, levels: list[float]) -> RunRow:
+    return RunRow({"method": method}, {}, noise_levels=levels)
 
 
 def cell(
     method: str, nfe: float, value: float, role: str = "rival", search_nfe: float = 0.0, figure: str = "mse"
-) -> Cell:
+) -> SweepCell:
     interval = Interval(value, value - 0.01, value + 0.02)
-    return Cell({"method": method, "nfe": nfe}, figure, False, interval, 1, role, nfe, search_nfe)  # type: ignore[arg-type]
+    return SweepCell({"method": method, "nfe": nfe}, figure, False, interval, 1, role, nfe, search_nfe)  # type: ignore[arg-type]
 
 
 def test_repeated_schedules_are_drawn_once_and_others_thin() -> None:

@@ -11,7 +11,7 @@ from made_up import image_rows
 from PIL import Image
 
 from optsteps.methods.base import SearchResult
-from optsteps.reporting.canvas import COLOURS
+from optsteps.reporting.plot_style import COLOURS
 from optsteps.reporting.run.early_stopping import stopping_curves, stopping_png
 from optsteps.reporting.run.folder import write_report
 

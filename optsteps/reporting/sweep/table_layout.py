@@ -1,31 +1,32 @@
-"""How a report over many runs is laid out: which fields make its lines and columns, what is repeated, what compared."""
+"""Layout of the tables on many runs: the fields of their lines and columns, what is repeated and what is compared."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from optsteps.reporting.quantities import QUANTITIES
-from optsteps.reporting.sweep.records import Record, as_label, check_fields, with_figure
-from optsteps.reporting.tables import TEACHER
+from optsteps.comparison import TEACHER
+from optsteps.reporting.number_format import NUMBER_FORMATS
+from optsteps.reporting.sweep.run_rows import RunRow, as_label, check_fields, with_figure
 
 METHOD = "method"
 # fields that say how much a row may spend
 BUDGETS = ("budget", "nfe", "steps")
-# what the method's own name stands for, and what changes no result
-_UNTOLD = ("method.", "rivals.", "facts.", "paths.", "runner.", "hydra.")
-_OF_A_ROW = (METHOD, *BUDGETS, "oracle", "main")
+# fields that a row has for itself; the others are of its run's config
+ROW_FIELDS = (METHOD, *BUDGETS, "oracle", "main")
+# sections that tell no runs apart: settings of methods go with the methods' names, the others change no result
+_IGNORED = ("method.", "rivals.", "facts.", "paths.", "runner.", "hydra.")
 _USUAL_BASELINE = "edm"
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What a report shows of its records.
+class TableLayout:
+    """The fields and numbers that the tables of a report show.
 
     Attributes:
         rows: fields whose combinations are the lines of the tables.
         column: the field whose values are their columns.
-        figures: what is shown.
+        figures: names of the numbers that are shown, a table for each.
         over: runs that differ in these fields alone are repetitions of one another.
         baseline: the method that all others are compared with; None for no comparison.
     """
@@ -43,49 +44,50 @@ class Layout:
 
 
 def choose_layout(
-    records: Sequence[Record],
+    run_rows: Sequence[RunRow],
     rows: Sequence[str] | None = None,
     column: str = "budget",
     figures: Sequence[str] | None = None,
     over: Sequence[str] = ("seed",),
     baseline: str | None = None,
-) -> Layout:
-    """A layout of these records.
+) -> TableLayout:
+    """A layout for the rows of some runs.
 
     Args:
         rows: None for the fewest fields of the config that tell the runs apart, and the method.
-        column, over: as in `Layout`.
+        column, over: as in `TableLayout`.
         figures: None for all.
         baseline: None for EDM's schedule where the runs have it.
 
     Raises:
         ValueError: a field, figure or method that no run has, or a baseline that is no rival.
     """
-    rows = telling_fields(records, over) if rows is None else rows
-    check_fields(records, [*rows, column, *over])
+    rows = telling_fields(run_rows, over) if rows is None else rows
+    check_fields(run_rows, [*rows, column, *over])
     for figure in figures or []:
-        with_figure(records, figure)
-    found = {name for record in records for name in record.figures}
-    known = [*(name for name in QUANTITIES if name in found), *sorted(found - set(QUANTITIES))]
-    return Layout(tuple(rows), column, tuple(figures or known), tuple(over), _baseline(records, baseline))
+        with_figure(run_rows, figure)
+    measured = {name for row in run_rows for name in row.intervals}
+    available = [name for name in NUMBER_FORMATS if name in measured] + sorted(measured - set(NUMBER_FORMATS))
+    return TableLayout(tuple(rows), column, tuple(figures or available), tuple(over), _baseline(run_rows, baseline))
 
 
-def telling_fields(records: Sequence[Record], over: Sequence[str] = ()) -> list[str]:
+def telling_fields(run_rows: Sequence[RunRow], over: Sequence[str] = ()) -> list[str]:
     """The fewest config fields that tell apart runs which differ in more than the fields `over`, and the method.
 
-    A name is taken before the settings that go with it. Settings of the methods are left to the methods' names.
+    A name is taken before the settings that go with it. Settings of the methods are left to the methods' names, see
+    `name_variants`.
     """
-    configs = [record.fields for record in records]
-    known = dict.fromkeys(name for config in configs for name in config)
-    settings = [name for name in known if not name.startswith(_UNTOLD) and name not in (*_OF_A_ROW, *over)]
+    configs = [row.fields for row in run_rows]
+    names = dict.fromkeys(name for config in configs for name in config)
+    settings = [name for name in names if not name.startswith(_IGNORED) and name not in (*ROW_FIELDS, *over)]
     simple = [name for name in settings if not any(isinstance(config.get(name), list) for config in configs)]
-    told: list[str] = []
+    telling: list[str] = []
     kinds = 1
     for name in sorted(simple, key=lambda name: not name.endswith(".name")):
-        finer = len({tuple(as_label(config.get(field)) for field in [*told, name]) for config in configs})
+        finer = len({tuple(as_label(config.get(field)) for field in [*telling, name]) for config in configs})
         if finer > kinds:
-            told, kinds = [*told, name], finer
-    return [*told, METHOD]
+            telling, kinds = [*telling, name], finer
+    return [*telling, METHOD]
 
 
 def field_label(name: str) -> str:
@@ -99,8 +101,8 @@ def listed(items: Iterable[object]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _baseline(records: Sequence[Record], name: str | None) -> str | None:
-    rivals = dict.fromkeys(r.fields[METHOD] for r in records if not r.fields["oracle"] and r.fields[METHOD] != TEACHER)
+def _baseline(run_rows: Sequence[RunRow], name: str | None) -> str | None:
+    rivals = dict.fromkeys(r.fields[METHOD] for r in run_rows if not r.fields["oracle"] and r.fields[METHOD] != TEACHER)
     if name is None:
         return _USUAL_BASELINE if _USUAL_BASELINE in rivals else None
     if name not in rivals:

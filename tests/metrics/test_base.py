@@ -1,0 +1,51 @@
+"""What is loaded with a judge, and what a measurement says of the teacher."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from optsteps.metrics import judges
+from optsteps.metrics.base import Measurement, sample_wise
+from optsteps.metrics.decoded import DecodedJudge
+from optsteps.metrics.teacher_judge import TeacherJudge
+
+# torchmetrics brings transformers along; both take seconds
+HEAVY = ("torchmetrics", "torch_fidelity", "transformers", "torchvision", "matplotlib", "lightning", "scipy.stats")
+IMPORT = """
+import sys, time
+import torch
+began = time.process_time()
+import {module}
+print(time.process_time() - began, *(name for name in {heavy} if name in sys.modules))
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "seconds"),
+    [("optsteps.comparison", 0.3), ("optsteps.metrics.judges", 0.3), ("optsteps.metrics.geneval", 2.0)],
+)
+def test_imports_are_quick(module: str, seconds: float) -> None:
+    """Beyond torch, in a fresh interpreter; the best of three, because other processes share the machine."""
+    program = IMPORT.format(module=module, heavy=HEAVY)
+    fresh = [
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+        for _ in range(3)
+    ]
+    assert [loaded for _, *loaded in fresh] == [[]] * 3
+    assert min(float(duration) for duration, *_ in fresh) < seconds
+
+
+def test_every_judge_by_its_name_in_configs() -> None:
+    assert {name: getattr(judges, name).__name__ for name in judges.__all__} == {name: name for name in judges.__all__}
+
+
+def test_a_measurement_says_whether_it_compares_with_the_teacher() -> None:
+    x = torch.arange(12.0).reshape(4, 3)
+    measured = TeacherJudge(2.0).judge(x, x + 1, None)
+    decoded = DecodedJudge(lambda latents: 2 * latents, TeacherJudge(2.0)).judge(x, x + 1, None)
+    assert [list(measured), list(decoded)] == [["mse", "psnr"], ["pixel_mse", "pixel_psnr"]]
+    assert all(measurement.compares_with_teacher for measurement in (*measured.values(), *decoded.values()))
+    assert not sample_wise(x[0], True).compares_with_teacher
+    assert not Measurement(measured["mse"].interval, None).compares_with_teacher
