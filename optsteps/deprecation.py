@@ -26,7 +26,7 @@ MODULES: dict[str, str] = {
     "metrics.scene_detector": "metrics.geneval.scene_detector",
     "no_logger": "loggers.none",
     "probe": "running.probe",
-    "runner": "running.runner",
+    "runner": "running.run",
     "store": "storage.store",
     "training": "models.training",
     "wandb_logger": "loggers.wandb",

@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from optsteps.running.objective import objective
-from optsteps.running.runner import run
+from optsteps.running.run import run
 
 
 def run_for_objective(config: DictConfig, folder: Path, method: str, command: str) -> float | None:

@@ -20,9 +20,9 @@ from optsteps.cli.own_folder import run_in_own_folder
 from optsteps.cli.rival_names import check_rival_names
 from optsteps.cli.schema import Run, checked
 from optsteps.cli.sweep import Sweep, run_job
-from optsteps.running.experiment import code_version
-from optsteps.running.ranks import place
-from optsteps.running.runner import results_key
+from optsteps.running.launch import this_rank
+from optsteps.running.run import results_key
+from optsteps.running.version import code_version
 from optsteps.text.terminal import say
 
 
@@ -37,7 +37,7 @@ def job(config: DictConfig) -> float | None:
     folder, method = Path(chosen.runtime.output_dir), chosen.runtime.choices["method"]
     check_rival_names(config.get("rivals", {}), method, chosen.runtime.choices, chosen.overrides.task)
     one = partial(run_for_objective, config, folder, method, _command(chosen))
-    if config.plan or place(config.runner).rank > 0:  # it leaves nothing, or helps rank 0, whose folder it is
+    if config.plan or this_rank(config.runner).rank > 0:  # it leaves nothing, or helps rank 0, whose folder it is
         return one()
     one = partial(run_in_own_folder, one, folder, config, method, composed)
     if chosen.mode == RunMode.RUN:

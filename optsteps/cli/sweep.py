@@ -132,7 +132,7 @@ def _attempt(function: Callable[[], Any], file: Path, facts: Record, returned: s
     # a server that has imported everything and computed nothing: children are forked off it at once, and no thread or
     # GPU context of ours comes with them
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["optsteps.running.runner"])
+    context.set_forkserver_preload(["optsteps.running.run"])
     # joblib's workers call for a method of their own, which the server does not know
     if multiprocessing.get_start_method(allow_none=True) == "loky":
         multiprocessing.set_start_method(None, force=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_object
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from optsteps.running.targets import target_nodes
 from optsteps.text.suggestion import suggestion
 
 _PLAIN = (int, float, str, bool, type(None))
@@ -29,25 +30,13 @@ def check_targets(content: Mapping[str, Any], supplied: Mapping[str, Sequence[st
     Raises:
         ValueError: an argument that there is not, with near names; one that is missing, null, or of another type.
     """
-    for path, node in _nodes(content, ""):
+    for path, node in target_nodes(content):
         target = parameters = None
         with suppress(Exception):  # whatever an import raises: whoever instantiates it says what is wrong
             target = get_object(node["_target_"])
             parameters = inspect.signature(target).parameters
         if target is not None and parameters is not None:
             _check(path, node, target, parameters, supplied.get(path, ()))
-
-
-def _nodes(content: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every part that names a target, with its path; outer ones first."""
-    if isinstance(content, Mapping):
-        if isinstance(content.get("_target_"), str):
-            yield path, content
-        for key, part in content.items():
-            yield from _nodes(part, f"{path}.{key}" if path else str(key))
-    elif isinstance(content, list):
-        for number, part in enumerate(content):
-            yield from _nodes(part, f"{path}.{number}")
 
 
 def _check(
@@ -76,7 +65,7 @@ def _check(
         hint = hints[key]
         if value is None and parameters[key].default is not None and not _admits_none(hint):
             raise ValueError(f"{path}.{key}=null: {name} needs it, as {_named(hint)}")
-        if ours and value is not None and _is_plain(hint) and not any(_nodes(value, "")):
+        if ours and value is not None and _is_plain(hint) and not any(target_nodes(value)):
             try:
                 TypeAdapter(hint, config=ConfigDict(strict=True)).validate_python(value)
             except ValidationError as error:

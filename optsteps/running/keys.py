@@ -10,15 +10,13 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from optsteps.conditions import fingerprint
@@ -34,24 +32,17 @@ from optsteps.metrics.judges import Judge, MeasurementCriterion
 from optsteps.noise import unit_noise
 from optsteps.running.experiment import Experiment
 from optsteps.running.probe import Probe
+from optsteps.running.targets import target_nodes
 from optsteps.solvers import Solver
-from optsteps.storage.sources import code_facts, remember_sources
+from optsteps.storage.sources import code_facts
 from optsteps.storage.store import digest
 
 Facts = dict[str, Any]
 # digest of what a thing holds
 Held = Callable[[Any], str]
 _PACKAGE = "optsteps."
-# of a run's facts, what determines its results
+# of a run's facts, the digest of what determines its results
 RESULTS_KEY = "key of the results"
-
-
-def import_targets(config: DictConfig) -> None:
-    """Import what a config names, and remember its source before anything is made of it."""
-    for target in _targets(OmegaConf.to_container(config, resolve=True)):
-        with suppress(Exception):  # whoever instantiates it says what is wrong
-            get_object(target)
-    remember_sources()
 
 
 @dataclass(frozen=True)
@@ -90,14 +81,14 @@ def keys_of(experiment: Experiment, probe: Probe, device: str) -> Keys:
     """
     held = partial(fingerprint_held, read={})
     outputs = fingerprint_outputs(probe.outputs)
-    problem = experiment.problem(experiment.model.denoiser, experiment.searched)
-    facts, asked = model_facts(experiment, outputs, device, held), problem_facts(problem)
+    problem = experiment.problem(experiment.model.denoiser)
+    of_model, of_problem = model_facts(experiment, outputs, device, held), problem_facts(problem)
     methods = {
         name: method_facts(method, experiment.method_config(name), problem, held)
         for name, method in experiment.methods.items()
     }
-    results = digest([facts, asked, methods, _comparison_facts(experiment, problem, held)])
-    return Keys(facts, asked, methods, results, outputs)
+    results = digest([of_model, of_problem, methods, _comparison_facts(experiment, problem, held)])
+    return Keys(of_model, of_problem, methods, results, outputs)
 
 
 def model_facts(experiment: Experiment, outputs: str, device: str, held: Held) -> Facts:
@@ -196,29 +187,19 @@ def _images(problem: SearchProblem) -> tuple[Tensor, Tensor]:
     return one, other
 
 
-def _targets(config: Any) -> Iterator[str]:
-    """The names of classes and functions in a config (JSON data)."""
-    if isinstance(config, dict):
-        if isinstance(config.get("_target_"), str):
-            yield config["_target_"]
-        config = list(config.values())
-    if isinstance(config, list):
-        for part in config:
-            yield from _targets(part)
-
-
 def _modules(config: Any) -> set[str]:
     """Names of the modules whose classes and functions a config names: where they are found and, for this package's,
     which its subpackages offer by shorter names, where they are written."""
-    found = set()
-    for target in _targets(config):
+    modules = set()
+    for _, node in target_nodes(config):
+        target = node["_target_"]
         written = getattr(get_object(target), "__module__", None)
         if isinstance(written, str):
-            found.add(written)
+            modules.add(written)
         if not target.startswith(_PACKAGE):
             parts = target.split(".")
-            found |= {name for k in range(1, len(parts)) if (name := ".".join(parts[:k])) in sys.modules}
-    return found
+            modules |= {name for k in range(1, len(parts)) if (name := ".".join(parts[:k])) in sys.modules}
+    return modules
 
 
 def _plain(config: Any) -> Any:

@@ -159,7 +159,7 @@ def test_a_refused_run_leaves_the_report_as_it_was(
     def fails(*_: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("optsteps.running.runner._searched", fails)
+    monkeypatch.setattr("optsteps.running.share.Share.search", fails)
     with pytest.raises(RuntimeError, match="out of memory"):
         start(monkeypatch, tmp_path, *TINY, *TINY_PLANE)
     with pytest.raises(FileNotFoundError, match="no run"):

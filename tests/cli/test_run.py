@@ -382,7 +382,7 @@ def test_tasks_of_slurm_are_ranks(tmp_path: Path) -> None:
 def test_a_lost_rank_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """Rank 1 dies at once; the run ends with the same result and says so."""
     own = [f"store.folder={tmp_path / 'store'}", "runner.devices=2"]
-    monkeypatch.setattr("optsteps.running.ranks.sys.executable", "/bin/false")
+    monkeypatch.setattr("optsteps.running.launch.sys.executable", "/bin/false")
     start(monkeypatch, tmp_path, *(o for o in TINY if not o.startswith("store")), *TINY_PLANE, *own)
     assert "rank 1 ended early with exit status 1" in " ".join(capsys.readouterr().out.split())
     assert (tmp_path / "schedule_3.json").exists()
