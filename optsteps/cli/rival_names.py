@@ -6,10 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from optsteps.reporting.tables import TEACHER
-
 # rows that a comparison has of itself: the reference, and the schedule that a pipeline's own scheduler would run
-_RESERVED = (TEACHER, "own")
+_RESERVED = ("teacher", "own")
 _NAME = re.compile(r"\w[\w .+-]{0,99}")
 
 

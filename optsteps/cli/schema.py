@@ -11,12 +11,10 @@ from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic_core import ErrorDetails
 
 from optsteps.cli.targets import check_targets, typed
-from optsteps.schedules import FAMILIES
-from optsteps.solvers import SOLVERS
 from optsteps.text.suggestion import suggestion
 
 
@@ -37,13 +35,24 @@ def _not_one(count: int) -> int:
     return count
 
 
-def _one_of(known: Collection[str]) -> Callable[[str], str]:
-    def check(name: str) -> str:
-        if name not in known:
-            raise ValueError(f"known are {', '.join(known)}{suggestion(name, known)}")
+def _one_of(kind: str) -> Callable[[str, ValidationInfo], str]:
+    """A check that a name is one of its kind, where the context of the validation lists these."""
+
+    def check(name: str, info: ValidationInfo) -> str:
+        names = (info.context or {}).get(kind)
+        if names is not None and name not in names:
+            raise ValueError(f"known are {', '.join(names)}{suggestion(name, names)}")
         return name
 
     return check
+
+
+def _names() -> dict[str, Collection[str]]:
+    """The names that a config may choose, by their kind."""
+    from optsteps.schedules import FAMILIES  # which load torch: any other mistake is reported before
+    from optsteps.solvers import SOLVERS
+
+    return {"family": FAMILIES, "solver": SOLVERS}
 
 
 Count = Annotated[int, Field(ge=1)]
@@ -64,13 +73,13 @@ class Teacher(Part):
 
     model_config = ConfigDict(extra="allow")
 
-    family: Annotated[str, AfterValidator(_one_of(FAMILIES))]
+    family: Annotated[str, AfterValidator(_one_of("family"))]
     """Hand-made family of the teacher's schedule."""
     steps: Count
     """Steps of the teacher in searches."""
     final: Literal["zero", "t_min"] | None
     """Where the last step goes: zero, to noise level 0; t_min, to the model's least; null, as the model is used."""
-    solver: Annotated[str, AfterValidator(_one_of(SOLVERS))] | None
+    solver: Annotated[str, AfterValidator(_one_of("solver"))] | None
     """Solver that walks the teacher's schedule, by name; null for the students'."""
     snap: bool | None
     """Whether times of schedules are rounded to timesteps; null, as the model is used."""
@@ -250,7 +259,8 @@ def checked(config: DictConfig, kind: type[Run] | type[Train]) -> DictConfig:
     except MissingMandatoryValue as error:
         raise ValueError(f"{error.full_key} has no default: give {error.full_key}=...") from None
     try:
-        valid = kind.model_validate(content)
+        kind.model_validate(content)
+        valid = kind.model_validate(content, context=_names())
     except ValidationError as error:
         raise ValueError(_paragraph(error.errors(), content, kind)) from None
     check_targets(content, _SUPPLIED)
