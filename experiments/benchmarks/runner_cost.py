@@ -105,11 +105,10 @@ def main() -> None:
     options, overrides = parser.parse_known_args()
     torch.set_num_threads(1)
     # without oss_mean, which with a store takes its teacher from oss and would hide a cost
-    alone = ["search.samples=16", "test.samples=64", "test.oracle=0", "~method@rivals.oss", "~method@rivals.oss_mean"]
+    alone = ["search.samples=16", "test.samples=64", "test.oracle=0", "rivals=[edm,time_uniform,logsnr]"]
     overhead([*overrides, *alone], options.repeats)
     shards = [f"search.samples={options.samples}", "method.shard_size=16", "test.samples=16", "test.oracle=0"]
-    rivals = [f"~method@rivals.{name}" for name in ("oss", "oss_mean", "edm", "time_uniform", "logsnr")]
-    scaling([*overrides, *shards, *rivals])
+    scaling([*overrides, *shards, "rivals=none"])
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from optsteps.cli.rivals import add_rivals_source
 from optsteps.storage.files import file_name
 from optsteps.text.escaping import printable
 from optsteps.text.suggestion import suggestion
@@ -63,6 +64,9 @@ OmegaConf.register_new_resolver("sweep_name", _sweep_name, replace=True)
 OmegaConf.register_new_resolver("sweep_direction", _sweep_direction, replace=True)
 # of a model or training, in the path of a run's folder
 OmegaConf.register_new_resolver("file_name", file_name, replace=True)
+
+
+add_rivals_source()
 
 
 def readable_errors(command: Callable[[], None]) -> Callable[[], None]:

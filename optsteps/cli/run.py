@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def job(config: DictConfig) -> float | None:
     check_rival_names(config.get("rivals", {}), method, hydra_config.runtime.choices, hydra_config.overrides.task)
     from optsteps.cli.job import run_job  # loads torch and Lightning: a mistake in the command is reported before
 
+    if hydra_config.runtime.choices["runner"] == "ddp":
+        warnings.warn("runner=ddp is runner=all_gpus now", FutureWarning, stacklevel=2)
     in_sweep = hydra_config.mode != RunMode.RUN
     return run_job(config, folder, method, _command(hydra_config), composed, in_sweep)
 
@@ -53,9 +56,8 @@ def _command(hydra_config: HydraConf) -> str:
     """The command that repeats this run alone. A sweep's job has overrides of its own, and maybe another process."""
     if hydra_config.mode == RunMode.RUN:
         return shlex.join(["optsteps", *sys.argv[1:]])
-    added = [
-        f"--config-dir={part.path}" for part in hydra_config.runtime.config_sources if part.provider == "command-line"
-    ]
+    sources = hydra_config.runtime.config_sources
+    added = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
     return shlex.join(["optsteps", *added, *hydra_config.overrides.task])
 
 

@@ -29,9 +29,9 @@ OF_PIPELINES = {"model=diffusers", "process=own", "metric=pixels", "metric=perce
 OF_PIPELINES |= {"experiment=geneval_flux"}
 CHOICES = sorted(
     f"{file.parent.name}={file.stem}"
-    for group in ("process", "model", "solver", "method", "metric", "runner", "logger", "experiment")
+    for group in ("process", "model", "solver", "method", "rivals", "metric", "runner", "logger", "experiment")
     for file in (CONFIG_DIR / group).glob("*.yaml")
-    if (file.stem not in ("gpu", "ddp") or torch.cuda.is_available()) and file.stem != "slurm"
+    if (file.stem not in ("gpu", "all_gpus", "ddp") or torch.cuda.is_available()) and file.stem != "slurm"
     if f"{file.parent.name}={file.stem}" not in OF_PIPELINES
 )
 # what a choice needs beside it: a metric for its data, a method for its solver, a logger that stays offline
@@ -120,7 +120,7 @@ def test_times_whose_orders_were_searched_stand_in_the_table_without_them(
 def test_every_choice_of_every_group_runs(choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     group = choice.split("=")[0]
     small = [o for o in TINY if not (group == "logger" and o.startswith("logger"))]
-    anywhere = group in ("process", "solver", "method", "runner", "logger") and choice != "method=ays_fid"
+    anywhere = group in ("process", "solver", "method", "rivals", "runner", "logger") and choice != "method=ays_fid"
     plane = TINY_PLANE if anywhere else []
     start(monkeypatch, tmp_path, choice, *dict.fromkeys([*small, *plane, *ALONGSIDE.get(choice, [])]))
     results = json.loads((tmp_path / "metrics.json").read_text())
