@@ -1,5 +1,7 @@
-"""One job of a sweep: not done again when it is finished, and in a process of its own, whatever launcher starts it, so
-that one that fails or dies does not end the others."""
+"""One job of a sweep, which is not done again when it is finished.
+
+Every job is a process of its own, whatever launcher starts it: one that fails or dies does not end the others.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,8 @@ def run_unless_finished(
 
     Args:
         config: the job's.
-        folder: of the job; what became of it stands in job.json there.
-        commit: version of the code, noted there.
+        folder: of the job; job.json there says whether it is finished or has failed.
+        commit: version of the code, noted in job.json.
         run: does the job and returns its objective; can be pickled.
         key: computes the key of the job's results, as their metrics.json has it; can be pickled.
 

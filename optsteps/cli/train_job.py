@@ -87,7 +87,7 @@ def train(config: DictConfig, folder: Path) -> None:
 
 
 def _record_settings(config: DictConfig, record: Path, begun: bool) -> None:
-    """Keep what a training's result depends on beside its checkpoint, or hold a second start to it.
+    """Record the settings that a training's result depends on beside its checkpoint, or hold a second start to them.
 
     Raises:
         ValueError: the training in this folder has begun with other settings; the message names the first of them.
@@ -118,7 +118,8 @@ def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _start_from(weights: str, network: torch.nn.Module) -> None:
-    given, _ = load_network(weights, type(network))
-    if given.config != network.config:
-        raise ValueError(f"weights={weights} are of another network: {given.config}, not {network.config}")
-    network.load_state_dict(given.state_dict())
+    """Load weights into the network; ValueError where they are of another one."""
+    loaded, _ = load_network(weights, type(network))
+    if loaded.config != network.config:
+        raise ValueError(f"weights={weights} are of another network: {loaded.config}, not {network.config}")
+    network.load_state_dict(loaded.state_dict())

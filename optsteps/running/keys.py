@@ -1,7 +1,7 @@
-"""What determines a result: the facts that a finished shard lies under in the store, and a run's results as a whole.
+"""Keys of results: the facts that determine a finished shard in the store, and a run's results as a whole.
 
-Facts are of what is in memory: what a denoiser answers and holds, tensors rather than the files they came from, source
-as it was loaded.
+Facts describe what is in memory: a denoiser's answers and what it holds, tensors rather than the files they came from,
+and source as it was loaded.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from optsteps.storage.sources import code_facts
 from optsteps.storage.store import digest
 
 Facts = dict[str, Any]
-# digest of what a thing holds
+# the digest of everything that an object holds
 Held = Callable[[Any], str]
 _PACKAGE = "optsteps."
 # of a run's facts, the digest of what determines its results
@@ -47,12 +47,12 @@ RESULTS_KEY = "key of the results"
 
 @dataclass(frozen=True)
 class Keys:
-    """What determines the results of an experiment, as JSON data.
+    """The facts that determine the results of an experiment, as JSON data.
 
     Attributes:
-        model: every evaluation of its denoiser, on this kind of machine.
-        problem: what its searches are asked.
-        methods: what each does with it, by name.
+        model: determine every evaluation of its denoiser, on this kind of machine.
+        problem: determine the problem of its searches.
+        methods: determine each method, by name.
         results: digest of these and of all else that its results depend on, beside its config.
         fingerprint: of the denoiser's outputs.
     """
@@ -73,11 +73,11 @@ class Keys:
 
 
 def keys_of(experiment: Experiment, probe: Probe, device: str) -> Keys:
-    """Look at all that an experiment consists of.
+    """The keys of an experiment, from all that it consists of.
 
     Args:
         probe: of the experiment's model.
-        device: the name of what it runs on.
+        device: the name of the device that computes.
     """
     held = partial(fingerprint_held, read={})
     outputs = fingerprint_outputs(probe.outputs)
@@ -92,7 +92,7 @@ def keys_of(experiment: Experiment, probe: Probe, device: str) -> Keys:
 
 
 def model_facts(experiment: Experiment, outputs: str, device: str, held: Held) -> Facts:
-    """What determines every evaluation of the experiment's denoiser, `outputs` being their fingerprint."""
+    """Facts that determine every evaluation of the experiment's denoiser; `outputs` is their fingerprint."""
     config = {part: experiment.resolved(part) for part in ("model", "process")}
     return {
         "code": code_facts({"optsteps.trajectories", *_modules(config)}),
@@ -106,7 +106,7 @@ def model_facts(experiment: Experiment, outputs: str, device: str, held: Held) -
 
 
 def problem_facts(problem: SearchProblem) -> Facts:
-    """What a search is asked: samples, data, teacher and solvers."""
+    """Facts that determine the problem of a search: samples, data, teacher and solvers."""
     walker = problem.teacher_solver or problem.solver
     return {
         "samples": fingerprint((problem.noise, problem.cond)),
@@ -119,31 +119,31 @@ def problem_facts(problem: SearchProblem) -> Facts:
 
 
 def method_facts(method: Method, config: Any, problem: SearchProblem, held: Held) -> Facts:
-    """What a method does with its question.
+    """Facts that determine what a method finds for a problem.
 
     Args:
         config: of the method, as JSON data.
-        problem: solvers and criteria of the method's own are tried on its kind of samples.
+        problem: the method's solvers and criterion are tried on samples of its kind.
     """
-    own = [value for value in getattr(method, "__dict__", {}).values() if isinstance(value, Solver)]
+    solvers = [value for value in getattr(method, "__dict__", {}).values() if isinstance(value, Solver)]
     criterion = getattr(method, "criterion", None)
     return {
         "code": code_facts({type(method).__module__, *_modules(config)}),
         "config": _plain(config),
         "settings": plain_settings(method),
         "held": held(method),
-        "solvers": [solver_facts(solver, problem.teacher, problem.noise) for solver in own],
+        "solvers": [solver_facts(solver, problem.teacher, problem.noise) for solver in solvers],
         "criterion": _criterion_facts(criterion, _images(problem), held),
     }
 
 
 def _comparison_facts(experiment: Experiment, problem: SearchProblem, held: Held) -> Facts:
-    """What is compared on which samples, and by whom it is judged."""
+    """Facts of the comparison: its teacher, samples and judges."""
     model, unseen, images = experiment.model, experiment.unseen, _images(problem)
-    decode, own = model.decode, model.own_schedule
+    decode, own_schedule = model.decode, model.own_schedule
     return {
         "teacher": experiment.comparison_teacher.facts,
-        "own schedules": own and [own(n).facts for n in experiment.steps],
+        "own schedules": own_schedule and [own_schedule(n).facts for n in experiment.steps],
         "conditions": fingerprint(model.cond(unseen, experiment.device)),
         "prompts": model.prompts and model.prompts(unseen),
         "metadata": model.metadata and str(model.metadata(unseen)),
@@ -154,17 +154,17 @@ def _comparison_facts(experiment: Experiment, problem: SearchProblem, held: Held
 
 
 def _criterion_facts(criterion: Any, images: tuple[Tensor, Tensor], held: Held) -> Any:
-    """Of what a method makes small, where it is more than a name."""
+    """Facts of the criterion that a method minimises; None where it is a name, which the settings hold."""
     if isinstance(criterion, MeasurementCriterion):
         return _judge_facts(criterion.judge, images, held)
     return _tried(lambda: criterion(*images)) if callable(criterion) else None
 
 
 def _judge_facts(judge: Judge, images: tuple[Tensor, Tensor], held: Held) -> Facts:
-    """What a judge holds, and of a user's its figures of fixed images."""
+    """Facts of a judge; of a user's judge also its measurements of fixed images."""
     facts: Facts = {"settings": plain_settings(judge), "held": held(judge)}
     inner = [value for value in getattr(judge, "__dict__", {}).values() if isinstance(value, Judge)]
-    facts["judges"] = [_judge_facts(one, images, held) for one in inner]
+    facts["judges"] = [_judge_facts(value, images, held) for value in inner]
     if not type(judge).__module__.startswith(_PACKAGE):
         facts["figures"] = _tried(
             lambda: {name: figure.interval.value for name, figure in judge.judge(*images, None).items()}
@@ -173,7 +173,7 @@ def _judge_facts(judge: Judge, images: tuple[Tensor, Tensor], held: Held) -> Fac
 
 
 def _tried(function: Callable[[], Any]) -> str:
-    """What a function of the user's returns for made-up input, or that it does not take it."""
+    """The value of a user's function for made-up input, or the name of the error that it raises."""
     try:
         return repr(function())
     except Exception as error:
@@ -183,13 +183,13 @@ def _tried(function: Callable[[], Any]) -> str:
 def _images(problem: SearchProblem) -> tuple[Tensor, Tensor]:
     """Samples [8, ...] in [-1, 1] of the problem's kind and others to compare them with, always the same."""
     shape, like = problem.noise.shape[1:], problem.noise
-    one, other = ((unit_noise(seed, range(PROBES), shape) / 2).clamp(-1, 1).to(like) for seed in (0, 1))
-    return one, other
+    samples, others = ((unit_noise(seed, range(PROBES), shape) / 2).clamp(-1, 1).to(like) for seed in (0, 1))
+    return samples, others
 
 
 def _modules(config: Any) -> set[str]:
-    """Names of the modules whose classes and functions a config names: where they are found and, for this package's,
-    which its subpackages offer by shorter names, where they are written."""
+    """Names of the modules of a config's classes and functions: the module that defines each of them and, for those of
+    the user's, also the modules on the path by which the config names it."""
     modules = set()
     for _, node in target_nodes(config):
         target = node["_target_"]
@@ -203,8 +203,8 @@ def _modules(config: Any) -> set[str]:
 
 
 def _plain(config: Any) -> Any:
-    """A config (JSON data) without the names of files and folders that are there: what counts is what comes of them.
-    Infinite numbers, which JSON has none of, are words."""
+    """A config (JSON data) without the names of existing files and folders, whose contents count elsewhere. Infinite
+    numbers, which JSON does not have, become words."""
     if isinstance(config, dict):
         return {key: _plain(value) for key, value in config.items()}
     if isinstance(config, list):

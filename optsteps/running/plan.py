@@ -30,10 +30,10 @@ class Stage:
     """A part of a run.
 
     Attributes:
-        name: as the run's progress calls it; the comparison's two parts are one stage there.
-        samples: how many take part.
-        evaluations: of all of them together; None where only the run tells.
-        exact: are they so many whatever the network answers?
+        name: as in the run's progress, where the comparison's two parts are one stage.
+        samples: number of samples that take part.
+        evaluations: of all samples together; None where the number is known after the run only.
+        exact: whether the number does not depend on the network's answers.
     """
 
     name: str
