@@ -29,7 +29,7 @@ MODULES: dict[str, str] = {
     "no_logger": "loggers.none",
     "reporting.pivot": "reporting.sweep.pivot",
     "probe": "running.probe",
-    "runner": "running.runner",
+    "runner": "running.run",
     "store": "storage.store",
     "training": "models.training",
     "wandb_logger": "loggers.wandb",

@@ -98,16 +98,16 @@ def as_tree(value: Any) -> dict[str, Any]:
 
 SHARDS: dict[str, Callable[[Trap], Any]] = {
     "instantiate": lambda t: as_before(
-        "optsteps.running.experiment", "instantiate", config={**PAYLOAD, "command": t.command}
+        "optsteps.running.compose", "instantiate", config={**PAYLOAD, "command": t.command}
     ),
     "instantiate a function that writes": lambda t: as_before(
-        "optsteps.running.experiment", "instantiate", config={"_target_": "torch.save", "obj": 1, "f": str(t.marker)}
+        "optsteps.running.compose", "instantiate", config={"_target_": "torch.save", "obj": 1, "f": str(t.marker)}
     ),
-    "instantiate by one name": lambda t: named("optsteps.running.experiment.instantiate", config=t.command),
+    "instantiate by one name": lambda t: named("optsteps.running.compose.instantiate", config=t.command),
     "a function of the system": lambda t: named("os.system", command=t.command),
     "a built-in": lambda t: named("builtins.eval", source=f"__import__('os').system({t.command!r})"),
     "subprocess of the package": lambda t: as_before(
-        "optsteps.running.experiment", "subprocess.run", args=t.command, shell=True
+        "optsteps.running.version", "subprocess.run", args=t.command, shell=True
     ),
     "unpickling by torch-fidelity": lambda t: as_before(
         "optsteps.metrics.extractors",

@@ -2,7 +2,7 @@
 
 python experiments/benchmarks/runner_cost.py --repeats 7 --samples 256 model=digits
 
-Overhead: the search and the samples of a run by `optsteps.running.runner.compute`, with a fresh store, against the same
+Overhead: the search and the samples of a run by `optsteps.running.share.compute`, with a fresh store, against the same
 calls in a bare loop that keeps nothing and shows nothing; one process, one thread, interleaved. Scaling: the command
 with 1 and 2 processes of one thread each, by the time of its search (the second process starts with the first one's
 search, and its imports count).
@@ -26,9 +26,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from optsteps.cli.common import CONFIG_DIR
-from optsteps.running.experiment import Experiment, launched
-from optsteps.running.ranks import Rank
-from optsteps.running.runner import compute
+from optsteps.running.compose import compose_experiment
+from optsteps.running.device import launch_device
+from optsteps.running.launch import Rank
+from optsteps.running.share import compute
 from optsteps.sampling import sample
 
 ONE_THREAD = ["metric=teacher", "runner=cpu", "runner.threads=1", "logger=none"]
@@ -36,9 +37,10 @@ ONE_THREAD = ["metric=teacher", "runner=cpu", "runner.threads=1", "logger=none"]
 
 def bare(config: DictConfig) -> None:
     """What `compute` does, without it."""
-    experiment = Experiment.composed(config, launched(config.runner), "oss")
-    denoiser, problem = experiment.model.denoiser, experiment.problem(experiment.model.denoiser, experiment.searched)
-    noise, cond = experiment.samples(experiment.unseen)
+    experiment = compose_experiment(config, launch_device(config.runner), "oss")
+    denoiser, problem = experiment.model.denoiser, experiment.problem(experiment.model.denoiser)
+    comparison = experiment.comparison(denoiser)
+    noise, cond = comparison.noise, comparison.cond
     parts = [slice(k, k + config.max_batch) for k in range(0, len(noise), config.max_batch)]
     found = [method.search(problem, experiment.steps) for method in experiment.methods.values()]
     walks = [experiment.comparison_teacher, *(result.schedules[n] for n in experiment.steps for result in found)]
@@ -103,11 +105,10 @@ def main() -> None:
     options, overrides = parser.parse_known_args()
     torch.set_num_threads(1)
     # without oss_mean, which with a store takes its teacher from oss and would hide a cost
-    alone = ["search.samples=16", "test.samples=64", "test.oracle=0", "~method@rivals.oss", "~method@rivals.oss_mean"]
+    alone = ["search.samples=16", "test.samples=64", "test.oracle=0", "rivals=[edm,time_uniform,logsnr]"]
     overhead([*overrides, *alone], options.repeats)
     shards = [f"search.samples={options.samples}", "method.shard_size=16", "test.samples=16", "test.oracle=0"]
-    rivals = [f"~method@rivals.{name}" for name in ("oss", "oss_mean", "edm", "time_uniform", "logsnr")]
-    scaling([*overrides, *shards, *rivals])
+    scaling([*overrides, *shards, "rivals=none"])
 
 
 if __name__ == "__main__":

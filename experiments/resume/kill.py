@@ -76,7 +76,7 @@ def rank_killed(folder: Path, overrides: list[str], after: float) -> bool | None
     own = [f"hydra.run.dir={folder / 'run'}", f"store.folder={folder / 'store'}", "logger=none", "runner.devices=2"]
     command = [sys.executable, "-m", "optsteps.cli.run", *overrides, *own]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    while not (ranks := [child for child in children(process.pid) if "optsteps.running.ranks" in child.read_text()]):
+    while not (ranks := [child for child in children(process.pid) if "optsteps.running.rank" in child.read_text()]):
         assert process.poll() is None, "the run ended before it started its second rank"
         time.sleep(0.02)
     time.sleep(after)

@@ -1,4 +1,4 @@
-"""What the commands share: where the configs lie, and how errors reach the terminal."""
+"""Parts of every command: the folder of the configs, values that configs compute, and errors on the terminal."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from optsteps.cli.rivals import add_rivals_source
 from optsteps.storage.files import file_name
 from optsteps.text.escaping import printable
 from optsteps.text.suggestion import suggestion
@@ -25,24 +26,24 @@ _PACKAGE = Path(__file__).parent.parent
 # a wheel carries the configs inside the package; a checkout has them beside it
 CONFIG_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 
-# what a user can mend; anything else is a defect of the program and keeps its traceback
+# errors that a user can mend; anything else is a defect of the program and keeps its traceback
 _MENDABLE = (HydraException, OmegaConfBaseException, ValueError, OSError, ImportError)
 
 
 def _chosen(*groups: str) -> str:
-    """What the command chose of those of the config groups that it has, e.g. mnist-oss-euler."""
+    """The choices of these config groups, e.g. mnist-oss-euler; groups that the command does not have are left out."""
     choices = HydraConfig.get().runtime.choices
     return "-".join(choices[group] for group in groups if choices.get(group))
 
 
 def _sweep_name() -> str | None:
-    """The folder of the sweep that a job belongs to, by its name."""
-    chosen = HydraConfig.get()
-    return Path(chosen.sweep.dir).name if chosen.mode == RunMode.MULTIRUN else None
+    """The name of the folder of the sweep that a job belongs to; None outside a sweep."""
+    hydra_config = HydraConfig.get()
+    return Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else None
 
 
 def _home_cache() -> str:
-    """Where data sets lie unless the user says it: the user's cache, or temporary files for a user without a home."""
+    """The default folder of data sets: the user's cache, or temporary files for a user without a home."""
     try:
         return str(Path.home() / ".cache" / "optsteps")
     except RuntimeError:  # neither $HOME nor an entry among the users
@@ -50,7 +51,7 @@ def _home_cache() -> str:
 
 
 def _sweep_direction() -> str | None:
-    """What the sweeper does with the jobs' numbers, minimize or maximize; None where it asks for none."""
+    """The sweeper's direction, minimize or maximize; None where it uses no objective."""
     if not HydraConfig.initialized():
         return None
     direction = HydraConfig.get().sweeper.get("direction")
@@ -65,8 +66,11 @@ OmegaConf.register_new_resolver("sweep_direction", _sweep_direction, replace=Tru
 OmegaConf.register_new_resolver("file_name", file_name, replace=True)
 
 
+add_rivals_source()
+
+
 def readable_errors(command: Callable[[], None]) -> Callable[[], None]:
-    """Print what the user can mend as one paragraph and exit with 1; OPTSTEPS_DEBUG=1 shows the traceback.
+    """Print an error that the user can mend as one paragraph and exit with 1; OPTSTEPS_DEBUG=1 shows the traceback.
 
     Output that cannot be written is such an error.
     """
@@ -98,14 +102,14 @@ def root_error(error: BaseException) -> BaseException:
 
 
 def _sentence(error: BaseException) -> str:
-    """What went wrong; where there is no such choice or key, the near ones there are."""
+    """The error in words; for a choice or key that does not exist, with the near ones that do."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return f"there is no {group}={choice}; there are {', '.join(error.options)}{suggestion(choice, error.options)}"
     if isinstance(error, (ConfigAttributeError, ConfigKeyError)) and isinstance(error.parent_node, DictConfig):
-        known = [str(key) for key in error.parent_node]
+        keys = [str(key) for key in error.parent_node]
         if error.full_key != str(error.key):  # inside a part, whose keys are few
-            return f"there is no {error.full_key}; there are {', '.join(known)}{suggestion(str(error.key), known)}"
-        known += [group.name for group in CONFIG_DIR.iterdir() if group.is_dir()]
-        return f"there is no {error.full_key}{suggestion(str(error.key), known)}"
+            return f"there is no {error.full_key}; there are {', '.join(keys)}{suggestion(str(error.key), keys)}"
+        keys += [group.name for group in CONFIG_DIR.iterdir() if group.is_dir()]
+        return f"there is no {error.full_key}{suggestion(str(error.key), keys)}"
     return str(error)

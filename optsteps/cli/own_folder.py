@@ -1,4 +1,4 @@
-"""A run's folder: of one run with one config, from its start to its end."""
+"""A run's folder, which belongs to one run with one config from its start to its end."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from optsteps.storage.files import write_atomically
 from optsteps.storage.store import digest
 
 RUN = "run.json"
-# what changes no result
-_ELSEWHERE = ("logger", "paths", "store.folder", "store.limit_gb")
+# parts of a config that change no result
+_WITHOUT_EFFECT = ("logger", "paths", "store.folder", "store.limit_gb")
 
 
 def run_in_own_folder(
     run: Callable[[], float | None], folder: Path, config: DictConfig, method: str, files: Mapping[Path, str]
 ) -> float | None:
-    """`run()`, while `folder` is this run's own; arguments and errors as of `claimed`."""
+    """Call `run` while the folder is claimed for it; arguments and errors as in `claimed`."""
     with claimed(folder, config, method, files):
         return run()
 
 
 @contextmanager
 def claimed(folder: Path, config: DictConfig, method: str, files: Mapping[Path, str]) -> Iterator[None]:
-    """Have a folder for the run of `config` alone while the body runs.
+    """Claim a folder for the run of `config` while the body runs.
 
-    The same run started again in its folder begins by deleting the results it left there; what it finds in the store
-    makes it quick. So results never lie beside a config that is not theirs, whenever a run is cut off.
+    The same run started again in its folder first deletes the results that it left there. It is quick, because finished
+    shards are in the store. So results never lie beside a config that is not theirs, whenever a run is cut off.
 
     Args:
-        folder: made where it is missing; run.json there says which run has it, since when, and whether it came to its
-            end, and config.yaml is its config.
+        folder: is created where it is missing. Its run.json says which run has it, since when, and whether the run is
+            finished; its config.yaml is the run's config.
         config: resolved.
         method: the main method's name.
-        files: what else is to lie there from the start, by its path in the folder.
+        files: further files that are there from the start, by their paths in the folder.
 
     Raises:
         ValueError: another process is at work there, or there are results of another config.
@@ -59,11 +59,11 @@ def claimed(folder: Path, config: DictConfig, method: str, files: Mapping[Path, 
             "hydra.run.dir=..."
         )
     with claim.held(pause=1.0):
-        known = digest({"method": method, **_flat(config)})
-        same, left = _record(folder).get("config") == known, results(folder)
-        if left and not same:
+        identity = digest({"method": method, **_flat(config)})
+        same, leftovers = _record(folder).get("config") == identity, results(folder)
+        if leftovers and not same:
             raise ValueError(
-                f"{folder} holds the results of another run ({left[0].name}{_differing(folder, config)}), which "
+                f"{folder} holds the results of another run ({leftovers[0].name}{_differing(folder, config)}), which "
                 "this one would mix with its own: choose another folder with hydra.run.dir=..., or empty this one"
             )
         if waits and not same:  # its owner may wake up and write
@@ -71,9 +71,9 @@ def claimed(folder: Path, config: DictConfig, method: str, files: Mapping[Path, 
                 f"{folder} is that of another run, which did not end and gives no sign of life{_since(folder)}: end "
                 "it, or choose another folder with hydra.run.dir=..."
             )
-        for path in left:
+        for path in leftovers:
             path.unlink()
-        record: dict[str, Any] = {"state": "begun", "config": known, "method": method}
+        record: dict[str, Any] = {"state": "begun", "config": identity, "method": method}
         record |= {"begun": time.strftime("%Y-%m-%d %H:%M:%S"), "host": platform.node(), "pid": os.getpid()}
         write_config(folder, config)
         for path, text in files.items():
@@ -85,25 +85,25 @@ def claimed(folder: Path, config: DictConfig, method: str, files: Mapping[Path, 
 
 def _flat(config: DictConfig) -> dict[str, Any]:
     """The values of a resolved config that change its results, by dotted keys."""
-    found = {}
+    values = {}
 
-    def walk(tree: Any, prefix: str) -> None:
-        for key, value in tree.items():
+    def walk(part: Any, prefix: str) -> None:
+        for key, value in part.items():
             name = f"{prefix}{key}"
-            if name not in _ELSEWHERE:
-                walk(value, f"{name}.") if isinstance(value, dict) and value else found.update({name: value})
+            if name not in _WITHOUT_EFFECT:
+                walk(value, f"{name}.") if isinstance(value, dict) and value else values.update({name: value})
 
     walk(OmegaConf.to_container(config), "")
-    return found
+    return values
 
 
 def _differing(folder: Path, config: DictConfig) -> str:
-    """Where the config of the run that has this folder differs, as much of it as fits into a sentence."""
+    """The first differences from the config of the run that has this folder, as the end of a sentence."""
     try:
         other = OmegaConf.load(folder / CONFIG)
         assert isinstance(other, DictConfig)
         theirs, ours = _flat(other), _flat(config)
-    except Exception:  # whatever lies there, it only would have helped to say more
+    except Exception:  # whatever is in that file, it would only have made the message longer
         return ""
     names = [name for name in dict.fromkeys([*theirs, *ours]) if theirs.get(name) != ours.get(name)]
     shown = [f"{name}={theirs.get(name)}, here {ours.get(name)}" for name in names[:3]]
@@ -111,7 +111,7 @@ def _differing(folder: Path, config: DictConfig) -> str:
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    """What run.json says; nothing where there is none, or not one of ours."""
+    """The content of run.json; empty where there is none, or none that a run wrote."""
     try:
         record = json.loads((folder / RUN).read_text())
     except (FileNotFoundError, ValueError):

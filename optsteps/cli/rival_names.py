@@ -1,4 +1,4 @@
-"""Names of methods: rows, files and keys of loggers are told apart by them."""
+"""The check of the names of methods, by which rows, files and keys of loggers differ."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from optsteps.comparison import TEACHER
-
 # rows that a comparison has of itself: the reference, and the schedule that a pipeline's own scheduler would run
-_RESERVED = (TEACHER, "own")
+_RESERVED = ("teacher", "own")
 _NAME = re.compile(r"\w[\w .+-]{0,99}")
 
 
 def check_rival_names(
     rivals: Mapping[str, Any], method: str, choices: Mapping[str, str | None], overrides: Iterable[str]
 ) -> None:
-    """See that every rival can be told apart from everything else in a comparison.
+    """Refuse names that a comparison would confuse with others.
 
-    A rival that the defaults name, and that is also the main method, is left out by the experiment: no method is its
+    A rival that is the main method itself, by name and choice, is left out by the experiment, since no method is its
     own rival.
 
     Args:

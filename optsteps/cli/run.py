@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import hydra
@@ -15,38 +15,32 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from optsteps.cli.common import CONFIG_DIR, readable_errors
-from optsteps.cli.objective import run_for_objective
-from optsteps.cli.own_folder import run_in_own_folder
 from optsteps.cli.rival_names import check_rival_names
 from optsteps.cli.schema import Run, checked
-from optsteps.cli.sweep import Sweep, run_job
-from optsteps.running.experiment import code_version
-from optsteps.running.ranks import place
-from optsteps.running.runner import results_key
+from optsteps.cli.sweep import Sweep
 from optsteps.text.terminal import say
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")
 def job(config: DictConfig) -> float | None:
-    """Compose and call; the objective is for sweepers."""
-    chosen = HydraConfig.get()
+    """Check what was composed, and run it; the objective is for sweepers."""
+    hydra_config = HydraConfig.get()
     composed = _composed(config)
     config = checked(config, Run)  # while Hydra is there to be asked
-    named = _named_rivals(chosen.overrides.task)
+    named = _named_rivals(hydra_config.overrides.task)
     config.optional_rivals = [name for name in config.optional_rivals if name not in named]
-    folder, method = Path(chosen.runtime.output_dir), chosen.runtime.choices["method"]
-    check_rival_names(config.get("rivals", {}), method, chosen.runtime.choices, chosen.overrides.task)
-    one = partial(run_for_objective, config, folder, method, _command(chosen))
-    if config.plan or place(config.runner).rank > 0:  # it leaves nothing, or helps rank 0, whose folder it is
-        return one()
-    one = partial(run_in_own_folder, one, folder, config, method, composed)
-    if chosen.mode == RunMode.RUN:
-        return one()
-    return run_job(config, folder, code_version(), one, partial(results_key, config, method))
+    folder, method = Path(hydra_config.runtime.output_dir), hydra_config.runtime.choices["method"]
+    check_rival_names(config.get("rivals", {}), method, hydra_config.runtime.choices, hydra_config.overrides.task)
+    from optsteps.cli.job import run_job  # loads torch and Lightning: a mistake in the command is reported before
+
+    if hydra_config.runtime.choices["runner"] == "ddp":
+        warnings.warn("runner=ddp is runner=all_gpus now", FutureWarning, stacklevel=2)
+    in_sweep = hydra_config.mode != RunMode.RUN
+    return run_job(config, folder, method, _command(hydra_config), composed, in_sweep)
 
 
 def _composed(config: DictConfig) -> dict[Path, str]:
-    """What Hydra would write into a run's folder before anybody could ask whose it is."""
+    """The files that Hydra would write into a run's folder before anybody could ask whose it is."""
     hydra = HydraConfig.instance().cfg
     parts = {"config.yaml": config, "hydra.yaml": hydra, "overrides.yaml": HydraConfig.get().overrides.task}
     return {Path(".hydra", name): OmegaConf.to_yaml(part) for name, part in parts.items()}
@@ -58,12 +52,13 @@ def _named_rivals(overrides: Sequence[str]) -> set[str]:
     return {key.partition("@rivals.")[2] for key in keys if "@rivals." in key}
 
 
-def _command(chosen: HydraConf) -> str:
-    """What repeats this run alone. A sweep's job has overrides of its own, and maybe another process."""
-    if chosen.mode == RunMode.RUN:
+def _command(hydra_config: HydraConf) -> str:
+    """The command that repeats this run alone. A sweep's job has overrides of its own, and maybe another process."""
+    if hydra_config.mode == RunMode.RUN:
         return shlex.join(["optsteps", *sys.argv[1:]])
-    added = [f"--config-dir={part.path}" for part in chosen.runtime.config_sources if part.provider == "command-line"]
-    return shlex.join(["optsteps", *added, *chosen.overrides.task])
+    sources = hydra_config.runtime.config_sources
+    added = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
+    return shlex.join(["optsteps", *added, *hydra_config.overrides.task])
 
 
 @readable_errors

@@ -1,4 +1,4 @@
-"""What the configs of `optsteps` and `optsteps-train` hold: every field with its type, its range and a sentence.
+"""The schema of the configs of `optsteps` and `optsteps-train`: every field with its type, its range and a sentence.
 
 A composed config is held to this before anything is built of it. The parts that name a `_target_`, such as a model, a
 method or a solver, have the fields of the function or class that they name: see `optsteps.cli.targets`.
@@ -11,12 +11,10 @@ from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic_core import ErrorDetails
 
 from optsteps.cli.targets import check_targets, typed
-from optsteps.schedules import FAMILIES
-from optsteps.solvers import SOLVERS
 from optsteps.text.suggestion import suggestion
 
 
@@ -25,7 +23,7 @@ def _as_list(value: Any) -> Any:
 
 
 def _distinct(values: list[Any]) -> list[Any]:
-    repeated = [value for place, value in enumerate(values) if value in values[:place]]
+    repeated = [value for k, value in enumerate(values) if value in values[:k]]
     if repeated:
         raise ValueError(f"{repeated[0]} is named more than once")
     return values
@@ -37,13 +35,24 @@ def _not_one(count: int) -> int:
     return count
 
 
-def _one_of(known: Collection[str]) -> Callable[[str], str]:
-    def check(name: str) -> str:
-        if name not in known:
-            raise ValueError(f"known are {', '.join(known)}{suggestion(name, known)}")
+def _one_of(kind: str) -> Callable[[str, ValidationInfo], str]:
+    """A check that a name is one of its kind, where the context of the validation lists these."""
+
+    def check(name: str, info: ValidationInfo) -> str:
+        names = (info.context or {}).get(kind)
+        if names is not None and name not in names:
+            raise ValueError(f"known are {', '.join(names)}{suggestion(name, names)}")
         return name
 
     return check
+
+
+def _names() -> dict[str, Collection[str]]:
+    """The names that a config may choose, by their kind."""
+    from optsteps.schedules import FAMILIES  # which load torch: any other mistake is reported before
+    from optsteps.solvers import SOLVERS
+
+    return {"family": FAMILIES, "solver": SOLVERS}
 
 
 Count = Annotated[int, Field(ge=1)]
@@ -64,13 +73,13 @@ class Teacher(Part):
 
     model_config = ConfigDict(extra="allow")
 
-    family: Annotated[str, AfterValidator(_one_of(FAMILIES))]
+    family: Annotated[str, AfterValidator(_one_of("family"))]
     """Hand-made family of the teacher's schedule."""
     steps: Count
     """Steps of the teacher in searches."""
     final: Literal["zero", "t_min"] | None
     """Where the last step goes: zero, to noise level 0; t_min, to the model's least; null, as the model is used."""
-    solver: Annotated[str, AfterValidator(_one_of(SOLVERS))] | None
+    solver: Annotated[str, AfterValidator(_one_of("solver"))] | None
     """Solver that walks the teacher's schedule, by name; null for the students'."""
     snap: bool | None
     """Whether times of schedules are rounded to timesteps; null, as the model is used."""
@@ -108,14 +117,14 @@ class Store(Part):
 
 
 class Objective(Part):
-    """What a job returns to a sweeper."""
+    """The number that a job returns to a sweeper."""
 
     figure: str | None
     """Figure of the main method that a sweeper looks for the best of, such as psnr; null for none."""
     steps: Count | None
     """Step count of that figure; null for the mean over all."""
     direction: Literal["minimize", "maximize"] | None
-    """What the sweeper does with it."""
+    """Whether the sweeper minimizes or maximizes it."""
 
 
 class Runner(Part):
@@ -250,7 +259,8 @@ def checked(config: DictConfig, kind: type[Run] | type[Train]) -> DictConfig:
     except MissingMandatoryValue as error:
         raise ValueError(f"{error.full_key} has no default: give {error.full_key}=...") from None
     try:
-        valid = kind.model_validate(content)
+        kind.model_validate(content)
+        valid = kind.model_validate(content, context=_names())
     except ValidationError as error:
         raise ValueError(_paragraph(error.errors(), content, kind)) from None
     check_targets(content, _SUPPLIED)
@@ -261,29 +271,30 @@ def checked(config: DictConfig, kind: type[Run] | type[Train]) -> DictConfig:
 
 
 def _paragraph(errors: list[ErrorDetails], content: Any, kind: type[Part]) -> str:
-    """The first field that is wrong; of a field that may be one of several things, all that it is not."""
+    """A paragraph on the first field that is wrong; where its type has several alternatives, on each of them."""
     path = _path(errors[0]["loc"], content)
-    here = [error for error in errors if _path(error["loc"], content) == path]
+    alternatives = [error for error in errors if _path(error["loc"], content) == path]
     if path and path[-1].isdecimal():  # one entry of a list, which is shown whole, as it was typed
         path = path[:-1]
     name, field = ".".join(path), _field(path, kind)
-    if here[0]["type"] == "extra_forbidden":
+    if alternatives[0]["type"] == "extra_forbidden":
         part = _field(path[:-1], kind)
-        known = list(part.model_fields) if isinstance(part, type) and issubclass(part, Part) else []
-        return f"there is no {name}; there are {', '.join(known)}{suggestion(path[-1], known)}"
-    if here[0]["type"] == "missing":
+        fields = list(part.model_fields) if isinstance(part, type) and issubclass(part, Part) else []
+        return f"there is no {name}; there are {', '.join(fields)}{suggestion(path[-1], fields)}"
+    if alternatives[0]["type"] == "missing":
         return f"{name} is missing: {_sentence(field)}"
     value = content
     for key in path:
         value = value[int(key)] if isinstance(value, list) else value[key]
-    wrong = [
-        error["msg"].removeprefix("Value error, ").replace("Input", "it").replace("String", "it") for error in here
+    messages = [
+        error["msg"].removeprefix("Value error, ").replace("Input", "it").replace("String", "it")
+        for error in alternatives
     ]
-    return f"{name}={typed(value)}: {' or '.join(wrong)}. {_sentence(field)}".strip()
+    return f"{name}={typed(value)}: {' or '.join(messages)}. {_sentence(field)}".strip()
 
 
 def _path(loc: tuple[int | str, ...], content: Any) -> tuple[str, ...]:
-    """The part of an error's place that lies in the config: what follows names one of several types."""
+    """The part of an error's location that lies in the config; the rest names one of several types."""
     path: list[str] = []
     for key in loc:
         inside = isinstance(content, Mapping) or (isinstance(content, list) and isinstance(key, int))
@@ -296,14 +307,14 @@ def _path(loc: tuple[int | str, ...], content: Any) -> tuple[str, ...]:
 
 def _field(path: tuple[str, ...], kind: type[Part]) -> Any:
     """The field at a path of a config's schema, the part itself for the path of one; None inside a node."""
-    found: Any = kind
+    field: Any = kind
     for key in path:
-        fields = found.model_fields if isinstance(found, type) and issubclass(found, Part) else {}
+        fields = field.model_fields if isinstance(field, type) and issubclass(field, Part) else {}
         if key not in fields:
-            return found if not isinstance(found, type) else None
+            return field if not isinstance(field, type) else None
         inner = fields[key].annotation
-        found = inner if isinstance(inner, type) and issubclass(inner, Part) else fields[key]
-    return found
+        field = inner if isinstance(inner, type) and issubclass(inner, Part) else fields[key]
+    return field
 
 
 def _sentence(field: Any) -> str:

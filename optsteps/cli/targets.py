@@ -1,16 +1,17 @@
-"""Parts of a config that name a `_target_` have the fields of the function or class that they name."""
+"""The check of the parts of a config that name a `_target_`: their fields are its arguments."""
 
 from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_object
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from optsteps.running.targets import target_nodes
 from optsteps.text.suggestion import suggestion
 
 _PLAIN = (int, float, str, bool, type(None))
@@ -19,35 +20,23 @@ _PLAIN = (int, float, str, bool, type(None))
 def check_targets(content: Mapping[str, Any], supplied: Mapping[str, Sequence[str]]) -> None:
     """Hold the arguments of every `_target_` in a config to its signature.
 
-    Those of this package are also held to their types where these are numbers, names or lists of them; of anybody
-    else's it is asked only that they exist, and are not null where that is excluded.
+    Arguments of this package's targets are also held to their types where these are numbers, names or lists of them.
+    Arguments of other targets must exist, and must not be null where the type excludes it.
 
     Args:
         content: the config as JSON data.
         supplied: by path, the arguments that the program gives itself.
 
     Raises:
-        ValueError: an argument that there is not, with near names; one that is missing, null, or of another type.
+        ValueError: an argument does not exist (the message has near names), is missing, is null, or has another type.
     """
-    for path, node in _nodes(content, ""):
+    for path, node in target_nodes(content):
         target = parameters = None
-        with suppress(Exception):  # whatever an import raises: whoever instantiates it says what is wrong
+        with suppress(Exception):  # whatever an import raises, instantiation will report it
             target = get_object(node["_target_"])
             parameters = inspect.signature(target).parameters
         if target is not None and parameters is not None:
             _check(path, node, target, parameters, supplied.get(path, ()))
-
-
-def _nodes(content: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every part that names a target, with its path; outer ones first."""
-    if isinstance(content, Mapping):
-        if isinstance(content.get("_target_"), str):
-            yield path, content
-        for key, part in content.items():
-            yield from _nodes(part, f"{path}.{key}" if path else str(key))
-    elif isinstance(content, list):
-        for number, part in enumerate(content):
-            yield from _nodes(part, f"{path}.{number}")
 
 
 def _check(
@@ -59,33 +48,33 @@ def _check(
 ) -> None:
     name = getattr(target, "__name__", node["_target_"])
     free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    given = {key: value for key, value in node.items() if not (key.startswith("_") and key.endswith("_"))}
-    own = [key for key in parameters if key not in supplied]
-    for key in given:
+    arguments = {key: value for key, value in node.items() if not (key.startswith("_") and key.endswith("_"))}
+    names = [key for key in parameters if key not in supplied]
+    for key in arguments:
         if key not in parameters and not free:
-            raise ValueError(f"{path}.{key}: {name} takes {', '.join(own)}{suggestion(key, own)}")
+            raise ValueError(f"{path}.{key}: {name} takes {', '.join(names)}{suggestion(key, names)}")
     if not node.get("_partial_") and not node.get("_args_"):
-        missing = [key for key in own if _is_required(parameters[key]) and key not in given]
+        missing = [key for key in names if _is_required(parameters[key]) and key not in arguments]
         if missing:
             raise ValueError(f"{path}.{missing[0]} is missing: {name} needs it")
     hints = _hints(target)
     ours = node["_target_"].startswith("optsteps.")
-    for key, value in given.items():
+    for key, value in arguments.items():
         if key not in parameters or key not in hints or (key == "max_batch" and value == "auto"):
             continue
         hint = hints[key]
         if value is None and parameters[key].default is not None and not _admits_none(hint):
             raise ValueError(f"{path}.{key}=null: {name} needs it, as {_named(hint)}")
-        if ours and value is not None and _is_plain(hint) and not any(_nodes(value, "")):
+        if ours and value is not None and _is_plain(hint) and not any(target_nodes(value)):
             try:
                 TypeAdapter(hint, config=ConfigDict(strict=True)).validate_python(value)
             except ValidationError as error:
-                said = dict.fromkeys(one["msg"].replace("Input should", "it should") for one in error.errors())
-                raise ValueError(f"{path}.{key}={typed(value)}: {' or '.join(said)}, for {name}") from None
+                messages = dict.fromkeys(e["msg"].replace("Input should", "it should") for e in error.errors())
+                raise ValueError(f"{path}.{key}={typed(value)}: {' or '.join(messages)}, for {name}") from None
 
 
 def typed(value: Any) -> str:
-    """A value as one types it on the command line."""
+    """A value as it is typed on the command line."""
     if isinstance(value, list):
         return f"[{','.join(map(typed, value))}]"
     if value is None or isinstance(value, bool):
@@ -99,7 +88,7 @@ def _is_required(parameter: inspect.Parameter) -> bool:
 
 
 def _hints(target: Any) -> dict[str, Any]:
-    """The types of a target's arguments; none where they cannot be found out."""
+    """The types of a target's arguments; empty where they cannot be resolved."""
     try:
         return get_type_hints(target.__init__ if inspect.isclass(target) else target)
     except Exception:  # names that only a type checker sees, functions in C, ...
@@ -113,7 +102,7 @@ def _admits_none(hint: Any) -> bool:
 
 
 def _is_plain(hint: Any) -> bool:
-    """Numbers, names, and lists of them: what a config says as it is meant."""
+    """Whether a type consists of numbers, names, and lists of them, which a config holds as they are."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType, list) or (inspect.isclass(origin) and issubclass(origin, Sequence)):
         return origin is not tuple and all(map(_is_plain, get_args(hint)))

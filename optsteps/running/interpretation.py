@@ -1,9 +1,9 @@
-"""Is a network taken for what it is? A wrong clock or a wrong prediction type, noticed before anything is searched.
+"""A check of a network's clock and prediction type, before anything is searched.
 
-What tells is how well noise is removed. An exact denoiser is, at every noise level, at least as good as the best
-linear one, which multiplies deviations from the mean by one number; a network that is called at the wrong times, or
-whose output is taken for another quantity, is worse at some level. Where another clock or prediction type would make
-a denoiser of it, there is no doubt left.
+It measures how well noise is removed. At every noise level, an exact denoiser is at least as good as the best linear
+one, which multiplies deviations from the mean by one number. A network that is called at the wrong times, or whose
+output is taken for another quantity, is worse at some level. Where it becomes a denoiser under another clock or
+prediction type, this is the mistake.
 """
 
 from __future__ import annotations
@@ -52,11 +52,10 @@ class Skill:
     """How well a denoiser removes noise.
 
     Attributes:
-        noise_levels: that it was tried at [L].
-        errors: its rms error there, in parts of that of the best linear denoiser [L]; an exact one has at most 1.
-        slopes: of the regression of x_0 on D [L], which for an exact denoiser is 1; NaN where D tells samples too
-            little apart.
-        evaluations: network evaluations of it.
+        noise_levels: at which it was tried [L].
+        errors: its rms error there, divided by that of the best linear denoiser [L]; an exact one has at most 1.
+        slopes: of the regression of x_0 on D [L], 1 for an exact denoiser; NaN where D hardly differs between samples.
+        evaluations: network evaluations that were made.
     """
 
     noise_levels: Tensor
@@ -71,22 +70,23 @@ class Skill:
 
     @property
     def biased(self) -> bool:
-        """Is it of another size than the samples?"""
+        """Whether its output is of another size than the samples."""
         return bool(((self.slopes < _SLOPES[0]) | (self.slopes > _SLOPES[1])).any())
 
     @property
     def suspicious(self) -> bool:
-        """Worse than a linear denoiser somewhere, nowhere better, or of another size than the samples."""
+        """Whether it is worse than a linear denoiser somewhere, nowhere better, or of another size than the samples."""
         return bool(self.errors.max() > _BAD or self.errors.min() > _USELESS) or self.biased
 
     @property
     def convincing(self) -> bool:
+        """Whether it is clearly a denoiser: nowhere bad, good somewhere, and of the samples' size."""
         return bool(self.errors.max() < _BAD and self.errors.min() < _SKILLED) and not self.biased
 
 
 @dataclass(frozen=True)
 class Interpretation:
-    """What a network was found to be.
+    """The outcome of the check.
 
     Attributes:
         skill: of the denoiser as it is stated.
@@ -100,14 +100,15 @@ class Interpretation:
 
 
 def check_interpretation(problem: SearchProblem, max_batch: int = 512) -> Interpretation:
-    """Noise a few samples, the problem's data or else the denoiser's own, and look how well it removes the noise.
+    """Noise a few samples, the problem's data or else the denoiser's own, and measure how well it removes the noise.
 
-    Guidance is left out: what it makes is no denoiser of anything. Where the errors are large, the network is read as
-    one of every other prediction type, and at 1000 or 1/1000 times its times, each of which costs as much again.
+    Guidance is left out, because a guided output is no denoiser. Where the errors are large, the network is tried
+    under every other prediction type, and at 1000 and 1/1000 times its times. Each of these readings costs as many
+    evaluations again.
 
     Raises:
-        ModelError: it is no denoiser as it is stated, and is one under another prediction type or clock; also as
-            `evaluate`.
+        ModelError: the network is no denoiser as it is stated, and is one under another prediction type or clock; also
+            as `evaluate`.
     """
     trial = _Trial.of(problem, max_batch)
     denoiser = _conditional(problem.denoiser)
@@ -115,26 +116,26 @@ def check_interpretation(problem: SearchProblem, max_batch: int = 512) -> Interp
     skill = trial.skill(denoiser, replace(problem.cache, workers=workers, precision=None))
     if not skill.suspicious:
         return Interpretation(skill, skill.evaluations)
-    given, evaluations = _stated(denoiser, problem), skill.evaluations
-    best, reading = skill, given
+    stated, evaluations = _stated(denoiser, problem), skill.evaluations
+    best, best_reading = skill, stated
     for changes in (1, 2):  # the fewest that make a denoiser of it
-        for other in _readings(given, changes, float(problem.teacher.times[0])):
+        for reading in _readings(stated, changes, float(problem.teacher.times[0])):
             try:
-                found = trial.skill(_conditional(problem.denoiser, partial(_replaced, other)), NO_CACHE)
+                other_skill = trial.skill(_conditional(problem.denoiser, partial(_replaced, reading)), NO_CACHE)
             except ModelError:  # a wrong reading may overflow
                 continue
-            evaluations += found.evaluations
-            if found.score < best.score:
-                best, reading = found, other
+            evaluations += other_skill.evaluations
+            if other_skill.score < best.score:
+                best, best_reading = other_skill, reading
         if best.convincing:
             break
     worst = int(skill.errors.log().sub(best.errors.log()).argmax())
-    said = (
+    error = (
         f"at noise level {skill.noise_levels[worst]:.3g} the denoiser's error is {skill.errors[worst]:.2f} times that "
         "of the best linear denoiser"
     )
     if best.convincing and best.score < skill.score - _MARGIN:
-        raise ModelError(f"{said}, but {best.errors[worst]:.2f} times {_difference(given, reading)}")
+        raise ModelError(f"{error}, but {best.errors[worst]:.2f} times {_difference(stated, best_reading)}")
     bad = skill.errors.max() > _AWFUL
     remark = (
         f"the denoiser's error is up to {skill.errors.max():.2f} times that of the best linear denoiser (at noise "
@@ -152,7 +153,7 @@ def evaluations_of_check(problem: SearchProblem) -> int:
 
 
 def _conditional(denoiser: Denoiser, change: Callable[[Denoiser], Denoiser] = lambda denoiser: denoiser) -> Denoiser:
-    """The denoiser without its guidance, on the device of its own, its innermost part changed."""
+    """The denoiser without its guidance, still on its own device, with its innermost part changed."""
     if isinstance(denoiser, GuidedDenoiser):
         return _conditional(denoiser.denoiser, change)
     if isinstance(denoiser, DeviceDenoiser):
@@ -161,49 +162,52 @@ def _conditional(denoiser: Denoiser, change: Callable[[Denoiser], Denoiser] = la
 
 
 def _replaced(denoiser: Denoiser, _: Denoiser) -> Denoiser:
+    """The first denoiser in the place of the second, as a change of `_conditional`."""
     return denoiser
 
 
 def _stated(denoiser: Denoiser, problem: SearchProblem) -> NetworkDenoiser:
-    """What the denoiser's innermost network is said to be; a denoiser is a network that predicts x_0."""
+    """The denoiser's innermost network as it is stated; any other denoiser is a network that predicts x_0."""
     while isinstance(denoiser, DeviceDenoiser):
         denoiser = denoiser.denoiser
     return denoiser if isinstance(denoiser, NetworkDenoiser) else NetworkDenoiser(denoiser, problem.process, "x0")
 
 
-def _readings(given: NetworkDenoiser, changes: int, t_max: float) -> Iterator[NetworkDenoiser]:
+def _readings(stated: NetworkDenoiser, changes: int, t_max: float) -> Iterator[NetworkDenoiser]:
     """The same network under another prediction type or another clock, or under both.
 
     No clock runs to more than 1000 timesteps: what lies beyond a table of embeddings ends a GPU's process.
     """
-    own = given.time_scale
+    scales = [stated.time_scale, stated.time_scale / 1000]
+    if stated.time_scale * 1000 * t_max <= 1000:
+        scales.append(stated.time_scale * 1000)
     for prediction in PREDICTIONS:
-        for scale in [own, own / 1000] + [own * 1000] * (own * 1000 * t_max <= 1000):
-            if (prediction != given.prediction) + (scale != given.time_scale) == changes:
-                yield replace(given, prediction=prediction, time_scale=scale)
+        for scale in scales:
+            if (prediction != stated.prediction) + (scale != stated.time_scale) == changes:
+                yield replace(stated, prediction=prediction, time_scale=scale)
 
 
-def _difference(given: NetworkDenoiser, reading: NetworkDenoiser) -> str:
-    """What is to be changed."""
+def _difference(stated: NetworkDenoiser, reading: NetworkDenoiser) -> str:
+    """A sentence on the other reading, and how to state it."""
     advice, taken = [], []
-    if reading.prediction != given.prediction:
-        taken.append(f"where its output is taken for {reading.prediction} instead of {given.prediction}")
+    if reading.prediction != stated.prediction:
+        taken.append(f"where its output is taken for {reading.prediction} instead of {stated.prediction}")
         advice.append(f"prediction={reading.prediction}")
-    if reading.time_scale != given.time_scale:
-        taken.append(f"where the network is called with {reading.time_scale:g} t instead of {given.time_scale:g} t")
+    if reading.time_scale != stated.time_scale:
+        taken.append(f"where the network is called with {reading.time_scale:g} t instead of {stated.time_scale:g} t")
         advice.append(f"time_scale={reading.time_scale:g}")
     return f"{' and '.join(taken)}: state the network with {' and '.join(advice)} (NetworkDenoiser, model=diffusers)"
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """Samples to be, and what they are noised with.
+    """The samples of the check, and the noise that is added to them.
 
     Attributes:
         problem: with process, range and data.
         max_batch: most samples in one call.
         noise: unit Gaussian, of the samples and of their noising [n, ...].
-        cond: goes with it.
+        cond: of these samples.
         levels: noise levels [L].
         schedule: of the walk to the samples.
     """
@@ -234,7 +238,7 @@ class _Trial:
         return cls(problem, max_batch, noise, take(cond, torch.arange(count) % size), levels, schedule)  # type: ignore[arg-type]
 
     def skill(self, denoiser: Denoiser, cache: Cache) -> Skill:
-        """How well a denoiser removes noise."""
+        """Measure how well a denoiser removes the noise."""
         trajectories = Trajectories(denoiser, self.max_batch, cache)
         noise, eps = self.noise
         if self.problem.data is not None:
@@ -256,7 +260,7 @@ class _Trial:
 
 
 def _slope(out: Tensor, clean: Tensor) -> float:
-    """Of the regression of x_0 on D; NaN where D says too little of the sample to tell."""
+    """The slope of the regression of x_0 on D; NaN where D hardly differs between samples."""
     out, clean = out.double(), clean.double()
     size = out.square().sum()
     return float((out * clean).sum() / size) if size > 0.25 * clean.square().sum() else math.nan

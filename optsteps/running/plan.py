@@ -1,4 +1,4 @@
-"""What a run will spend: the network evaluations of every stage, before any of them is made."""
+"""The plan of a run: the network evaluations of every stage, before any of them is made."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from optsteps.methods import GivenSchedules
 from optsteps.methods.base import steps_between
 from optsteps.running.experiment import Experiment
 from optsteps.running.interpretation import evaluations_of_check
+from optsteps.running.oracle import oracle_method
 from optsteps.schedules import Schedule
 
 CAPTION = (
@@ -29,10 +30,10 @@ class Stage:
     """A part of a run.
 
     Attributes:
-        name: as the run's progress calls it; the comparison's two parts are one stage there.
-        samples: how many take part.
-        evaluations: of all of them together; None where only the run tells.
-        exact: are they so many whatever the network answers?
+        name: as in the run's progress, where the comparison's two parts are one stage.
+        samples: number of samples that take part.
+        evaluations: of all samples together; None where the number is known after the run only.
+        exact: whether the number does not depend on the network's answers.
     """
 
     name: str
@@ -46,21 +47,21 @@ def planned(experiment: Experiment) -> list[Stage]:
     model, steps, solver = experiment.model, experiment.steps, experiment.solver
     guidance = call_nfe(model.denoiser)
     walk = guidance * experiment.walker.nfe(experiment.comparison_teacher)
-    problem = experiment.problem(model.denoiser, experiment.searched)
-    trial = experiment.trial(model.denoiser)
+    problem = experiment.problem(model.denoiser)
+    comparison = experiment.comparison(model.denoiser)
     searches, calls = [], 0
     own_teachers: dict[float, Schedule] = {}
     for name, method in experiment.methods.items():
-        found = method.evaluations(problem, steps)
-        count, exact = (None, False) if found is None else (found.count, found.exact)
+        evaluations = method.evaluations(problem, steps)
+        count, exact = (None, False) if evaluations is None else (evaluations.count, evaluations.exact)
         searches.append(Stage(f"search {name}", len(problem.noise), count, exact))
         # a formula's schedules cost nothing; all others lie between the teacher's ends
-        known = method.search(problem, steps).schedules if count == 0 else {}
-        schedules = [known.get(n) or steps_between(experiment.teacher, n) for n in steps]
+        computed = method.search(problem, steps).schedules if count == 0 else {}
+        schedules = [computed.get(n) or steps_between(experiment.teacher, n) for n in steps]
         calls += sum(solver.nfe(schedule) for schedule in schedules) * (2 if method.chooses_orders(problem) else 1)
         if isinstance(method, GivenSchedules) and method.own_start:
-            beginning = [trial.from_start_of(schedule).teacher for schedule in schedules]
-            own_teachers |= {float(t.times[0]): t for t in beginning if t is not trial.teacher}
+            teachers = [comparison.from_start_of(schedule).teacher for schedule in schedules]
+            own_teachers |= {float(t.times[0]): t for t in teachers if t is not comparison.teacher}
     calls += sum(experiment.walker.nfe(teacher) for teacher in own_teachers.values())
     unseen, traced = len(experiment.unseen), min(TRACED, len(experiment.unseen))
     size = min(PROBES, experiment.config.max_batch)
@@ -72,12 +73,13 @@ def planned(experiment: Experiment) -> list[Stage]:
         Stage("compare: samples", unseen, unseen * guidance * calls),
         Stage("compare: along the way", traced, traced * (walk + guidance * calls)),
     ]
-    if experiment.oracle is not None:
-        own = experiment.problem(model.denoiser, experiment.oracle_samples)
-        search = experiment.oracle.evaluations(own, steps)
-        walks = len(own.noise) * guidance * sum(solver.nfe(steps_between(experiment.teacher, n)) for n in steps)
+    oracle = oracle_method(experiment)
+    if oracle is not None:
+        problem = experiment.oracle_problem(model.denoiser)
+        search, samples = oracle.evaluations(problem, steps), len(problem.noise)
+        walks = samples * guidance * sum(solver.nfe(steps_between(experiment.teacher, n)) for n in steps)
         count, exact = (None, False) if search is None else (search.count + walks, search.exact)
-        stages.append(Stage("oracle", len(own.noise), count, exact))
+        stages.append(Stage("oracle", samples, count, exact))
     return stages
 
 
@@ -86,8 +88,8 @@ def plan_table(stages: Sequence[Stage]) -> Table:
     about = any(not stage.exact for stage in stages)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), show_footer=True)
     table.caption, table.caption_justify = f"{CAPTION} {ABOUT}" if about else CAPTION, "left"
-    known = [stage.evaluations for stage in stages if stage.evaluations is not None]
-    total = f"{'~' if about else ''}{sum(known):,}"
+    counts = [stage.evaluations for stage in stages if stage.evaluations is not None]
+    total = f"{'~' if about else ''}{sum(counts):,}"
     for header, footer in (("stage", "in all"), ("samples", ""), ("evaluations of each", ""), ("of all", total)):
         table.add_column(header, footer, justify="left" if header == "stage" else "right")
     for stage in stages:

@@ -1,4 +1,4 @@
-"""What a model must be before anything is spent on it: it answers the same twice, and for every sample by itself."""
+"""A check of the model before anything is spent on it: it answers the same twice, and for every sample by itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2, tor
 
 @dataclass(frozen=True)
 class Probe:
-    """What came of a probe.
+    """The outcome of a probe.
 
     Attributes:
         outputs: D(x, t, cond) of the inputs [B, ...].
@@ -31,9 +31,9 @@ class Probe:
 def probe(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond = None, max_batch: int = PROBES) -> Probe:
     """Call the denoiser three times on x [B, ...], t [B] and cond, and refuse one whose answers cannot be relied on.
 
-    It is asked the same twice, and then for the first sample among copies of itself, in a batch of the same size, where
-    neither kernels nor their rounding differ. Searches take it for granted that an answer depends on its own sample,
-    time and condition alone: they ask for the same sample in different batches, and keep what they were answered.
+    The second call repeats the first. The third has the first sample among copies of itself, in a batch of the same
+    size, where neither kernels nor their rounding differ. Searches rely on answers that depend on their own sample,
+    time and condition alone: they evaluate one sample in different batches, and keep the answers.
 
     Args:
         max_batch: most samples in one call.
@@ -64,9 +64,9 @@ def probe(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond = None, max_batch
 
 def _unchanging(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
     """The answer to copies of the inputs, which the denoiser must leave as they are."""
-    given = (x.clone(), t.clone(), copied(cond))
-    out = evaluate(denoiser, *given)
-    for name, before, after in zip(("x", "t", "cond"), (x, t, cond), given, strict=True):
+    copies = (x.clone(), t.clone(), copied(cond))
+    out = evaluate(denoiser, *copies)
+    for name, before, after in zip(("x", "t", "cond"), (x, t, cond), copies, strict=True):
         if fingerprint(before) != fingerprint(after):
             raise ModelError(
                 f"the denoiser changes its input {name} in place, which its caller still needs: work on a copy, "
@@ -76,8 +76,8 @@ def _unchanging(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
 
 
 def _scale(out: Tensor, x: Tensor) -> Tensor:
-    """What differences of a sample's output are measured by: its own size and that of the input, which a denoiser
-    subtracts the noise from."""
+    """The unit of differences between outputs of a sample: the size of the output and of the input, from which a
+    denoiser subtracts the noise."""
     return out.float().square().mean().sqrt() + x.float().square().mean().sqrt()
 
 
@@ -92,9 +92,9 @@ def _compare_calls(first: Tensor, second: Tensor, x: Tensor) -> None:
 
 
 def _compare_batches(first: Tensor, alone: Tensor, x: Tensor) -> None:
-    """The first sample's answer among others, and those among copies of itself [B, ...]: what the copies differ by is
+    """Compare the first sample's answer among others with those among copies of itself [B, ...]. The copies differ by
     the rounding of kernels."""
-    rounding = max(float(_rms(one - alone[0])) for one in alone)
+    rounding = max(float(_rms(copy - alone[0])) for copy in alone)
     difference = float(_rms(alone[0] - first))
     part = difference / float(_scale(first, x))
     if difference > 4 * rounding and part > _TOLERANCE.get(first.dtype, 1e-2):

@@ -1,4 +1,4 @@
-"""What a long run tells of itself: on a terminal a bar for each stage, elsewhere a line for each event."""
+"""The progress of a long run: on a terminal a bar for each stage, elsewhere a line for each event."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ _LOOK, _LINE = 0.5, 5.0
 
 @dataclass
 class _Stage:
-    """Work under way: what is done of it, and the evaluations of every rank when it began."""
+    """A stage under way: how much of it is done, and the evaluations of every rank when it began."""
 
     name: str
     total: float | None
     before: Mapping[int, int]
     begun: float = field(default_factory=time.monotonic)
     fraction: float = 0.0
-    place: str = ""
+    shard: str = ""
     done: Counter[int] = field(default_factory=Counter)
-    told: float = 0.0
+    last_line: float = 0.0
     announced: bool = False
 
 
 class Progress:
-    """Counts a rank's network evaluations, and for rank 0 tells of all ranks'.
+    """Counts a rank's network evaluations; rank 0 shows those of all ranks.
 
     Args:
-        device: of this rank, as it is to be called.
+        device: name of this rank's device.
         rank: its number.
         folder: where the ranks of a run leave their counts; None where there is one rank only.
     """
@@ -62,13 +62,13 @@ class Progress:
         self._stage: _Stage | None = None
         console = Console(stderr=True)
         self._terminal = console.is_terminal
-        whole, rest = Column(no_wrap=True, min_width=20), Column(no_wrap=True, ratio=1)
+        name, note = Column(no_wrap=True, min_width=20), Column(no_wrap=True, ratio=1)
         self._bars = Bars(
             SpinnerColumn(),
-            TextColumn("{task.description}", table_column=whole, markup=False),
+            TextColumn("{task.description}", table_column=name, markup=False),
             BarColumn(10, table_column=Column(min_width=10)),
             TimeElapsedColumn(table_column=Column(min_width=7)),
-            TextColumn("{task.fields[note]}", table_column=rest, markup=False),
+            TextColumn("{task.fields[note]}", table_column=note, markup=False),
             console=console,
             disable=not self._terminal,
             expand=True,
@@ -84,7 +84,7 @@ class Progress:
 
     @contextmanager
     def stage(self, name: str, evaluations: float | None = None) -> Iterator[None]:
-        """What happens inside is the stage `name`; of so many evaluations, where their number is known."""
+        """The stage `name` while the body runs; of so many evaluations, where their number is known."""
         self._stage = stage = _Stage(name, evaluations, {rank: count for rank, (_, count) in self._ranks().items()})
         self._bar = self._bars.add_task(name, total=1.0, note="")
         yield
@@ -110,36 +110,36 @@ class Progress:
         return watched
 
     def shard(self, name: Mapping[str, Any]) -> None:
-        """A shard of a search is there: number `shard` of `of` in round `round` of `rounds`."""
+        """Count a finished shard of a search: number `shard` of `of` in round `round` of `rounds`."""
         if self._stage is None:
             return
         self._announce()
         stage = self._stage
         stage.done[name["round"]] += 1
         done, of, rounds = stage.done[name["round"]], name["of"], name["rounds"]
-        stage.place = (f"round {name['round'] + 1} of {rounds}, " if rounds > 1 else "") + f"shard {done} of {of}"
+        stage.shard = (f"round {name['round'] + 1} of {rounds}, " if rounds > 1 else "") + f"shard {done} of {of}"
         self.advance((name["round"] + done / of) / rounds)
 
     def advance(self, fraction: float) -> None:
-        """So much of the stage is done."""
+        """Show that this fraction of the stage is done."""
         stage = self._stage
         if stage is None:
             return
         stage.fraction = fraction
         now = time.monotonic()
-        if now - stage.told > _LINE and fraction < 1:
-            stage.told = now
+        if now - stage.last_line > _LINE and fraction < 1:
+            stage.last_line = now
             self._line(f"{stage.name}: {self._note(stage)}")
         self._look()
 
     def _announce(self) -> None:
-        """A line for the stage's first event; none for one in which nothing happens, as in a search by formula."""
+        """Write a line at the stage's first event; a stage without any, such as a search by formula, has none."""
         if self._stage is not None and not self._stage.announced:
             self._stage.announced = True
             self._line(f"{self._stage.name}: begins")
 
     def _look(self) -> None:
-        """Leave this rank's count, and show all of them."""
+        """Leave this rank's count for rank 0, and show all counts."""
         self._looked = time.monotonic()
         if self.folder is not None and self.rank > 0:
             count = {"device": self.device, "evaluations": self.evaluations}
@@ -150,16 +150,16 @@ class Progress:
 
     def _ranks(self) -> dict[int, tuple[str, int]]:
         """Device and evaluations so far of every rank."""
-        found = {self.rank: (self.device, self.evaluations)}
+        counts = {self.rank: (self.device, self.evaluations)}
         if self.folder is not None and self.rank == 0:
             for file in self.folder.glob("*.json"):
                 with suppress(ValueError, OSError, TypeError, KeyError):  # a file that no rank wrote counts for nothing
                     count = read_json(file, self.folder)
-                    found[int(file.stem)] = (str(count["device"]), int(count["evaluations"]))
-        return dict(sorted(found.items()))
+                    counts[int(file.stem)] = (str(count["device"]), int(count["evaluations"]))
+        return dict(sorted(counts.items()))
 
     def _spent(self, stage: _Stage) -> str:
-        """Evaluations of the stage, and every rank's per second."""
+        """The evaluations of the stage, and those of every rank per second."""
         ranks = self._ranks()
         spent = {rank: count - stage.before.get(rank, 0) for rank, (_, count) in ranks.items()}
         seconds = max(time.monotonic() - stage.begun, 1e-3)
@@ -177,7 +177,7 @@ class Progress:
     def _note(self, stage: _Stage) -> str:
         fraction, seconds = self._fraction(stage), time.monotonic() - stage.begun
         left = f"{timedelta(seconds=round(seconds / fraction - seconds))} to go" if fraction > 0 else ""
-        return ", ".join(part for part in (left, stage.place, self._spent(stage)) if part)
+        return ", ".join(part for part in (left, stage.shard, self._spent(stage)) if part)
 
     def _line(self, text: str) -> None:
         log.info(text)

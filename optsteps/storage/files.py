@@ -12,9 +12,11 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -65,6 +67,8 @@ def zeros_on_disk(shape: Sequence[int], dtype: torch.dtype, folder: Path) -> Ten
     Raises:
         OSError: the folder cannot be written, or has no room for so much.
     """
+    import torch  # commands write files, and answer, before they load it
+
     folder.mkdir(parents=True, exist_ok=True)
     size = math.prod(shape) * dtype.itemsize
     free = shutil.disk_usage(folder).free  # asked first, rather than filling the disk to find out

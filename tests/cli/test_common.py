@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from optsteps.cli.common import _home_cache, readable_errors
-from optsteps.running.experiment import code_version
+from optsteps.running.version import code_version
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

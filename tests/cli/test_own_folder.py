@@ -159,7 +159,7 @@ def test_a_refused_run_leaves_the_report_as_it_was(
     def fails(*_: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("optsteps.running.runner._searched", fails)
+    monkeypatch.setattr("optsteps.running.share.Share.search", fails)
     with pytest.raises(RuntimeError, match="out of memory"):
         start(monkeypatch, tmp_path, *TINY, *TINY_PLANE)
     with pytest.raises(FileNotFoundError, match="no run"):
@@ -179,7 +179,7 @@ def test_runs_begun_in_the_same_second_have_a_folder_each(tmp_path: Path, monkey
     def leave_a_figure(config: DictConfig, folder: Path, *_: object) -> None:
         (folder / "metrics.json").write_text("{}")
 
-    monkeypatch.setattr("optsteps.cli.run.run_for_objective", leave_a_figure)
+    monkeypatch.setattr("optsteps.cli.job.run_for_objective", leave_a_figure)
     runs = [context.Process(target=one) for _ in range(3)]
     for run in runs:
         run.start()

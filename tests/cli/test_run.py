@@ -29,9 +29,9 @@ OF_PIPELINES = {"model=diffusers", "process=own", "metric=pixels", "metric=perce
 OF_PIPELINES |= {"experiment=geneval_flux"}
 CHOICES = sorted(
     f"{file.parent.name}={file.stem}"
-    for group in ("process", "model", "solver", "method", "metric", "runner", "logger", "experiment")
+    for group in ("process", "model", "solver", "method", "rivals", "metric", "runner", "logger", "experiment")
     for file in (CONFIG_DIR / group).glob("*.yaml")
-    if (file.stem not in ("gpu", "ddp") or torch.cuda.is_available()) and file.stem != "slurm"
+    if (file.stem not in ("gpu", "all_gpus", "ddp") or torch.cuda.is_available()) and file.stem != "slurm"
     if f"{file.parent.name}={file.stem}" not in OF_PIPELINES
 )
 # what a choice needs beside it: a metric for its data, a method for its solver, a logger that stays offline
@@ -120,7 +120,7 @@ def test_times_whose_orders_were_searched_stand_in_the_table_without_them(
 def test_every_choice_of_every_group_runs(choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     group = choice.split("=")[0]
     small = [o for o in TINY if not (group == "logger" and o.startswith("logger"))]
-    anywhere = group in ("process", "solver", "method", "runner", "logger") and choice != "method=ays_fid"
+    anywhere = group in ("process", "solver", "method", "rivals", "runner", "logger") and choice != "method=ays_fid"
     plane = TINY_PLANE if anywhere else []
     start(monkeypatch, tmp_path, choice, *dict.fromkeys([*small, *plane, *ALONGSIDE.get(choice, [])]))
     results = json.loads((tmp_path / "metrics.json").read_text())
@@ -382,7 +382,7 @@ def test_tasks_of_slurm_are_ranks(tmp_path: Path) -> None:
 def test_a_lost_rank_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """Rank 1 dies at once; the run ends with the same result and says so."""
     own = [f"store.folder={tmp_path / 'store'}", "runner.devices=2"]
-    monkeypatch.setattr("optsteps.running.ranks.sys.executable", "/bin/false")
+    monkeypatch.setattr("optsteps.running.launch.sys.executable", "/bin/false")
     start(monkeypatch, tmp_path, *(o for o in TINY if not o.startswith("store")), *TINY_PLANE, *own)
     assert "rank 1 ended early with exit status 1" in " ".join(capsys.readouterr().out.split())
     assert (tmp_path / "schedule_3.json").exists()

@@ -70,7 +70,7 @@ def _train(folder: Path, power_cut_at: int | None = None, *more: str) -> Run:
         mock.patch.object(sys, "argv", ["optsteps-train", *overrides]),
         mock.patch.dict(os.environ),
         mock.patch.object(DenoiserTraining, "training_step", counted),
-        mock.patch("optsteps.cli.train.LossHistory", lambda every: LossHistory(every // 20)),
+        mock.patch("optsteps.cli.train_job.LossHistory", lambda every: LossHistory(every // 20)),
     ):
         try:
             main()

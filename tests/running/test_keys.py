@@ -21,10 +21,11 @@ from omegaconf import DictConfig, open_dict
 from safetensors.torch import save_file
 
 from optsteps.cli.common import CONFIG_DIR
+from optsteps.running.compose import compose_experiment
 from optsteps.running.keys import Keys, keys_of
+from optsteps.running.launch import Rank
 from optsteps.running.progress import Progress
-from optsteps.running.ranks import Rank
-from optsteps.running.runner import _composed, compute
+from optsteps.running.share import compute, probe_model
 from optsteps.storage.store import ShardStore
 
 FORK = multiprocessing.get_context("fork")
@@ -309,8 +310,8 @@ def test_what_changes_a_result_is_computed_again(name: str, tmp_path: Path) -> N
 
 
 def keys(config: DictConfig) -> Keys:
-    experiment = _composed(config, torch.device("cpu"), "oss")
-    return keys_of(experiment, experiment.probe(), "cpu")
+    experiment = compose_experiment(config, torch.device("cpu"), "oss")
+    return keys_of(experiment, probe_model(experiment), "cpu")
 
 
 REPLACED = (

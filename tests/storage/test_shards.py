@@ -67,8 +67,8 @@ def test_what_is_not_registered_is_refused_when_written() -> None:
     ("tree", "said"),
     [
         # the form of this file's first version: a module, a name and arguments
-        ({"dataclass": ["optsteps.running.experiment", "instantiate", []]}, "no shard"),
-        (instance("optsteps.running.experiment.instantiate", config="x"), "which is not registered"),
+        ({"dataclass": ["optsteps.running.compose", "instantiate", []]}, "no shard"),
+        (instance("optsteps.running.compose.instantiate", config="x"), "which is not registered"),
         (instance("os.system", command="ls"), "which is not registered"),
         (instance(f"{__name__}.Unregistered", command="ls"), "which is not registered"),
         (instance(NAME, name="x"), "has the fields name, not paths, name, cost, walk, kind"),
@@ -113,7 +113,7 @@ def test_such_a_shard_is_computed_again(tmp_path: Path) -> None:
     store = ShardStore(tmp_path)
     (tmp_path / "ke" / "key.x.safetensors").mkdir(parents=True)
     path = tmp_path / "ke" / "content"
-    path.write_bytes(file_of(instance("optsteps.running.experiment.instantiate", config="x")))
+    path.write_bytes(file_of(instance("optsteps.running.compose.instantiate", config="x")))
     path.rename(path.with_name(f"key.{file_digest(path)}.safetensors"))
     with pytest.warns(DamagedShardWarning, match=r"safetensors: this is no shard .* is deleted and computed again"):
         assert store.compute(["key"], lambda _: 7) == [7]

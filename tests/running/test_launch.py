@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from optsteps.running.ranks import Rank, further_ranks, place
+from optsteps.running.launch import Rank, further_ranks, this_rank
 
 
 def runner(**own: object):
@@ -24,34 +24,34 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_machine() -> None:
-    assert place(runner()) == Rank(0, 1, 0, 0)
-    assert place(runner(devices=4)) == Rank(0, 4, 0, 3)
+    assert this_rank(runner()) == Rank(0, 1, 0, 0)
+    assert this_rank(runner(devices=4)) == Rank(0, 4, 0, 3)
 
 
 def test_several_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NODE_RANK", "2")
-    assert place(runner(devices=4, num_nodes=3)) == Rank(8, 12, 0, 3)
+    assert this_rank(runner(devices=4, num_nodes=3)) == Rank(8, 12, 0, 3)
     with pytest.raises(ValueError, match="NODE_RANK=2"):
-        place(runner(devices=4, num_nodes=2))
+        this_rank(runner(devices=4, num_nodes=2))
 
 
 def test_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
-    assert place(runner(devices="auto")) == Rank(0, 8, 0, 7)
+    assert this_rank(runner(devices="auto")) == Rank(0, 8, 0, 7)
 
 
 def test_tasks_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="srun"):
-        place(runner(launcher="slurm"))
+        this_rank(runner(launcher="slurm"))
     for name, value in (("NTASKS", "8"), ("JOB_NAME", "search"), ("PROCID", "5"), ("LOCALID", "1"), ("NODEID", "1")):
         monkeypatch.setenv(f"SLURM_{name}", value)
-    assert place(runner(launcher="slurm")) == Rank(5, 8, 1, 0)
+    assert this_rank(runner(launcher="slurm")) == Rank(5, 8, 1, 0)
 
 
 @pytest.mark.parametrize("devices", [0, -1])
 def test_no_device(devices: int) -> None:
     with pytest.raises(ValueError, match=f"runner.devices={devices}"):
-        place(runner(devices=devices))
+        this_rank(runner(devices=devices))
 
 
 def test_a_suspended_rank_ends_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +59,7 @@ def test_a_suspended_rank_ends_with_the_run(tmp_path: Path, monkeypatch: pytest.
     stopped = tmp_path / "python"
     stopped.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nkill -STOP $$\n")
     stopped.chmod(0o755)
-    monkeypatch.setattr("optsteps.running.ranks.sys.executable", str(stopped))
+    monkeypatch.setattr("optsteps.running.launch.sys.executable", str(stopped))
 
     def run() -> None:
         with further_ranks(OmegaConf.create({}), "oss", tmp_path, Rank(world_size=2, to_start=1)) as (rank,):

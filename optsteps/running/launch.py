@@ -1,4 +1,4 @@
-"""The processes of one run: who is which, and starting those that are to be started here.
+"""The processes of one run: the number of this one, and the start of further ones.
 
 Ranks have no collectives. They meet in the run's store: one that dies costs the shard it was at, which another
 computes, and none of them waits for it.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -39,8 +38,8 @@ class Rank:
     to_start: int = 0
 
 
-def place(runner: DictConfig) -> Rank:
-    """The place of the process that a user, or a cluster's scheduler, started.
+def this_rank(runner: DictConfig) -> Rank:
+    """The rank of this process, which a user or a cluster's scheduler started.
 
     Under SLURM (`srun`) every task is a rank. Elsewhere the command is started once on every node, told its number by
     NODE_RANK, and starts the other ranks of its node: `runner.devices` in all, or one for every GPU where that is
@@ -51,7 +50,9 @@ def place(runner: DictConfig) -> Rank:
     """
     if runner.launcher == "slurm":
         if not SLURMEnvironment.detect():
-            raise ValueError("runner=slurm is for commands that srun starts; elsewhere choose runner=ddp, gpu or cpu")
+            raise ValueError(
+                "runner=slurm is for commands that srun starts; elsewhere choose runner=all_gpus, gpu or cpu"
+            )
         # by hand: Lightning's environment refuses srun --ntasks
         return Rank(*(int(os.environ[f"SLURM_{name}"]) for name in ("PROCID", "NTASKS", "LOCALID")))
     devices = max(1, torch.cuda.device_count()) if runner.devices == "auto" else int(runner.devices)
@@ -65,55 +66,35 @@ def place(runner: DictConfig) -> Rank:
 
 
 @contextmanager
-def further_ranks(config: DictConfig, method: str, folder: Path, here: Rank) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """The ranks that `here` is to start while the body runs; their output goes to ranks/ in `folder`.
+def further_ranks(config: DictConfig, method: str, folder: Path, rank: Rank) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """The processes that `rank` is to start, while the body runs; their output goes to ranks/ in `folder`.
 
     All of them end with this process, however it ends.
     """
     composed = folder / "ranks" / "config.yaml"
-    if here.to_start > 0:
+    if rank.to_start > 0:
         write_atomically(composed, OmegaConf.to_yaml(config, resolve=True).encode())
     with ExitStack() as stack:
-        ranks = []
-        for local_rank in range(1, here.to_start + 1):
-            rank = here.rank + local_rank
-            log = stack.enter_context(open(folder / "ranks" / f"{rank}.log", "wb"))
-            numbers = [str(number) for number in (rank, here.world_size, local_rank)]
-            command = [sys.executable, "-m", "optsteps.running.ranks", str(composed), method, *numbers]
-            ranks.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log))
+        processes = []
+        for local_rank in range(1, rank.to_start + 1):
+            number = rank.rank + local_rank
+            log = stack.enter_context(open(folder / "ranks" / f"{number}.log", "wb"))
+            numbers = [str(k) for k in (number, rank.world_size, local_rank)]
+            command = [sys.executable, "-m", "optsteps.running.rank", str(composed), method, *numbers]
+            processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log))
         try:
-            yield ranks
+            yield processes
         finally:
-            for process in ranks:
+            for process in processes:
                 process.kill()  # a suspended one would never hear that it is to terminate
                 process.wait()
 
 
-def lost(ranks: list[subprocess.Popen[bytes]], folder: Path, here: Rank) -> list[str]:
-    """A sentence for every rank started here that has failed."""
-    failed = {here.rank + number: process.returncode for number, process in enumerate(ranks, start=1) if process.poll()}
+def failed_ranks(processes: list[subprocess.Popen[bytes]], folder: Path, rank: Rank) -> list[str]:
+    """A sentence for every process started by `rank` that has failed."""
     return [
-        f"rank {rank} ended early with exit status {status}; the others computed its shards "
-        f"({folder / 'ranks' / f'{rank}.log'})"
-        for rank, status in failed.items()
+        f"rank {number} ended early with exit status {process.returncode}; the others computed its shards "
+        f"({folder / 'ranks' / f'{number}.log'})"
+        for number, process in enumerate(processes, start=rank.rank + 1)
+        if process.poll()
     ]
-
-
-def _end_with_parent() -> None:
-    sys.stdin.read()  # returns when the parent is gone, however it went
-    os._exit(1)
-
-
-def main() -> None:
-    """One further rank: `python -m optsteps.running.ranks CONFIG METHOD RANK WORLD_SIZE LOCAL_RANK`."""
-    from optsteps.running.runner import compute
-
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    path, method, *numbers = sys.argv[1:]
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
-    compute(config, method, Rank(*map(int, numbers)))
-
-
-if __name__ == "__main__":
-    main()

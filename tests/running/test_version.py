@@ -1,4 +1,4 @@
-"""What a run says of itself."""
+"""The version of the code, as a run notes it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import optsteps
-from optsteps.running.experiment import code_version
+from optsteps.running.version import code_version
 
 
 def test_the_commit_tells_of_changed_and_of_new_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

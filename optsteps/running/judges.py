@@ -1,0 +1,78 @@
+"""The judges of a config, completed with what the model has, and checked before anything is sampled."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from optsteps.metrics.base import Judge
+from optsteps.models import Model
+from optsteps.running.objective import check_objective
+from optsteps.text.suggestion import suggestion
+
+# what of a model, or of its samples, a judge may ask for by the name of its argument
+_OF_THE_MODEL = {
+    "distribution": "whose density is known",
+    "decode": "whose samples are decoded into images",
+    "prompts": "that takes prompts",
+    "metadata": "whose prompts, in GenEval's form, say what images are held to",
+}
+
+
+def build_judges(judges: Sequence[Any], model: Model, samples: range) -> list[Judge]:
+    """The judges of `metric.judges`, for samples of these numbers.
+
+    Raises:
+        ValueError: a judge needs what the model does not have.
+    """
+    available = {
+        "distribution": model.distribution,
+        "decode": model.decode,
+        "prompts": model.prompts and model.prompts(samples),
+        "metadata": model.metadata and model.metadata(samples),
+    }
+
+    def complete(judge: Any) -> Any:
+        """A judge with what it needs of the model, and so the judge whose measurements it hands on."""
+        if not isinstance(judge, partial):
+            return judge
+        needed = [name for name in _OF_THE_MODEL if name in inspect.signature(judge.func).parameters]
+        for name in needed:
+            if available[name] is None:
+                raise ValueError(f"{judge.func.__name__} needs a model {_OF_THE_MODEL[name]}; {model.name} has none")
+        inner = {name: complete(value) for name, value in judge.keywords.items()}
+        return judge.func(*judge.args, **{**inner, **{name: available[name] for name in needed}})
+
+    return [complete(instantiate(judge)) for judge in judges]
+
+
+def check_figures(judges: Sequence[Judge], config: DictConfig, shape: tuple[int, ...], steps: Sequence[int]) -> None:
+    """Refuse what the judges cannot measure, and figures that they do not have.
+
+    Args:
+        config: whose `metric.verdicts` and `objective` name figures, and whose `test.samples` are judged.
+        shape: of one sample.
+        steps: the students' step counts.
+
+    Raises:
+        ValueError: a judge cannot take so many samples of this shape, or a figure is not measured.
+    """
+    figures: dict[str, bool | None] | None = {}
+    for judge in judges:
+        judge.check(config.test.samples, shape)
+        figures = None if figures is None or judge.figures is None else {**figures, **judge.figures}
+    check_objective(config.objective, figures, steps)
+    if figures is None:  # a judge of somebody's own, whose figures are known when it has measured them
+        return
+    comparable = [name for name, higher_is_better in figures.items() if higher_is_better is not None]
+    for name in config.metric.verdicts:
+        if name not in comparable:
+            raise ValueError(
+                f"metric.verdicts names {name!r}, but the figures of this metric that can be better or worse are "
+                f"{', '.join(comparable)}{suggestion(name, comparable)}"
+            )

@@ -1,0 +1,125 @@
+"""One run: search with every method, compare on unseen samples, report."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from optsteps.comparison import Comparison, Row, verdicts
+from optsteps.denoisers import call_nfe
+from optsteps.export import run_snippets
+from optsteps.loggers.results import log_results
+from optsteps.methods import SearchResult
+from optsteps.reporting.run.folder import USAGE, write_report
+from optsteps.reporting.run.summary import run_summary, terminal_text
+from optsteps.running.compose import compose_experiment
+from optsteps.running.device import device_name, launch_device
+from optsteps.running.facts import run_facts
+from optsteps.running.keys import keys_of
+from optsteps.running.launch import failed_ranks, further_ranks, this_rank
+from optsteps.running.oracle import judge_oracle
+from optsteps.running.plan import plan_table, planned
+from optsteps.running.share import Share, compute, probe_model
+from optsteps.storage.files import write_atomically
+from optsteps.storage.sources import remember_sources
+from optsteps.text.terminal import say
+
+log = logging.getLogger(__name__)
+
+
+def run(config: DictConfig, folder: Path, method_name: str, command: str) -> list[Row]:
+    """Run the experiment that `config` describes and leave its report in `folder`.
+
+    Returns:
+        The rows of its table; none for a rank other than 0, which only computes, nor where only a plan is asked for.
+
+    Raises:
+        ValueError, OSError: with one paragraph that says what is wrong.
+    """
+    start = time.perf_counter()
+    rank = this_rank(config.runner)
+    if rank.world_size > 1 and config.store.folder is None:
+        raise ValueError("several processes meet in the store: give a store.folder, or runner.devices=1")
+    if config.plan:
+        if rank.rank == 0:
+            stages = planned(compose_experiment(config, launch_device(config.runner), method_name))
+            say(terminal_text(lambda console: console.print(plan_table(stages))))
+        return []
+    if rank.rank > 0:  # of another node, or a task of SLURM's: rank 0 reports
+        with further_ranks(config, method_name, folder, rank):
+            compute(config, method_name, rank)
+        return []
+    device = launch_device(config.runner)
+    logger: Logger = instantiate(config.logger)
+    try:
+        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+        experiment = compose_experiment(config, device, method_name)
+        facts = run_facts(experiment, command)  # before anything is spent: it may fail
+        share = Share.of_rank(experiment, device, rank)
+        with further_ranks(config, method_name, folder, rank) as ranks, share.progress:
+            for name, reason in experiment.left_out.items():
+                log.warning("%s is left out of the comparison: %s", name, reason)
+            checks = share.check_model()
+            comparison = experiment.comparison(share.denoiser, share.workers)
+            rows = [_judge_teacher(share, comparison)]
+            results = share.search()
+            rows += _judge_schedules(share, comparison, results)
+            rows += judge_oracle(share, comparison)
+            failures = failed_ranks(ranks, folder, rank)
+        verdict_rows = [v for figure in config.metric.verdicts for v in verdicts(rows, method_name, figure)]
+        title = f"{experiment.model.name}: {method_name} with {experiment.solver.name}"
+        usage = [_write_usage(folder, results[method_name])] if experiment.model.in_diffusers else []
+        facts |= {**share.keys.described, **checks}
+        paths = write_report(folder, title, rows, verdict_rows, facts, method_name, results, experiment.model.decode)
+    except SystemExit as error:  # of a model, a data set or a judge: with status 0 it would pass for a result
+        logger.finalize("failed")
+        raise ValueError(f"something in this run called sys.exit({error.code!r}) before there was a result") from error
+    except BaseException:
+        logger.finalize("failed")
+        raise
+    log_results(logger, rows, verdict_rows, [*usage, *paths], time.perf_counter() - start)
+    written = [("report and schedules", folder), *(("how to sample with them", path) for path in usage)]
+    say(run_summary(rows, verdict_rows, failures, written))
+    return rows
+
+
+def results_key(config: DictConfig, method_name: str) -> str:
+    """The digest of what determines the results of a run of `config`, as its metrics.json has it."""
+    device = launch_device(config.runner)
+    experiment = compose_experiment(config, device, method_name)
+    return keys_of(experiment, probe_model(experiment), device_name(device)).results
+
+
+def _judge_teacher(share: Share, comparison: Comparison) -> Row:
+    """The teacher on unseen samples, before the searches: judges that cannot judge it say so before these are paid."""
+    walk = share.experiment.walker.nfe(share.experiment.comparison_teacher) * call_nfe(comparison.denoiser)
+    with share.progress.stage("teacher", len(comparison.noise) * walk):
+        return comparison.judge_teacher()
+
+
+def _judge_schedules(share: Share, comparison: Comparison, results: Mapping[str, SearchResult]) -> list[Row]:
+    """Every schedule on unseen samples."""
+    rows, steps = list[Row](), share.experiment.steps
+    with share.progress.stage("compare"):
+        for n in steps:
+            compared = share.experiment.compared(results, n)
+            for name, (schedule, result) in compared.items():
+                rows.append(comparison.judge(name, schedule, result.nfe, result.seconds, result.own_start))
+                share.progress.advance(len(rows) / (len(steps) * len(compared)))
+    return rows
+
+
+def _write_usage(folder: Path, result: SearchResult) -> Path:
+    """Python to paste, for the pipeline that the schedules were searched for."""
+    write_atomically(folder / USAGE, run_snippets(result.schedules, folder=folder).encode())
+    return folder / USAGE
+
+
+# a sweep's server forks jobs off long after it has loaded all this
+remember_sources()

@@ -1,0 +1,152 @@
+"""The share that one rank has in the work of a run: its checks, its searches, and samples of the comparison."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from optsteps.denoisers import Denoiser, call_nfe
+from optsteps.fingerprint import probe_inputs, probed
+from optsteps.methods import GivenSchedules, SearchResult
+from optsteps.running.compose import compose_experiment
+from optsteps.running.device import device_name, launch_device
+from optsteps.running.experiment import Experiment
+from optsteps.running.interpretation import check_interpretation
+from optsteps.running.keys import Facts, Keys, keys_of
+from optsteps.running.launch import Rank
+from optsteps.running.probe import Probe, probe
+from optsteps.running.progress import Progress
+from optsteps.storage.store import ShardStore, digest
+from optsteps.storage.workers import ALONE, StoredWorkers, Workers
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one rank works with.
+
+    Attributes:
+        experiment: of the run.
+        probe: of the experiment's model.
+        keys: what determines its results.
+        workers: all ranks that share the run's store, or this process alone.
+        progress: counts the evaluations of `denoiser`.
+        denoiser: the model's.
+    """
+
+    experiment: Experiment
+    probe: Probe
+    keys: Keys
+    workers: Workers
+    progress: Progress
+    denoiser: Denoiser
+
+    @classmethod
+    def of_rank(cls, experiment: Experiment, device: torch.device, rank: Rank) -> Share:
+        """The share of a rank, once the model has answered the probe.
+
+        Args:
+            device: that computes, also where samples and states lie elsewhere.
+
+        Raises:
+            ValueError: the model does not answer as a denoiser does, or the store has no name.
+        """
+        answers, name = probe_model(experiment), device_name(device)
+        keys = keys_of(experiment, answers, name)
+        workers = _workers(experiment.config, keys, rank)
+        progress = _progress(experiment.config, name, rank)
+        return cls(experiment, answers, keys, workers, progress, progress.watch(experiment.model.denoiser))
+
+    def check_model(self) -> dict[str, str]:
+        """Refuse a model that removes no noise; what the checks of the model say, by name, for the report."""
+        config = self.experiment.config
+        if not config.check_model:
+            return {"checks of the model": "left out (check_model=false)"}
+        with self.progress.stage("check the model"):
+            problem = self.experiment.problem(self.experiment.model.denoiser, self.workers)
+            interpretation = check_interpretation(problem, config.max_batch)
+        facts = {
+            "checks of the model": f"{self.probe.evaluations} evaluations to see that it answers the same twice and "
+            f"for every sample by itself, {interpretation.evaluations} to see that it removes noise"
+        }
+        if interpretation.remark is not None:
+            warnings.warn(interpretation.remark, stacklevel=2)
+            facts["remark"] = interpretation.remark
+        return facts
+
+    def search(self) -> dict[str, SearchResult]:
+        """The result of every method, by its name."""
+        experiment, results = self.experiment, {}
+        problem = experiment.problem(self.denoiser, self.workers)
+        for name, method in experiment.methods.items():
+            with self.progress.stage(f"search {name}"):
+                result = method.search(problem, experiment.steps, self.search_workers(name, self.keys.problem))
+                if experiment.snap and not isinstance(method, GivenSchedules):  # a given schedule is run as it is
+                    snapped = {n: schedule.snapped() for n, schedule in result.schedules.items()}
+                    result = replace(result, schedules=snapped)
+                results[name] = result
+        return results
+
+    def search_workers(self, method: str, problem: Facts) -> Workers:
+        """The workers for a search of the method of that name, on a problem that these facts determine."""
+        workers, facts = self.workers.telling(self.progress.shard), self.keys.methods[method]
+        return workers.on("search", steps=self.experiment.steps, problem=problem, method=facts)
+
+
+def compute(config: DictConfig, method_name: str, rank: Rank) -> None:
+    """A rank's share of the shards of a run; no figure, no report."""
+    device = launch_device(config.runner, rank.local_rank)
+    experiment = compose_experiment(config, device, method_name)
+    share = Share.of_rank(experiment, device, rank)
+    with share.progress as progress:
+        share.check_model()
+        comparison = experiment.comparison(share.denoiser, share.workers)
+        with progress.stage("teacher"):
+            comparison.teacher_samples()
+        results = share.search()
+        with progress.stage("compare"):
+            for n in experiment.steps:
+                for schedule, result in experiment.compared(results, n).values():
+                    begun_there = comparison.from_start_of(schedule) if result.own_start else comparison
+                    begun_there.teacher_samples()
+                    begun_there.samples(schedule)
+                    begun_there.path_error(schedule)
+
+
+def probe_model(experiment: Experiment) -> Probe:
+    """The model's answers to a few fixed inputs, which are checked unless `check_model` is false."""
+    model = experiment.model
+    x, t, cond = probe_inputs(
+        model.process, model.shape, model.time_range, lambda numbers: model.cond(numbers, experiment.device)
+    )
+    x, size = x.to(experiment.device), min(len(x), experiment.config.max_batch)
+    if experiment.config.check_model:
+        return probe(model.denoiser, x, t, cond, size)
+    return Probe(probed(model.denoiser, x, t, cond, size), call_nfe(model.denoiser) * len(x))
+
+
+def _workers(config: DictConfig, keys: Keys, rank: Rank) -> Workers:
+    """Those of `config.store`, for what the model determines, or this process alone."""
+    if config.store.folder is None:
+        return ALONE
+    if not str(config.store.folder).strip():
+        raise ValueError(
+            f"store.folder={config.store.folder!r} names no folder: give one, or store.folder=null to keep nothing"
+        )
+    limit = None if config.store.limit_gb is None else int(config.store.limit_gb * 1e9)
+    return StoredWorkers(ShardStore(Path(config.store.folder), limit), keys.model, rank.rank, rank.world_size)
+
+
+def _progress(config: DictConfig, device: str, rank: Rank) -> Progress:
+    """Ranks of one run leave their counts beside its store."""
+    if rank.world_size == 1:
+        return Progress(device, rank.rank)
+    run = digest(OmegaConf.to_container(config, resolve=True))
+    folder = Path(config.store.folder) / "progress" / run
+    if rank.rank == 0:
+        for old in folder.glob("*.json"):
+            old.unlink()
+    return Progress(device, rank.rank, folder)

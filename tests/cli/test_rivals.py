@@ -1,0 +1,79 @@
+"""The config group of rivals: the usual ones, none, or a list of methods."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import MissingConfigException
+from omegaconf import DictConfig
+from test_run import TINY, TINY_PLANE, start
+
+from optsteps.cli.common import CONFIG_DIR
+
+DEFAULT = ["oss", "oss_mean", "edm", "time_uniform", "logsnr"]
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return compose("config", ["logger=none", *overrides])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rivals", "optional"),
+    [
+        ([], DEFAULT, DEFAULT),
+        (["rivals=default"], DEFAULT, DEFAULT),
+        (["rivals=none"], [], []),
+        (["rivals=[]"], [], []),
+        (["rivals=edm"], ["edm"], []),
+        (["rivals=[edm,ays]"], ["edm", "ays"], []),
+        (["rivals=[default,cosine]"], [*DEFAULT, "cosine"], DEFAULT),
+        (["+method@rivals.mine=cosine"], [*DEFAULT, "mine"], DEFAULT),
+        (["rivals=none", "+method@rivals.mine=cosine"], ["mine"], []),
+        (["rivals=[edm]", "+method@rivals.mine=cosine"], ["edm", "mine"], []),
+        (["~method@rivals.oss", "~method@rivals.edm"], ["oss_mean", "time_uniform", "logsnr"], DEFAULT),
+        (["rivals=[edm,ays]", "~method@rivals.ays"], ["edm"], []),
+        (["experiment=teacher_edm"], ["naive"], []),
+        (["experiment=teacher_edm", "rivals=[logsnr]"], ["logsnr", "naive"], []),
+    ],
+)
+def test_choices(overrides: list[str], rivals: list[str], optional: list[str]) -> None:
+    config = composed(*overrides)
+    assert sorted(config.get("rivals", {})) == sorted(rivals)
+    assert config.optional_rivals == optional
+
+
+def test_a_rival_of_the_list_is_the_method_of_that_name() -> None:
+    assert composed("rivals=[ays]").rivals == composed("rivals=none", "+method@rivals.ays=ays").rivals
+    assert composed("rivals=[edm]", "method@rivals.edm=logsnr").rivals.edm.family == "logsnr"
+    assert composed("rivals=[edm]", "rivals.edm.rho=5").rivals.edm.rho == 5
+
+
+def test_no_such_method() -> None:
+    with pytest.raises(MissingConfigException, match="Could not find 'method/edn'"):
+        composed("rivals=[edm,edn]")
+
+
+def test_a_method_in_a_folder_of_the_user_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A rival that is named takes part, or the command refuses."""
+    (tmp_path / "conf" / "method").mkdir(parents=True)
+    (tmp_path / "conf" / "method" / "mine.yaml").write_text("defaults: [edm]\nrho: 3.0\n")
+    added = ["rivals=[mine,logsnr]", f"--config-dir={tmp_path / 'conf'}"]
+    start(monkeypatch, tmp_path / "run", *TINY, *TINY_PLANE, *added)
+    rows = json.loads((tmp_path / "run" / "metrics.json").read_text())["rows"]
+    assert {row["method"] for row in rows if not row["oracle"]} == {"teacher", "oss", "mine", "logsnr"}
+    with pytest.raises(SystemExit):
+        start(monkeypatch, tmp_path / "no", *TINY, *TINY_PLANE, "method=edm", "solver=er_sde_2", "rivals=[oss]")
+    assert "error: oss: OSS compares" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        start(monkeypatch, tmp_path / "no", *TINY, *TINY_PLANE, "rivals=[edn]")
+    assert "there is no method=edn" in capsys.readouterr().err
+
+
+def test_runner_ddp_is_all_gpus_now() -> None:
+    assert composed("runner=ddp").runner == composed("runner=all_gpus").runner

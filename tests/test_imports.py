@@ -1,0 +1,88 @@
+"""Imports are quick: each layer, in a fresh interpreter, loads nothing that it does not need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import optsteps
+
+# a layer whose functions a notebook calls with plain torch
+LAYERS = [
+    "processes",
+    "noise",
+    "conditions",
+    "denoisers",
+    "sampling",
+    "trajectories",
+    "schedules",
+    "solvers",
+    "methods",
+    "comparison",
+    "storage",
+    "fingerprint",
+    "text",
+    "export",
+    "models",
+]
+HEAVY = {"hydra", "omegaconf", "lightning", "wandb", "torchmetrics", "torch_fidelity", "transformers", "diffusers"}
+HEAVY |= {"matplotlib", "rich", "pydantic", "sklearn", "plotly"}
+UPPER = {"optsteps.running", "optsteps.cli", "optsteps.reporting", "optsteps.loggers"}
+
+
+def loaded(code: str, *arguments: str) -> set[str]:
+    """The modules that a fresh interpreter has loaded at the end of `code`."""
+    report = "import sys, atexit\natexit.register(lambda: print(*sys.modules, sep='\\n', file=sys.stderr))\n"
+    command = [sys.executable, "-c", report + code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return set(done.stderr.splitlines())
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_loads_what_it_needs(layer: str) -> None:
+    modules = loaded(f"import optsteps.{layer}")
+    assert f"optsteps.{layer}" in modules
+    assert not modules & (HEAVY | UPPER)
+
+
+def test_every_name_of_the_package_loads_what_it_needs() -> None:
+    modules = loaded("from optsteps import *")
+    assert {"torch", "optsteps.sampling", "optsteps.export"} <= modules
+    assert not modules & (HEAVY | UPPER)
+
+
+def test_the_package_alone_loads_nothing() -> None:
+    modules = loaded("import optsteps; optsteps.__version__")
+    assert "optsteps" in modules
+    assert not modules & {*HEAVY, *UPPER, "torch", "numpy"}
+
+
+def test_a_module_of_the_package_is_an_attribute_of_it() -> None:
+    modules = loaded("import optsteps; assert optsteps.solvers.build_solver('euler').name == 'euler'; print()")
+    assert "optsteps.solvers" in modules
+    with pytest.raises(AttributeError, match="module 'optsteps' has no attribute 'solver'"):
+        _ = optsteps.solver
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("run", "--help"),
+        ("run", "nosuch=1"),
+        ("run", "solver=eulre"),
+        ("run", "store.limt=3"),
+        ("run", "steps=null"),
+        ("run", "-m solver=eulre"),
+        ("train", "--help"),
+        ("train", "seed=-1"),
+    ],
+)
+def test_a_command_answers_before_anything_heavy_is_loaded(command: str, arguments: str, tmp_path: Path) -> None:
+    code = f"import os\nos.chdir({str(tmp_path)!r})\nfrom optsteps.cli.{command} import main\nmain()"
+    modules = loaded(code, *arguments.split())
+    assert f"optsteps.cli.{command}" in modules
+    light = {"hydra", "omegaconf", "pydantic"}
+    assert not modules & {*HEAVY - light, "torch", "numpy", "optsteps.running.run"}
