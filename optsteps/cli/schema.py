@@ -1,4 +1,4 @@
-"""What the configs of `optsteps` and `optsteps-train` hold: every field with its type, its range and a sentence.
+"""The schema of the configs of `optsteps` and `optsteps-train`: every field with its type, its range and a sentence.
 
 A composed config is held to this before anything is built of it. The parts that name a `_target_`, such as a model, a
 method or a solver, have the fields of the function or class that they name: see `optsteps.cli.targets`.

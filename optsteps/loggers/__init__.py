@@ -1,1 +1,1 @@
-"""Where the figures of a run are logged besides its own folder."""
+"""Loggers: they receive the figures of a run besides its own folder."""

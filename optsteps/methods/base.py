@@ -1,4 +1,4 @@
-"""What a schedule search is asked, what it answers, and how it is divided over samples."""
+"""The protocol of schedule searches: the problem, the result, and the division over samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How each figure is written: its label, unit, scale and digits."""
+"""Labels, units, scales and digits with which figures are written."""
 
 from __future__ import annotations
 

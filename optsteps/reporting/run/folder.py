@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: numbers, page, pictures and schedules."""
+"""Files that a run leaves in its folder: numbers, page, pictures and schedules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run says on the terminal."""
+"""The summary of a run for the terminal."""
 
 from __future__ import annotations
 
