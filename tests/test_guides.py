@@ -28,11 +28,15 @@ MODULES = {"optsteps": "run", "optsteps-train": "train", "optsteps-report": "rep
 # of machines that tests do not have: these commands are composed alone
 ELSEWHERE = {"runner=gpu", "runner=all_gpus", "runner=slurm", "hydra/launcher=submitit_slurm"}
 NOT_HERE = re.compile(r"model\.(variant|offload)=|runner\.precision=float16")
+# of a sweep's values, two are enough
+SWEPT = re.compile(r"^([\w/@.]+=\w+,\w+),[\w,]+$")
 TINY = ["teacher.steps=4", "search.samples=2", "test.samples=32", "test.oracle=0", "store.folder=null"]
 AYS = ["method.max_sweeps=1", "method.levels=16"]
 # what makes it tiny, or possible, with one of a command's words
 ALONGSIDE = {
     "model=diffusers": ["test.samples=4", "runner=cpu"],
+    # processes of a run meet in its store
+    "runner.devices=4": ["store.folder=store"],
     "model=scenes": ["test.samples=12", "model.guidance=1"],
     "method=ays": AYS,
     "method=ays_fid": [*AYS, "search.samples=12"],
@@ -127,7 +131,11 @@ def run(command: Command, folder: Path) -> None:
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [program, *arguments])
-        module.main()
+        try:
+            module.main()
+        except SystemExit as end:  # as after --help
+            if end.code:
+                raise
 
 
 def tiny(arguments: list[str], folder: Path) -> list[str]:
@@ -144,7 +152,7 @@ def tiny(arguments: list[str], folder: Path) -> list[str]:
         added += bring_detector(folder)
     if any(word.startswith("runner") for word in arguments if not NOT_HERE.match(word)):
         added = [word for word in added if not word.startswith("runner")]
-    return [word for word in arguments if not NOT_HERE.match(word)] + added
+    return [SWEPT.sub(r"\1", word) for word in arguments if not NOT_HERE.match(word)] + added
 
 
 def runnable(pages: list[Path]) -> list[Command]:
