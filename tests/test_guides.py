@@ -24,6 +24,10 @@ GUIDES = [
     ),
 ]
 PAGES = [*GUIDES, *sorted((ROOT / "experiments").glob("**/README.md"))]
+LINKED = [
+    ROOT / "README.md",
+    *(p for f in ("conf", "optsteps", "experiments") for p in (ROOT / f).glob("**/README.md")),
+]
 MODULES = {"optsteps": "run", "optsteps-train": "train", "optsteps-report": "report", "optsteps-export": "export"}
 # of machines that tests do not have: these commands are composed alone
 ELSEWHERE = {"runner=gpu", "runner=all_gpus", "runner=slurm", "hydra/launcher=submitit_slurm"}
@@ -179,7 +183,7 @@ def test_the_python_of_a_page_runs_in_its_order(page: Path, at_desk: Path) -> No
             exec(compile(code, str(page), "exec"), namespace)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if "://" in target:
