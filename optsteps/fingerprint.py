@@ -1,4 +1,4 @@
-"""Digests of what a thing does: the outputs of a denoiser on fixed inputs, and the tensors that it holds.
+"""What a thing does, as a digest: the outputs of a denoiser on fixed inputs, and the tensors that it holds.
 
 No list of files says what determines a model: its code may read weights, other modules and the environment as it likes.
 What it answers and what it holds in memory are there to be looked at.

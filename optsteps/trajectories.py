@@ -1,4 +1,4 @@
-"""Trajectories of samples under a denoiser, their ends, and predictions of x_0; each is computed once.
+"""What a denoiser makes of samples: trajectories, their ends, predictions of x_0; each computed once.
 
 Samples go through it in batches of at most a fixed size. Where a store is given, what comes of a batch is kept by the
 content that determines it, so methods, step counts, jobs of a sweep and runs that were cut off share it.

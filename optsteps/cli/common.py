@@ -1,4 +1,4 @@
-"""Parts that the commands share: the folder of the configs, and errors as the terminal shows them."""
+"""What the commands share: where the configs lie, and how errors reach the terminal."""
 
 from __future__ import annotations
 

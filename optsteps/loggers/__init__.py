@@ -1,1 +1,1 @@
-"""Loggers: they receive the figures of a run besides its own folder."""
+"""Where the figures of a run are logged besides its own folder."""

@@ -1,4 +1,4 @@
-"""Results of a finished run for its logger: figures for all, pictures for TensorBoard and W&B, tables for W&B."""
+"""What a finished run hands to its logger: figures to all of them, pictures to TensorBoard and W&B, tables to W&B."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The protocol of schedule searches: the problem, the result, and the division over samples."""
+"""What a schedule search is asked, what it answers, and how it is divided over samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics of a schedule: closeness to the teacher, fidelity to the data, likelihood, and honest intervals.
+"""What a schedule is judged by: closeness to the teacher, fidelity to the data, likelihood, and honest intervals.
 
 Here stands what needs torch alone. `accuracy`, `extractors`, `features`, `fidelity` and `judges` are imported by name:
 they bring torchmetrics and torch-fidelity along.

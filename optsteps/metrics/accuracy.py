@@ -1,4 +1,4 @@
-"""Class accuracy: a classifier says of every sample whether it shows the class that was asked for."""
+"""Is it the class that was asked for? A classifier's answer, sample by sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Features of images that FID and its kin compare, by torch-fidelity's feature extractors.
+"""From images to the features that FID and its kin compare, by torch-fidelity's feature extractors.
 
 torch-fidelity's extractors take bytes. `to_uint8` is the only place where images become bytes, and reference and
 samples pass through it alike: it is part of the metric, as the file format is of an FID computed from PNG files.

@@ -1,4 +1,4 @@
-"""Distances of a student's samples from the teacher's, sample by sample."""
+"""How far a student's samples lie from the teacher's, sample by sample."""
 
 from __future__ import annotations
 

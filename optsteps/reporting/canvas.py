@@ -1,4 +1,4 @@
-"""Parts that the figures share: panels, one look per method, a log axis for noise levels, PNG bytes."""
+"""What the figures share: panels, one look per method, a log axis for noise levels, PNG bytes."""
 
 from __future__ import annotations
 

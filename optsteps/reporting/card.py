@@ -1,4 +1,4 @@
-"""Model cards: the data of a trained network, its training, and its losses."""
+"""Model cards: what a trained network was made from, how, and how well it did."""
 
 from __future__ import annotations
 

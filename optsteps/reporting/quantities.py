@@ -1,4 +1,4 @@
-"""Labels, units, scales and digits with which figures are written."""
+"""How each figure is written: its label, unit, scale and digits."""
 
 from __future__ import annotations
 

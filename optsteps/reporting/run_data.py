@@ -1,4 +1,4 @@
-"""Files of a run's folder, read as data: whoever wrote them, nothing of them is run, resolved or followed elsewhere."""
+"""What lies in a run's folder, checked: whoever wrote it, nothing of it is run, resolved or followed elsewhere."""
 
 from __future__ import annotations
 

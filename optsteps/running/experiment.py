@@ -1,4 +1,4 @@
-"""The experiment that a config describes: a model and its samples, a solver, a teacher, methods and judges."""
+"""What a config describes, ready to be run: a model and its samples, a solver, a teacher, methods and judges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A check of how a network is read: a wrong clock or prediction type is noticed before anything is searched.
+"""Is a network taken for what it is? A wrong clock or a wrong prediction type, noticed before anything is searched.
 
 What tells is how well noise is removed. An exact denoiser is, at every noise level, at least as good as the best
 linear one, which multiplies deviations from the mean by one number; a network that is called at the wrong times, or

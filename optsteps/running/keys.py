@@ -1,4 +1,4 @@
-"""Keys of results: the facts that determine a finished shard in the store, and those of a run's results as a whole.
+"""What determines a result: the facts that a finished shard lies under in the store, and a run's results as a whole.
 
 Facts are of what is in memory: what a denoiser answers and holds, tensors rather than the files they came from, source
 as it was loaded.

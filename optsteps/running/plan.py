@@ -1,4 +1,4 @@
-"""The plan of a run: the network evaluations of every stage, counted before any of them is made."""
+"""What a run will spend: the network evaluations of every stage, before any of them is made."""
 
 from __future__ import annotations
 

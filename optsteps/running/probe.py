@@ -1,4 +1,4 @@
-"""A probe of a model before anything is spent on it: it must answer the same twice, and for every sample by itself."""
+"""What a model must be before anything is spent on it: it answers the same twice, and for every sample by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress of a long run: on a terminal a bar for each stage, elsewhere a line for each event."""
+"""What a long run tells of itself: on a terminal a bar for each stage, elsewhere a line for each event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processes of one run: the number of each, and the start of those that this machine runs.
+"""The processes of one run: who is which, and starting those that are to be started here.
 
 Ranks have no collectives. They meet in the run's store: one that dies costs the shard it was at, which another
 computes, and none of them waits for it.

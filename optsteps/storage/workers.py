@@ -1,4 +1,4 @@
-"""Workers that compute the shards of a long computation: this process alone, or all that share a store."""
+"""Who computes the shards of a long computation: this process alone, or all that share a store."""
 
 from __future__ import annotations
 

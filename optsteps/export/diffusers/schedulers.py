@@ -1,4 +1,4 @@
-"""Facts of diffusers' schedulers: the arguments that tell each a schedule, and the tables that it then runs.
+"""What is known of diffusers' schedulers: how each is told a schedule, and the tables it then runs.
 
 A scheduler walks two tables: the numbers its pipeline calls the network with, and the levels its `step` goes between.
 Here a `Schedule` is put in the scheduler's own units, a scheduler's tables are read back, and the two are compared:

@@ -1,4 +1,4 @@
-"""Entries of a sample that a search compares: all of them, or those of some channels and frames."""
+"""What of a sample a search compares: all of it, or some channels and frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The colour of an object, by CLIP (Radford et al., arXiv:2103.00020), as GenEval asks for it."""
+"""Which colour an object has, by CLIP (Radford et al., arXiv:2103.00020), as GenEval asks it."""
 
 from __future__ import annotations
 

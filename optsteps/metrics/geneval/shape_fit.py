@@ -1,4 +1,4 @@
-"""The shape of a region, its place and its size: the best fit of a bank of drawn shapes."""
+"""Which shape, where and how large: the best of a bank of drawn shapes."""
 
 from __future__ import annotations
 

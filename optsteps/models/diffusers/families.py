@@ -1,4 +1,4 @@
-"""Families of pipelines: the shape of their latents, and the arguments with which they call their network.
+"""How each kind of pipeline calls its network: the shape of its latents and what it passes beside them.
 
 A family holds a loaded pipeline and changes nothing of it. States are what the pipeline's own loop calls latents, so
 FLUX's are packed, [tokens, 4 C].

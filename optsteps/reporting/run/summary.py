@@ -1,4 +1,4 @@
-"""The summary of a run for the terminal."""
+"""What a run says on the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layout of a report on many runs: the fields of its lines and columns, its repetitions and its baseline."""
+"""How a report over many runs is laid out: which fields make its lines and columns, what is repeated, what compared."""
 
 from __future__ import annotations
 

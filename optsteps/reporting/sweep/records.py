@@ -1,4 +1,4 @@
-"""Records of many runs, read from their folders: one for every row of every run."""
+"""What the folders of many runs say: one record for every row of every run."""
 
 from __future__ import annotations
 
