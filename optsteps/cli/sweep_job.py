@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from optsteps.cli.common import root_error
 from optsteps.cli.sweep import JOB, Record, job_digest, records
-from optsteps.reporting.run_data import METRICS
+from optsteps.reporting.run.reading import METRICS
 from optsteps.running.keys import RESULTS_KEY
 from optsteps.storage.claims import Claim
 from optsteps.storage.files import write_atomically
