@@ -26,6 +26,11 @@ def test_old_modules(old: str, new: str) -> None:
     ("old", "new"),
     [
         ("no_logger.NoLogger", "loggers.none.NoLogger"),
+        ("runner.run", "running.run.run"),
+        ("runner.compute", "running.share.compute"),
+        ("experiment.Experiment", "running.experiment.Experiment"),
+        ("experiment.launched", "running.device.launch_device"),
+        ("experiment.code_version", "running.version.code_version"),
         ("training.DenoiserTraining", "models.training.DenoiserTraining"),
         ("methods.Given", "methods.GivenSchedules"),
         ("methods.Restated", "methods.ChangedProblem"),
