@@ -25,7 +25,8 @@ def parser() -> argparse.ArgumentParser:
         prog="optsteps-report",
         description="Tables (Markdown, LaTeX, CSV) and one HTML page on all runs below some folders.",
         epilog="A FIELD is a key of the runs' configs, such as solver.name, teacher.steps or test.samples, or one of "
-        "method, steps, nfe and budget (the evaluations that a run was given with nfe=[...]). The exit status is 0, "
+        "method, steps, nfe and budget (the evaluations that a run was given with nfe=[...]). Runs of one method that "
+        "differ in its settings have a line for each, as in `edm (rho=3)`. The exit status is 0, "
         f"1 where there is no report, and {INCOMPLETE} where runs or pictures that cannot be read were left out of it.",
     )
     options.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folders, or what they lie in")

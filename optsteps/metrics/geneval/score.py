@@ -150,7 +150,7 @@ class GenEvalScore:
         return (sums[..., :-1] / sums[..., -1:]).mean(1)
 
     def _per_prompt(self, *others: GenEvalScore) -> Tensor:
-        """Counts [P, 2 + others] for each prompt: right images, here and in the others, and all of its images."""
+        """Right images of each prompt, in this score and the others, and all its images, counted [P, 2 + others]."""
         numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(self.metadata))}
         prompt_of_image = torch.tensor([numbers[prompt] for prompt in self.metadata])
         columns = [self.correct, *(other.correct for other in others), torch.ones_like(self.correct)]
