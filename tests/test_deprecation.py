@@ -46,6 +46,10 @@ def test_old_modules(old: str, new: str) -> None:
         ("trajectories.Keeping", "trajectories.Cache"),
         ("denoisers.ElsewhereDenoiser", "denoisers.DeviceDenoiser"),
         ("export.diffusers.schedulers.Kind", "export.diffusers.schedulers.SchedulerKind"),
+        ("solvers.dpmpp.Kind", "solvers.dpmpp.SolverType"),
+        ("training.ClassifierTraining", "models.training.ClassifierTraining"),
+        ("training.FlowTraining", "models.training.FlowTraining"),
+        ("datasets.geneval.some_of_each_task", "datasets.geneval_prompts.some_of_each_task"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -21,6 +21,7 @@ LAYERS = [
     "schedules",
     "solvers",
     "methods",
+    "metrics.base",
     "comparison",
     "storage",
     "fingerprint",

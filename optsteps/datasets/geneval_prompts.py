@@ -1,4 +1,4 @@
-"""Prompts with what GenEval (Ghosh et al., arXiv:2310.11513) asks of their images."""
+"""Prompts in GenEval's form (Ghosh et al., arXiv:2310.11513), with the objects that their images must have."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Objects:
     Attributes:
         name: of the class.
         count: at least so many; where they are excluded, fewer.
-        color: that so many of them must have; None where any will do, and for what is excluded.
-        position: one of RELATIONS, and the place in `include` of what it refers to; None where anywhere will do.
+        color: that so many of them must have; None for any color, and for excluded objects.
+        position: one of RELATIONS, and the index in `include` of the object that it refers to; None for anywhere.
     """
 
     name: str
@@ -33,12 +33,12 @@ class Objects:
 
 @dataclass(frozen=True)
 class Metadata:
-    """A prompt and what its images are held to.
+    """A prompt and the objects that its images are judged by.
 
     Attributes:
         tag: the task, one of TASKS.
         prompt: as the model gets it.
-        include, exclude: what an image must have and must not have.
+        include, exclude: objects that an image must have and must not have.
     """
 
     tag: str
@@ -47,7 +47,7 @@ class Metadata:
     exclude: tuple[Objects, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """In the form of GenEval's own file."""
+        """The entry of GenEval's own file."""
         data: dict[str, Any] = {"tag": self.tag, "include": [_as_json(objects) for objects in self.include]}
         if self.exclude:
             data["exclude"] = [_as_json(objects) for objects in self.exclude]
@@ -70,11 +70,11 @@ def some_of_each_task(path: str | Path, each: int) -> list[Metadata]:
     Raises:
         FileNotFoundError, ValueError: as `read_metadata`; a task has fewer.
     """
-    found = read_metadata(path)
-    by_task = [[one for one in found if one.tag == task][:each] for task in TASKS]
-    for task, some in zip(TASKS, by_task, strict=True):
-        if len(some) < each or each < 1:
-            raise ValueError(f"{path} has {len(some)} prompts of {task}, {each} were asked for")
+    everything = read_metadata(path)
+    by_task = [[metadata for metadata in everything if metadata.tag == task][:each] for task in TASKS]
+    for task, chosen in zip(TASKS, by_task, strict=True):
+        if len(chosen) < each or each < 1:
+            raise ValueError(f"{path} has {len(chosen)} prompts of {task}, {each} were asked for")
     return in_turn(by_task)
 
 
@@ -89,7 +89,7 @@ def _read(line: str, where: str) -> Metadata:
 
 
 def as_metadata(data: Any, where: str) -> Metadata:
-    """An object of GenEval's file; raises ValueError, naming `where`, for what is none."""
+    """Metadata from an object of GenEval's file; raises ValueError, naming `where`, for anything else."""
     if not isinstance(data, dict) or data.get("tag") not in TASKS:
         tag = data.get("tag") if isinstance(data, dict) else data
         raise ValueError(f"{where} has the tag {tag!r}; known: {', '.join(TASKS)}")
@@ -98,18 +98,18 @@ def as_metadata(data: Any, where: str) -> Metadata:
     include = data.get("include")
     if not isinstance(include, list) or not include:
         raise ValueError(f'{where} has no "include": list what its images must have')
-    wanted = tuple(_objects(entry, place, f"{where}, include") for place, entry in enumerate(include))
+    included = tuple(_objects(entry, position, f"{where}, include") for position, entry in enumerate(include))
     exclude = data.get("exclude", [])
     if not isinstance(exclude, list):
         raise ValueError(f'{where} has the "exclude" {exclude!r}; list what its images must not have')
-    unwanted = tuple(_objects(entry, 0, f"{where}, exclude") for entry in exclude)
-    if any(objects.color for objects in unwanted):
+    excluded = tuple(_objects(entry, 0, f"{where}, exclude") for entry in exclude)
+    if any(objects.color for objects in excluded):
         raise ValueError(f"{where} excludes a color, but what is excluded is counted by its class alone")
-    return Metadata(data["tag"], data["prompt"], wanted, unwanted)
+    return Metadata(data["tag"], data["prompt"], included, excluded)
 
 
-def _objects(data: Any, place: int, where: str) -> Objects:
-    """The entry at `place` of a list; a position refers to an earlier one."""
+def _objects(data: Any, index: int, where: str) -> Objects:
+    """The entry at `index` of a list; its position refers to an earlier entry."""
     if not isinstance(data, Mapping) or not isinstance(data.get("class"), str) or not data["class"]:
         raise ValueError(f'{where} has an entry without a "class": {data!r}')
     if unknown := set(data) - {"class", "count", "color", "position"}:
@@ -129,7 +129,7 @@ def _objects(data: Any, place: int, where: str) -> Objects:
         raise ValueError(
             f"{where} has the position {position!r}; it must be [one of {', '.join(RELATIONS)}, a place in include]"
         )
-    if not isinstance(position[1], int) or isinstance(position[1], bool) or not 0 <= position[1] < place:
+    if not isinstance(position[1], int) or isinstance(position[1], bool) or not 0 <= position[1] < index:
         raise ValueError(f"{where} has a position relative to entry {position[1]!r}, which does not stand before it")
     return Objects(data["class"], count, color, (position[0], position[1]))
 

@@ -136,11 +136,11 @@ def captioned_scenes(
         train_images, test_images: how many of each.
         train: which of the two.
         seed: of everything random.
-        train_tasks: that the training scenes are of; one that is named twice is drawn twice as often. Those to test
+        train_tasks: tasks of the training scenes; a task that is named twice is drawn twice as often. Those to test
             with are always of every task evenly.
     """
     if train:
-        images, captions, asked = scene_set(train_images, "train", seed, train_tasks)
+        images, captions, metadata = scene_set(train_images, "train", seed, train_tasks)
     else:
-        images, captions, asked = scene_set(test_images, "test", seed)
-    return ImageSet(images, torch.tensor([TASKS.index(one.tag) for one in asked]), "scenes", captions)
+        images, captions, metadata = scene_set(test_images, "test", seed)
+    return ImageSet(images, torch.tensor([TASKS.index(entry.tag) for entry in metadata]), "scenes", captions)

@@ -1,4 +1,4 @@
-"""Lines of text files, each with where it stands."""
+"""Lines of text files, each with its file and number."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read_lines(path: str | Path, form: str) -> list[tuple[str, str]]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8 ({error}); give {form} a line") from error
-    found = [(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
-    if not found:
+    numbered = [(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
         raise ValueError(f"{path} holds no prompts; write {form} a line")
-    return found
+    return numbered

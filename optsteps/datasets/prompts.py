@@ -12,11 +12,10 @@ Prompt = str | Metadata
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Prompts of a file: one a line, or one JSON object a line with a "prompt" (`.jsonl` or `.json`). An object with a
-    task of GenEval's as its "tag", or with "include", is in GenEval's form, and its prompt comes with what images of it
-    are held to.
+    """Prompts of a file: one a line, or one JSON object a line with a "prompt" (`.jsonl` or `.json`).
 
-    Blank lines are left out.
+    An object with a task of GenEval's as its "tag", or with "include", is in GenEval's form, and its prompt comes with
+    the metadata that its images are judged by. Blank lines are left out.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -29,10 +28,10 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
 
 def _from_json(line: str, where: str) -> Prompt:
-    found = parse_json(line, where, "; every line must be an object with a prompt")
-    if isinstance(found, dict) and ("include" in found or found.get("tag") in TASKS):
-        return as_metadata(found, where)
-    if not isinstance(found, dict) or not isinstance(found.get("prompt"), str):
+    entry = parse_json(line, where, "; every line must be an object with a prompt")
+    if isinstance(entry, dict) and ("include" in entry or entry.get("tag") in TASKS):
+        return as_metadata(entry, where)
+    if not isinstance(entry, dict) or not isinstance(entry.get("prompt"), str):
         raise ValueError(f'{where} has no "prompt" that is a string')
-    prompt: str = found["prompt"]
+    prompt: str = entry["prompt"]
     return prompt

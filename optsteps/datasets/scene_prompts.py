@@ -42,25 +42,25 @@ SIZES = ("small", "large")
 _COUNTS = {2: "two", 3: "three", 4: "four"}
 _PLURALS = {shape: "crosses" if shape == "cross" else f"{shape}s" for shape in SHAPES}
 
-# what training captions can be of
+# tasks of training captions
 LESSONS = (*TASKS, "colored_position")
 
 Split = Literal["train", "test"]
 
 
 def prompts(task: str, count: int, split: Split, seed: int = 0) -> list[Metadata]:
-    """`count` prompts of one of LESSONS in random order, each as often as any other: distinct where there are as many.
+    """`count` prompts of a lesson in random order, each as often as any other: distinct where there are so many.
 
     Raises:
         ValueError: the task or the split is not known, or the count is negative.
     """
     if count < 0:
         raise ValueError(f"{count} prompts were asked for; ask for 0 or more")
-    known = all_prompts(task, split)
+    candidates = all_prompts(task, split)
     random = np.random.default_rng([seed, LESSONS.index(task)])
-    rounds = -(-count // len(known))
-    order = [int(k) for _ in range(rounds) for k in random.permutation(len(known))]
-    return [known[k] for k in order[:count]]
+    rounds = -(-count // len(candidates))
+    order = [int(k) for _ in range(rounds) for k in random.permutation(len(candidates))]
+    return [candidates[k] for k in order[:count]]
 
 
 def prompts_of_all_tasks(each: int, split: Split, seed: int = 0) -> list[Metadata]:
@@ -70,7 +70,7 @@ def prompts_of_all_tasks(each: int, split: Split, seed: int = 0) -> list[Metadat
 
 @cache
 def all_prompts(task: str, split: Split) -> tuple[Metadata, ...]:
-    """Every prompt of one of LESSONS; the errors are those of `prompts`."""
+    """All prompts of a lesson; the errors are those of `prompts`."""
     if task not in LESSONS:
         raise ValueError(f"there is no task {task!r}; known: {', '.join(LESSONS)}")
     if split not in ("train", "test"):
@@ -110,26 +110,27 @@ def _phrases(task: str, tone: int) -> Iterator[tuple[str, tuple[Objects, ...], t
         for color, shape, size in product(COLORS, SHAPES, sizes):
             yield f"a {size}{color} {shape}", (Objects(shape, color=color),), (), _strange(shape, color)
     elif task == "two_object":
-        for one, other in pairs:
-            yield f"a {one} and a {other}", (Objects(one), Objects(other)), (), _partners(one, other)
+        for first, second in pairs:
+            yield f"a {first} and a {second}", (Objects(first), Objects(second)), (), _partners(first, second)
     elif task == "position":
-        for (one, other), relation in product(pairs, RELATIONS):
-            include = (Objects(other), Objects(one, position=(relation, 0)))
-            yield f"a {one} {relation} a {other}", include, (), _partners(one, other)
+        for (first, second), relation in product(pairs, RELATIONS):
+            include = (Objects(second), Objects(first, position=(relation, 0)))
+            yield f"a {first} {relation} a {second}", include, (), _partners(first, second)
     elif task == "colored_position":
-        for (one, other), color, relation in product(pairs, COLORS, RELATIONS):
-            include = (Objects(other), Objects(one, color=color, position=(relation, 0)))
-            yield f"a {color} {one} {relation} a {other}", include, (), _partners(one, other) or _strange(one, color)
+        for (first, second), color, relation in product(pairs, COLORS, RELATIONS):
+            include = (Objects(second), Objects(first, color=color, position=(relation, 0)))
+            is_test = _partners(first, second) or _strange(first, color)
+            yield f"a {color} {first} {relation} a {second}", include, (), is_test
     else:
-        for (one, other), (color, tint) in product(pairs, permutations(COLORS, 2)):
-            include = (Objects(one, color=color), Objects(other, color=tint))
-            is_test = _partners(one, other) or _strange(one, color) or _strange(other, tint)
-            yield f"a {color} {one} and a {tint} {other}", include, (), is_test
+        for (first, second), (color, tint) in product(pairs, permutations(COLORS, 2)):
+            include = (Objects(first, color=color), Objects(second, color=tint))
+            is_test = _partners(first, second) or _strange(first, color) or _strange(second, tint)
+            yield f"a {color} {first} and a {tint} {second}", include, (), is_test
 
 
-def _partners(one: str, other: str) -> bool:
+def _partners(first: str, second: str) -> bool:
     """Whether no training caption names both shapes."""
-    return SHAPES.index(one) + SHAPES.index(other) == len(SHAPES) - 1
+    return SHAPES.index(first) + SHAPES.index(second) == len(SHAPES) - 1
 
 
 def _strange(shape: str, color: str) -> bool:

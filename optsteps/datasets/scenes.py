@@ -76,7 +76,7 @@ class Scene:
 
     Attributes:
         tone: of the background, one of TONES.
-        slope: how the background's brightness rises from the left to the right edge and from top to bottom, as a
+        slope: the rise of the background's brightness from the left to the right edge and from top to bottom, as a
             fraction; (0, 0) is plain.
         things: in the order of drawing; a later one may hide part of an earlier one.
     """
@@ -100,7 +100,7 @@ def scene_set(
         tasks: to draw from; one that is named twice is drawn twice as often.
 
     Returns:
-        Images uint8 [count, 3, 32, 32], captions [count], and what the captions say [count].
+        Images uint8 [count, 3, 32, 32], captions [count], and the metadata of the captions [count].
 
     Raises:
         ValueError: the count is below 1, or a task or the split is not known.
@@ -108,14 +108,14 @@ def scene_set(
     if count < 1:
         raise ValueError(f"{count} scenes were asked for; ask for at least one")
     first = FIRST_TEST_SAMPLE if split == "test" else 0
-    asked, scenes = [], []
+    metadata, scenes = [], []
     for k in range(first, first + count):
         random = np.random.default_rng([seed, k, _STREAM])
-        known = all_prompts(tasks[int(random.integers(len(tasks)))], split)
-        asked.append(known[random.integers(len(known))])
-        scenes.append(scene_of(asked[-1], random))
+        prompts = all_prompts(tasks[int(random.integers(len(tasks)))], split)
+        metadata.append(prompts[random.integers(len(prompts))])
+        scenes.append(scene_of(metadata[-1], random))
     images = render(scenes, seed, range(first, first + count))
-    return images, [metadata.prompt for metadata in asked], asked
+    return images, [entry.prompt for entry in metadata], metadata
 
 
 def scene_of(metadata: Metadata, random: np.random.Generator) -> Scene:
@@ -125,21 +125,21 @@ def scene_of(metadata: Metadata, random: np.random.Generator) -> Scene:
     stays in one piece.
 
     Raises:
-        ValueError: the prompt asks for shapes or colours that are not known, or for more than four objects.
+        ValueError: the prompt asks for shapes or colours that cannot be drawn, or for more than four objects.
     """
-    wanted = [entry for entry in metadata.include for _ in range(entry.count)]
-    _check(metadata, len(wanted))
-    low, high = _NAMED_SIZES.get(_named(metadata.prompt, SIZES) or "", _SIZES[len(wanted)])
+    objects = [entry for entry in metadata.include for _ in range(entry.count)]
+    _check(metadata, len(objects))
+    low, high = _NAMED_SIZES.get(_named(metadata.prompt, SIZES) or "", _SIZES[len(objects)])
     tone = _named(metadata.prompt.partition(" on ")[2], TONES) or TONES[random.integers(len(TONES))]
     slope = (0.0, 0.0) if random.random() < 0.5 else (random.uniform(-0.12, 0.12), random.uniform(-0.12, 0.12))
     for _ in range(_ATTEMPTS):
         # colours too are drawn anew: for four large objects of one colour there is hardly ever room
-        colors = [entry.color or COLORS[random.integers(len(COLORS))] for entry in wanted]
+        colors = [entry.color or COLORS[random.integers(len(COLORS))] for entry in objects]
         things = [
             _placed(entry.name, color, _jittered(RGB[color], random), random.uniform(low, high), random)
-            for entry, color in zip(wanted, colors, strict=True)
+            for entry, color in zip(objects, colors, strict=True)
         ]
-        if not _in_relation(things, [entry.position for entry in wanted]):
+        if not _in_relation(things, [entry.position for entry in objects]):
             continue
         ordered = [things[k] for k in random.permutation(len(things))]
         if _all_seen(ordered):
@@ -178,7 +178,7 @@ def render(scenes: Sequence[Scene], seed: int = 0, index: Sequence[int] | range 
 
 
 def _coverage(shape: str, things: Sequence[Thing]) -> Tensor:
-    """How much of each pixel things of one shape cover, [len(things), 32, 32]."""
+    """The share of each pixel that things of one shape cover [len(things), 32, 32]."""
     center = torch.tensor([thing.center for thing in things])
     size = torch.tensor([thing.size for thing in things])[:, None, None]
     middles = torch.arange(PIXELS) + 0.5
@@ -210,7 +210,7 @@ def _check(metadata: Metadata, count: int) -> None:
 
 
 def _named(text: str, words: Sequence[str]) -> str | None:
-    """The first of the text's words that is one of `words`."""
+    """The first word of the text that is in `words`."""
     return next((word for word in text.split() if word in words), None)
 
 
@@ -236,10 +236,11 @@ def _in_relation(things: Sequence[Thing], positions: Sequence[tuple[str, int] | 
 def _all_seen(things: Sequence[Thing]) -> bool:
     """Whether each of the things, drawn in this order, is still to be made out."""
     overlap = False
-    for k, one in enumerate(things):
+    for k, thing in enumerate(things):
         for other in things[:k]:
-            gap = max(max(one.box[axis] - other.box[axis + 2], other.box[axis] - one.box[axis + 2]) for axis in (0, 1))
-            if one.color == other.color and gap < 2:
+            box, near = thing.box, other.box
+            gap = max(max(box[axis] - near[axis + 2], near[axis] - box[axis + 2]) for axis in (0, 1))
+            if thing.color == other.color and gap < 2:
                 return False
             overlap = overlap or gap < 1
     if not overlap:

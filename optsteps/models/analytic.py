@@ -1,4 +1,4 @@
-"""Distributions whose denoiser, score and noisy log-density are known exactly: the truth that tests compare with."""
+"""Distributions with exact denoiser, score and noisy log-density: the truth that tests compare with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from optsteps.conditions import Cond
 from optsteps.denoisers import Denoiser
 from optsteps.processes import Process, as_times
 
-# kept in float64: a list does not pass through float32
+# float64, because a list must not pass through float32
 Numbers = Tensor | Sequence[float] | Sequence[Sequence[float]]
 
 

@@ -24,25 +24,25 @@ class Model:
     """A denoiser with its surroundings.
 
     Attributes:
-        name: what reports call it.
+        name: that reports use.
         denoiser: D(x [B, *shape], t [B], cond).
         process: the noising process it is sampled under.
         shape: of one sample.
         noise_levels: the largest and the smallest noise level it is used at.
-        num_classes: of class labels that are its cond; 0 where they are none.
+        num_classes: of class labels that are its cond; 0 for a model without class labels.
         distribution: the truth, where it is known.
         conditions: the cond of the samples with these numbers; None for class labels in turn, or no cond.
         prompts: of the samples with these numbers; None where they have none.
-        metadata: what the images of the samples with these numbers are held to; None where nothing of the kind is
-            known, of the model or (as its answer) of some of the samples.
-        encode: the cond of prompts; None where prompts are none.
-        decode: images in [-1, 1] of samples that are latents; None where samples are what is looked at.
-        own_schedule: the schedule its users sample with, for so many steps; None where there is no such thing.
+        metadata: by which the images of the samples with these numbers are judged; None for a model without any. It
+            returns None where some of the samples have none.
+        encode: the cond of prompts; None for a model without prompts.
+        decode: images in [-1, 1] of samples that are latents; None where samples are the images.
+        own_schedule: the schedule that its users sample with, for so many steps; None where there is none.
         published: name of the schedule that AYS's authors published for models of its kind; None where there is none.
-        in_diffusers: is it sampled by a pipeline of diffusers, so that a run should say how?
+        in_diffusers: whether a pipeline of diffusers samples it; a run then says how to use its schedules there.
         final: how its schedules end, see `build_schedule`.
-        snap: are their times to be timesteps, see `build_schedule`?
-        facts: what else a report should say of it.
+        snap: whether their times must be timesteps, see `build_schedule`.
+        facts: further entries for reports, by name.
     """
 
     name: str
@@ -124,7 +124,10 @@ def mixture(
     noise_min: float,
     weights: Sequence[float] | None = None,
 ) -> Model:
-    """An exact Gaussian mixture; `device` is taken for the sake of one signature, its tensors follow the samples."""
+    """An exact Gaussian mixture.
+
+    All models take a `device`; this one ignores it, because its tensors follow the samples.
+    """
     exact = GaussianMixture(means, stds, weights)
     levels = (noise_max, noise_min)
     return Model(name, exact.denoiser(process), process, (exact.dimension,), levels, distribution=exact)

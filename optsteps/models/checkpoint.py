@@ -78,7 +78,7 @@ def load_network(path: str | Path, expected: type[N]) -> tuple[N, dict[str, Any]
 
 
 def resolve_weights(path: str | Path) -> Path:
-    """`shipped:NAME` to the package's own file, any other path as it is; raises FileNotFoundError naming it."""
+    """The file of `shipped:NAME` in the package, any other path as it is; FileNotFoundError where there is none."""
     text = str(path)
     shipped = {f"shipped:{file.stem}": file for file in sorted(SHIPPED.glob("*.safetensors"))}
     resolved = shipped.get(text, Path(text))

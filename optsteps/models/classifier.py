@@ -1,4 +1,4 @@
-"""A small image classifier: judge of "is it the digit that was asked for" and extractor of features for FID."""
+"""A small image classifier, which judges whether an image shows its class and extracts features for FID."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class Classifier(nn.Module):
         Raises:
             ValueError: images of another size.
         """
-        wanted = (self.config["image_channels"], self.config["resolution"], self.config["resolution"])
-        if images.shape[1:] != wanted:
+        expected = (self.config["image_channels"], self.config["resolution"], self.config["resolution"])
+        if images.shape[1:] != expected:
             raise ValueError(
-                f"this classifier looks at images of shape {wanted}, not {tuple(images.shape[1:])}; choose a metric "
+                f"this classifier looks at images of shape {expected}, not {tuple(images.shape[1:])}; choose a metric "
                 "that needs none (metric=teacher), or a classifier of these images"
             )
         return self.body(images)

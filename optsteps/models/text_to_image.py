@@ -30,7 +30,7 @@ def text_to_image(
     guidance: float = 1.0,
     precision: str = "float32",
 ) -> Model:
-    """A flow told what to draw in words, from a weights file (see `optsteps.models.checkpoint`).
+    """A flow conditioned on prompts, from a weights file (see `optsteps.models.checkpoint`).
 
     Args:
         weights: of a `TextUNet`, a path or `shipped:NAME`.
@@ -51,12 +51,14 @@ def text_to_image(
     denoiser: Denoiser = NetworkDenoiser(in_precision(network, precision, device), process, "velocity")
     if guidance != 1.0:
         denoiser = GuidedDenoiser(denoiser, guidance, network.no_prompt.to(device))
-    asked, judged = (read_prompts(part) if isinstance(part, str) else part for part in (prompts, test_prompts))
+    search_prompts, comparison_prompts = (
+        read_prompts(part) if isinstance(part, str) else part for part in (prompts, test_prompts)
+    )
 
     def encode(words: Sequence[str]) -> Tensor:
         return network.tokenizer(words).to(device)
 
-    conditions = PromptConditions(encode, asked, judged)
+    conditions = PromptConditions(encode, search_prompts, comparison_prompts)
     return Model(
         name,
         denoiser,
@@ -70,6 +72,6 @@ def text_to_image(
         final="zero",
         facts={
             "guidance": f"{guidance:g}",
-            "prompts": f"{len(asked)} in turn, {len(judged)} others for the test samples",
+            "prompts": f"{len(search_prompts)} in turn, {len(comparison_prompts)} others for the test samples",
         },
     )

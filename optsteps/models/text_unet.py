@@ -1,4 +1,4 @@
-"""A U-Net told what to draw in words: a tokenizer of whole words, a small transformer over them, cross-attention."""
+"""A U-Net conditioned on words: a tokenizer of whole words, a small transformer over them, and cross-attention."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Tokenizer:
     """Whole words by number; 0 fills a prompt up, and a prompt of zeros is no prompt.
 
     Args:
-        words: that are known.
+        words: of the vocabulary.
         length: most words of a prompt.
     """
 
@@ -26,7 +26,8 @@ class Tokenizer:
         """int64 [len(prompts), length].
 
         Raises:
-            ValueError: a prompt with a word that is not known, or with too many; the message names prompt and word.
+            ValueError: a prompt with a word outside the vocabulary, or with too many words; the message names the
+                prompt and the word.
         """
         return torch.stack([self._numbered(prompt, place) for place, prompt in enumerate(prompts, start=1)])
 

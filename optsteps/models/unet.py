@@ -28,7 +28,7 @@ class UNet(nn.Module):
         attended: at so many of the lowest resolutions the residual blocks end with attention.
         context: width of the vectors that are attended to beside the pixels; 0 for none.
         augmentations: how many numbers say how an image was augmented (EDM's augmentation labels, arXiv:2206.00364,
-            App. F.2): a network that is told can learn from augmented images and yet sample none. 0 for none.
+            App. F.2): a network with such labels can learn from augmented images and yet sample none. 0 for none.
     """
 
     def __init__(

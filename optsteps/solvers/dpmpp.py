@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from optsteps.deprecation import old_names
 from optsteps.processes import Process
 from optsteps.solvers.integrals import log_snr_steps, phi
 from optsteps.solvers.multistep import Multistep
@@ -101,3 +102,6 @@ def check_kind(kind: SolverType) -> SolverType:
     if kind not in ("midpoint", "heun"):
         raise ValueError(f"kind must be 'midpoint' or 'heun', got {kind!r}")
     return kind
+
+
+__getattr__ = old_names(__name__, Kind="SolverType")

@@ -1,1 +1,1 @@
-"""Text for people: names and values made harmless in every format, near names of a misspelt one, the terminal."""
+"""Text for people: names and values escaped for every format, suggestions for misspelt names, the terminal."""

@@ -1,7 +1,7 @@
-"""Text that came from elsewhere, written in another language: it says what it said, and nothing of it is obeyed.
+"""Escaping: text of others written in another language, so that it reads the same and none of it is executed.
 
 Names of methods, figures and fields, paths and titles come from configs and folders that anybody may have written. Each
-language has one function here, and whatever is put into that language passes through it.
+language has a function in this module, and everything that is put into that language passes through it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 def printable(text: str) -> str:
     """One line without control characters, for terminals and comments in code.
 
-    Line breaks and tabs become spaces; what moves the cursor, turns the direction of writing or is no character is
-    written as in a Python string.
+    Line breaks and tabs become spaces; anything that moves the cursor, turns the direction of writing or is no
+    character is written as in a Python string.
     """
     return "".join(" " if c.isspace() else c if c.isprintable() else ascii(c)[1:-1] for c in text)
 

@@ -1,4 +1,4 @@
-"""Lines for a person. A terminal, pipe or file that cannot take them costs the work behind them nothing."""
+"""Terminal output. Where a terminal, pipe or file cannot take a line, the line is lost and the work goes on."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TextIO
 def say(text: str, stream: TextIO | None = None) -> None:
     """Print a line to `stream`, standard output for None; where it cannot be written, the line is lost, and no more.
 
-    Standard error is told of standard output that cannot be written, unless it is a pipe that nobody reads any more.
+    Where standard output cannot be written, standard error says so, unless it is a pipe that nobody reads any more.
     """
     stream = sys.stdout if stream is None else stream
-    if stream is None:  # the process was started without one
+    if stream is None:  # the process was started without it
         return
     try:
         take_every_character(stream)
@@ -51,7 +51,7 @@ def flush(stream: TextIO | None) -> None:
 
 
 def _lead_to_nowhere(stream: TextIO) -> None:
-    with suppress(OSError, ValueError):  # one without a file
+    with suppress(OSError, ValueError):  # a stream without a file
         descriptor = stream.fileno()
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, descriptor)

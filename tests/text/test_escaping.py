@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.cbook import is_math_text  # type: ignore[attr-defined]
-from matplotlib.figure import Measurement
+from matplotlib.figure import Figure
 
 from optsteps.text.escaping import csv_cell, html, latex, markdown, matplotlib_text, plotly_text, printable, script_data
 
@@ -102,7 +102,7 @@ def test_labels_of_matplotlib_are_drawn_as_they_are(text: str) -> None:
 
 
 def test_a_label_that_is_no_mathematics_is_drawn() -> None:
-    figure = Measurement()
+    figure = Figure()
     figure.subplots().plot([1, 2], label=matplotlib_text(r"$\frac{$ $x^{$"))
     figure.legend()
     figure.savefig(io.BytesIO())

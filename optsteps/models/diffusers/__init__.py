@@ -1,4 +1,4 @@
-"""Pipelines of Hugging Face's diffusers as models: `from_pipeline(pipe)` for one that is loaded."""
+"""Pipelines of Hugging Face's diffusers as models: `from_pipeline(pipe)` for a loaded pipeline."""
 
 from optsteps.models.diffusers.families import FAMILIES
 from optsteps.models.diffusers.loading import load_pipeline, pretrained_pipeline

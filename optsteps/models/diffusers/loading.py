@@ -40,8 +40,8 @@ def load_pipeline(
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it holds neither a pipeline nor a `UNet2DModel`, or one of a class that is not supported; an unknown
-            precision or way to offload.
+        ValueError: the folder holds neither a pipeline nor a `UNet2DModel`, or a class that is not supported; an
+            unknown precision or way to offload.
         ImportError: diffusers is missing.
     """
     if precision not in PRECISIONS:
@@ -86,7 +86,7 @@ def pretrained_pipeline(
     compile: str | None = None,
     **options: Any,
 ) -> Model:
-    """What `load_pipeline` finds at `path`, wrapped by `from_pipeline`.
+    """The pipeline that `load_pipeline` loads from `path`, wrapped by `from_pipeline`.
 
     Args:
         process: None for the pipeline's own.
@@ -98,21 +98,21 @@ def pretrained_pipeline(
         FileNotFoundError, ValueError, ImportError: as `load_pipeline`, `read_prompts` and `from_pipeline`; a pipeline
             that takes prompts, without any.
     """
-    given = {"prompts": prompts, "test_prompts": test_prompts}
-    words = {key: read_prompts(some) if isinstance(some, str) else some for key, some in given.items() if some}
+    files_or_lists = {"prompts": prompts, "test_prompts": test_prompts}
+    lists = {key: read_prompts(part) if isinstance(part, str) else part for key, part in files_or_lists.items() if part}
     pipeline = load_pipeline(path, device, precision, variant, offload)
     if compile is not None:
         if compile not in MODES:
             raise ValueError(f"compile must be null or one of {', '.join(MODES)}, got {compile!r}")
         (getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", pipeline)).compile(mode=compile)
-    model = from_pipeline(pipeline, name, process, **words, **options)  # type: ignore[arg-type]
+    model = from_pipeline(pipeline, name, process, **lists, **options)  # type: ignore[arg-type]
     if model.encode is not None and not prompts:
         raise ValueError(f"a {type(pipeline).__name__} needs prompts: give model.prompts=FILE, one prompt a line")
     return model
 
 
 def _kind(path: str) -> str | None:
-    """The class of what lies in a folder, as its files say; None for a repository of the hub."""
+    """The name of the class that a folder holds, from its files; None for a repository of the hub."""
     folder = Path(path)
     if not folder.is_dir():
         if path.count("/") == 1 and not folder.is_absolute() and not path.startswith("."):
@@ -132,8 +132,11 @@ def _kind(path: str) -> str | None:
 
 
 def _refuse_code(folder: Path, index: dict[str, Any]) -> None:
-    """Of a component [library, class], the library must be one that is installed: some versions of diffusers import a
-    module of that name from the component's own folder, trusted or not."""
+    """Raises ValueError where a component's folder holds a module of the name of its library.
+
+    A component is [library, class], and the library must be an installed one. Some versions of diffusers import a
+    module of that name from the component's folder, trusted or not.
+    """
     for component, parts in index.items():
         code = folder / component / f"{parts[0]}.py" if isinstance(parts, list) and parts else None
         if code is not None and code.exists():

@@ -47,20 +47,22 @@ def from_pipeline(
 
     The denoiser's states are the pipeline's latents in the process's own scale (those of diffusers' Euler scheduler
     over sqrt(sigma^2 + 1)); its times are the network's timesteps, or a flow's t in [0, 1]. Its cond is class labels
-    [B] or what `Model.encode(prompts)` returns. What belongs to a scheduler is not part of it: shifts, clipping of x_0.
+    [B] or what `Model.encode(prompts)` returns. Shifts and clipping of x_0 belong to a scheduler and are
+    not part of the denoiser.
 
     Args:
         pipeline: loaded, of one of `families.FAMILIES`.
-        name: what reports call it; None for the pipeline's class.
-        process: None for that of the pipeline's scheduler; a U-Net alone has none and needs one.
+        name: that reports use; None for the name of the pipeline's class.
+        process: None for that of the pipeline's scheduler; a U-Net alone has no scheduler and needs a process.
         prediction: "eps", "v", "x0" or "velocity"; None for what the scheduler says, or a U-Net's "eps", or
             "velocity" under a flow.
-        time_scale: what times of the process are multiplied by for the network; None for what the pipeline does, which
-            calls it with its scheduler's timesteps: 1 for DDPMs, for flows mostly 1000. A flow without a scheduler
-            needs one.
+        time_scale: the factor between times of the process and those that the network is called with. None for the
+            pipeline's, which calls it with its scheduler's timesteps: 1 for DDPMs, for flows mostly 1000. A flow
+            without a scheduler needs a number.
         guidance: scale as the pipeline takes it; None for the pipeline's own default, 1 for no guidance. It is
             classifier-free, at two evaluations in one batch, or an input of the network, at one.
-        negative_prompt: what classifier-free guidance leads away from; None for what the pipeline takes for none.
+        negative_prompt: the prompt that classifier-free guidance leads away from; None for the condition that the
+            pipeline itself uses without one.
         prompts, test_prompts: of the samples, see `PromptConditions`; none leaves conds to the caller.
         height, width: in pixels; None for the pipeline's own.
         num_frames: of a video; None for the pipeline's own.
@@ -135,22 +137,24 @@ def from_pipeline(
     )
 
 
-def _process(pipeline: Any, scheduler: Any | None, asked: Process | None) -> Process:
+def _process(pipeline: Any, scheduler: Any | None, requested: Process | None) -> Process:
     if scheduler is None:
-        if asked is None or isinstance(asked, EDM):
+        if requested is None or isinstance(requested, EDM):
             raise ValueError(
                 f"a {type(pipeline).__name__} without a scheduler does not say what noising process it was trained on: "
-                f"give process=ddpm, vp or flow (got {asked!r})"
+                f"give process=ddpm, vp or flow (got {requested!r})"
             )
-        return asked
-    own = process_of(scheduler)
-    if asked is not None and type(asked) is not type(own):
-        raise ValueError(f"the pipeline's network was trained on {own!r}, not on {asked!r}; leave the process to it")
-    return asked or own
+        return requested
+    trained = process_of(scheduler)
+    if requested is not None and type(requested) is not type(trained):
+        raise ValueError(
+            f"the pipeline's network was trained on {trained!r}, not on {requested!r}; leave the process to it"
+        )
+    return requested or trained
 
 
 def _published(family: Family, process: Process) -> str | None:
-    """Of fine-tunes too, as long as their noise levels reach as far."""
+    """The name of the published schedule, of fine-tunes too, if the process's noise levels reach as far."""
     if family.published is not None:
         with suppress(ValueError):
             build_schedule("published", process, 10, model=family.published)

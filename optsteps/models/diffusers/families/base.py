@@ -104,11 +104,12 @@ class Family(ABC):
         return dtype
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        device = self.device  # which a pipeline looks for among the hooks of all its modules
         # the network embeds times in float32 and casts only the embedding: its dtype is never the times'
         inputs = {
-            self.sample_name: x.to(self.device, self.dtype),
-            "timestep": t.to(self.device),
-            **self.arguments(moved(cond, self.device), len(x)),
+            self.sample_name: x.to(device, self.dtype),
+            "timestep": t.to(device),
+            **self.arguments(moved(cond, device), len(x)),
         }
         out: Tensor = self.network(**inputs, return_dict=False)[0]
         # a network that learned its variance returns it behind the prediction; a copy, because a CUDA graph writes the

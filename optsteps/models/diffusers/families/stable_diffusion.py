@@ -68,7 +68,7 @@ class StableDiffusionXL(StableDiffusion):
         arguments = super().arguments(cond, batch)
         added = {
             "text_embeds": arguments.pop("text_embeds"),
-            "time_ids": self.time_ids.to(self.device).repeat(batch, 1),
+            "time_ids": self.time_ids.to(arguments["encoder_hidden_states"].device).repeat(batch, 1),
         }
         return {**arguments, "added_cond_kwargs": added}
 
