@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Prompts of the samples of a text model, each encoded once, with the metadata that their images are held to."""
-=======
 """Prompts of the samples of a text model, encoded once, and the metadata that their images are judged by."""
->>>>>>> roomE
 
 from __future__ import annotations
 

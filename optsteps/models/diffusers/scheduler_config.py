@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Facts of a model that its scheduler holds: the noising process, the prediction type, the schedule it runs itself."""
-=======
 """Facts about a model from its scheduler's config: noising process, prediction, noise levels, default schedule."""
->>>>>>> roomE
 
 from __future__ import annotations
 
