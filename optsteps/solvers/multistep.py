@@ -1,4 +1,4 @@
-"""Solvers of one evaluation per step with a memory: coefficients of the times, and nothing else.
+"""Solvers of one evaluation per step that remember: coefficients of the times, and nothing else.
 
 Every one of them takes the first-order step and corrects it by what the remembered outputs q differ from the newest:
 
