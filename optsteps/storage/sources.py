@@ -22,6 +22,8 @@ from types import ModuleType
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
+from optsteps.deprecation import MODULES
+
 _PACKAGE = "optsteps"
 # modules of this package that change no result: they show results, hand them on, find them again, or know old names
 _WITHOUT_EFFECT = {
@@ -32,6 +34,7 @@ _WITHOUT_EFFECT = {
         "deprecation",
     )
 }
+_NEW_NAMES = {f"{_PACKAGE}.{old}": f"{_PACKAGE}.{new}" for old, new in MODULES.items()}
 # folders of Python's own modules and of installed packages
 _INSTALLED = tuple({f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 # packages that change what another computes, though nothing here imports them
@@ -63,17 +66,13 @@ class _Source:
     @cached_property
     def imports(self) -> set[_Import]:
         """All imports of the module, also those within functions."""
-        return {
-            _Import(*pair)
-            for node in ast.walk(self._tree)
-            for pair in (
-                [(alias.name, None) for alias in node.names]
-                if isinstance(node, ast.Import)
-                else [(self._module_of(node), alias.name) for alias in node.names]
-                if isinstance(node, ast.ImportFrom)
-                else []
-            )
-        }
+        imports: set[_Import] = set()
+        for node in ast.walk(self._tree):
+            if isinstance(node, ast.Import):
+                imports |= {_Import(alias.name) for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imports |= {_Import(self._module_of(node), alias.name) for alias in node.names}
+        return imports
 
     @cached_property
     def offers(self) -> dict[str, _Import]:
@@ -127,7 +126,8 @@ def code_facts(modules: Iterable[str]) -> dict[str, str]:
     waiting = {_Import(module) for module in starts}
     while waiting:
         imported = waiting.pop()
-        module, top = imported.module, imported.module.split(".")[0]
+        module = _NEW_NAMES.get(imported.module, imported.module)
+        top = module.split(".")[0]
         if imported in seen or top in sys.stdlib_module_names or _has_no_effect(module):
             continue
         seen.add(imported)
@@ -138,7 +138,7 @@ def code_facts(modules: Iterable[str]) -> dict[str, str]:
                 waiting |= {_Import(other) for other in _BESIDE.get(top, ())}
             continue
         if imported.name is not None:
-            waiting |= _origins(imported, source)
+            waiting |= _origins(module, imported.name, source)
             continue
         facts[module] = source.digest
         waiting |= source.imports
@@ -151,15 +151,14 @@ def _has_no_effect(module: str) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in _WITHOUT_EFFECT)
 
 
-def _origins(imported: _Import, source: _Source) -> set[_Import]:
-    """The imports that one of a name in a module comes down to, the module having this source."""
-    module, name = imported
-    submodule = _Import(f"{module}.{name}")
-    if not module.startswith(_PACKAGE) or not source.is_package:
-        return {_Import(module), submodule}
+def _origins(module: str, name: str, source: _Source) -> set[_Import]:
+    """The imports that the import of a name from a module, which has this source, comes down to."""
+    submodule = f"{module}.{name}"
+    if module.split(".")[0] != _PACKAGE or not source.is_package:
+        return {_Import(module), _Import(submodule)}
     if name in source.offers:
         return {source.offers[name]}
-    return {submodule if _spec(submodule.module) is not None else _Import(module)}
+    return {_Import(submodule if submodule in _NEW_NAMES or _spec(submodule) is not None else module)}
 
 
 def is_local(name: str | None) -> bool:

@@ -118,3 +118,7 @@ def test_a_face_counts_as_the_modules_that_it_offers(package: Path) -> None:
     assert {"optsteps.solvers", "optsteps.solvers.unipc"} <= code_facts(["users_own.mine"]).keys()
     (package / "mine.py").write_text("import optsteps.methods\n")
     assert {"optsteps.methods", "optsteps.methods.ays.search"} <= code_facts(["users_own.mine"]).keys()
+    for old in ("from optsteps.methods.klub import rates\n", "from optsteps import training\n"):
+        (package / "mine.py").write_text(old)
+        new = "optsteps.methods.ays.klub" if "klub" in old else "optsteps.models.training.denoising"
+        assert new in code_facts(["users_own.mine"])
