@@ -1,4 +1,4 @@
-"""Prompts of the samples of a text model, each encoded once, with the metadata that their images are held to."""
+"""What every sample of a text model is told: its prompt, encoded once, and what its image is held to."""
 
 from __future__ import annotations
 

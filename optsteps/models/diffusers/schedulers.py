@@ -1,4 +1,4 @@
-"""Facts of a model that its scheduler holds: the noising process, the prediction type, the schedule it runs itself."""
+"""What a scheduler says of its model: the noising process, what the network predicts, the schedule it runs itself."""
 
 from __future__ import annotations
 
