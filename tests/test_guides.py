@@ -35,6 +35,8 @@ NOT_HERE = re.compile(r"model\.(variant|offload)=|runner\.precision=float16")
 # of a sweep's values, two are enough
 SWEPT = re.compile(r"^([\w/@.]+=\w+,\w+),[\w,]+$")
 TINY = ["teacher.steps=4", "search.samples=2", "test.samples=32", "test.oracle=0", "store.folder=null"]
+# outputs/ is the reader's, whose sweeps are reported on
+TINY += ["paths.outputs=tiny"]
 AYS = ["method.max_sweeps=1", "method.levels=16"]
 # what makes it tiny, or possible, with one of a command's words
 ALONGSIDE = {
