@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-WriteRun = Callable[..., Path]
 # PSNR at 5 NFE by method, and how the seeds move it; 6 dB more at 10 NFE
 PSNR = {"oss": 24.0, "ays": 23.0, "edm": 22.7, "logsnr": 22.75}
 OFFSETS = {
@@ -28,7 +27,7 @@ def _figure(value: float, width: float) -> dict[str, float]:
 
 
 @pytest.fixture(scope="session")
-def write_run() -> WriteRun:
+def write_run() -> Callable[..., Path]:
     """A function that writes a made-up run's folder: `write_run(folder, method="oss", solver="euler", seed=0)`.
 
     Its main method is compared with edm and logsnr; oss has an oracle; the teacher has a FID alone.
@@ -64,7 +63,7 @@ def write_run() -> WriteRun:
 
 
 @pytest.fixture(scope="session")
-def sweep(tmp_path_factory: pytest.TempPathFactory, write_run: WriteRun) -> Path:
+def sweep(tmp_path_factory: pytest.TempPathFactory, write_run: Callable[..., Path]) -> Path:
     """Runs of two methods with three seeds, and of another solver with one."""
     folder = tmp_path_factory.mktemp("sweep")
     for k, method in enumerate(("oss", "ays")):

@@ -7,11 +7,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import WriteRun
 from guides import ROOT, Block, Command, blocks, check, commands
 from reader import HUB, bring_detector, bring_files, bring_pipeline, names, sizes
 
@@ -67,7 +66,7 @@ def file_blocks() -> list[Block]:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory, write_run: WriteRun) -> Path:
+def desk(tmp_path_factory: pytest.TempPathFactory, write_run: Callable[..., Path]) -> Path:
     """A folder with the files that the guides show and those that they suppose."""
     folder = tmp_path_factory.mktemp("desk")
     bring_files(folder, write_run)

@@ -1,4 +1,4 @@
-"""What every sample of a text model is told: its prompt, encoded once, and what its image is held to."""
+"""Prompts of the samples of a text model, encoded once, and the metadata that their images are judged by."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ from collections.abc import Callable, Sequence
 import torch
 
 from optsteps.conditions import Cond, concatenate, take
-from optsteps.datasets.geneval import Metadata
+from optsteps.datasets.geneval_prompts import Metadata
 from optsteps.datasets.prompts import Prompt
 from optsteps.noise import FIRST_TEST_SAMPLE
 
-# prompts encoded together: always those beside each other in the list, so that a prompt's encoding does not depend on
-# which samples are asked for
+# number of prompts encoded together: always neighbours in the list, so that a prompt's encoding does not depend on the
+# samples of a call
 _TOGETHER = 8
 
 
 class PromptConditions:
-    """Sample k has prompt k modulo their number; samples that are judged have prompts of their own where given.
+    """Conditions of samples by number: sample k has prompt k modulo the number of prompts.
+
+    The samples of the comparison have other prompts where `test_prompts` are given.
 
     Args:
         encode: the conditions of prompts.
         prompts: of all samples, or of those that searches see.
-        test_prompts: of the samples from `FIRST_TEST_SAMPLE` on, counted from it; none: `prompts` serve them too.
+        test_prompts: of the samples from `FIRST_TEST_SAMPLE` on, counted from it; where there are none, these samples
+            have `prompts` too.
     """
 
     def __init__(
@@ -30,13 +33,13 @@ class PromptConditions:
     ) -> None:
         self.encode = encode
         self.prompts = [*prompts, *test_prompts]
-        self._searched = len(prompts)
+        self._search_count = len(prompts)
         self._encoded: dict[int, Cond] = {}
 
     def __call__(self, index: Sequence[int] | range) -> Cond:
         numbers = [self.number(int(k)) for k in index]
         distinct = sorted(set(numbers))
-        table = concatenate([self._one(number) for number in distinct])
+        table = concatenate([self._cond_of(number) for number in distinct])
         return take(table, torch.tensor([distinct.index(number) for number in numbers]))
 
     def words(self, index: Sequence[int] | range) -> list[str]:
@@ -44,24 +47,24 @@ class PromptConditions:
         return [_words(self.prompts[self.number(int(k))]) for k in index]
 
     def metadata(self, index: Sequence[int] | range) -> list[Metadata] | None:
-        """What the samples' images are held to; None where a prompt does not say."""
-        asked = [self.prompts[self.number(int(k))] for k in index]
-        found = [one for one in asked if isinstance(one, Metadata)]
-        return found if len(found) == len(asked) else None
+        """The metadata that the samples' images are judged by; None where a prompt has none."""
+        prompts = [self.prompts[self.number(int(k))] for k in index]
+        metadata = [prompt for prompt in prompts if isinstance(prompt, Metadata)]
+        return metadata if len(metadata) == len(prompts) else None
 
     def number(self, sample: int) -> int:
-        """Place of the sample's prompt in `prompts`."""
-        judged = len(self.prompts) - self._searched
-        if judged == 0 or sample < FIRST_TEST_SAMPLE:
-            return sample % self._searched
-        return self._searched + (sample - FIRST_TEST_SAMPLE) % judged
+        """The position of the sample's prompt in `prompts`."""
+        test_count = len(self.prompts) - self._search_count
+        if test_count == 0 or sample < FIRST_TEST_SAMPLE:
+            return sample % self._search_count
+        return self._search_count + (sample - FIRST_TEST_SAMPLE) % test_count
 
-    def _one(self, number: int) -> Cond:
-        group, place = divmod(number, _TOGETHER)
+    def _cond_of(self, number: int) -> Cond:
+        group, position = divmod(number, _TOGETHER)
         if group not in self._encoded:
-            together = self.prompts[group * _TOGETHER : (group + 1) * _TOGETHER]
-            self._encoded[group] = self.encode([_words(prompt) for prompt in together])
-        return take(self._encoded[group], slice(place, place + 1))
+            neighbours = self.prompts[group * _TOGETHER : (group + 1) * _TOGETHER]
+            self._encoded[group] = self.encode([_words(prompt) for prompt in neighbours])
+        return take(self._encoded[group], slice(position, position + 1))
 
 
 def _words(prompt: Prompt) -> str:

@@ -108,13 +108,12 @@ def model_facts(experiment: Experiment, outputs: str, device: str, held: Held) -
 
 def problem_facts(problem: SearchProblem) -> Facts:
     """Facts that determine the problem of a search: samples, data, teacher and solvers."""
-    walker = problem.teacher_solver or problem.solver
     return {
         "samples": fingerprint((problem.noise, problem.cond)),
         "data": fingerprint((problem.data, problem.data_cond)),
         "teacher": problem.teacher.facts,
         "solver": solver_facts(problem.solver, problem.teacher, problem.noise),
-        "walker": solver_facts(walker, problem.teacher, problem.noise),
+        "walker": solver_facts(problem.walker, problem.teacher, problem.noise),
         "precision": str(problem.cache.precision),
     }
 

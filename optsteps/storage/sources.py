@@ -76,10 +76,12 @@ class _Source:
 
     @cached_property
     def offers(self) -> dict[str, _Import]:
-        """The names that the module offers from other modules, by its imports outside functions."""
+        """The names that the module offers from other modules, by its imports outside functions, of which some may be
+        for type checkers alone, where names are imported when they are asked for."""
+        conditional = [inner for node in self._tree.body if isinstance(node, ast.If) for inner in node.body]
         return {
             alias.asname or alias.name: _Import(self._module_of(node), alias.name)
-            for node in self._tree.body
+            for node in [*self._tree.body, *conditional]
             if isinstance(node, ast.ImportFrom)
             for alias in node.names
         }

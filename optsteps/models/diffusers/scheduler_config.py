@@ -1,4 +1,4 @@
-"""What a scheduler says of its model: the noising process, what the network predicts, the schedule it runs itself."""
+"""Facts about a model from its scheduler's config: noising process, prediction, noise levels, default schedule."""
 
 from __future__ import annotations
 
@@ -44,32 +44,34 @@ def process_of(scheduler: Any) -> Process:
 
 
 def prediction_of(scheduler: Any) -> str:
-    """What the scheduler takes its network to predict, by the names of `NetworkDenoiser`.
+    """The prediction that the scheduler expects of its network, by the names of `NetworkDenoiser`.
 
     Raises:
-        ValueError: it says something else than epsilon, v_prediction, sample or flow_prediction.
+        ValueError: the config names another prediction than epsilon, v_prediction, sample or flow_prediction.
     """
-    named = scheduler.config.get("prediction_type") or ("flow_prediction" if is_flow(scheduler) else "epsilon")
-    if named not in _PREDICTIONS:
-        raise _unsupported(scheduler, f"its prediction_type {named!r} is none of {', '.join(_PREDICTIONS)}")
-    return _PREDICTIONS[named]
+    name = scheduler.config.get("prediction_type") or ("flow_prediction" if is_flow(scheduler) else "epsilon")
+    if name not in _PREDICTIONS:
+        raise _unsupported(scheduler, f"its prediction_type {name!r} is none of {', '.join(_PREDICTIONS)}")
+    return _PREDICTIONS[name]
 
 
 def is_flow(scheduler: Any) -> bool:
-    """Does it sample a flow-matching model?"""
+    """Whether the scheduler samples a flow-matching model."""
     config = scheduler.config
-    said = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
-    return bool(said) or type(scheduler).__name__.startswith("FlowMatch")
+    configured = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
+    return bool(configured) or type(scheduler).__name__.startswith("FlowMatch")
 
 
 def noisiest_time(process: Process, prediction: str) -> float:
-    """The largest time that a network can be asked at: an eps-prediction says nothing of x_0 where alpha is 0."""
+    """The largest time at which a network can be called: an eps-prediction determines no x_0 where alpha is 0."""
     return process.t_finite if prediction == "eps" else process.t_limit
 
 
 def least_noise_level(scheduler: Any | None, process: Process, timesteps: int) -> float:
-    """The smallest noise level of the scheduler's own timesteps; a flow's is that of its first timestep above 0, times
-    the scheduler's static shift."""
+    """The smallest noise level of the scheduler's timesteps.
+
+    For a flow it is that of its first timestep above 0, times the scheduler's static shift.
+    """
     if isinstance(process, Flow):
         config = {} if scheduler is None else scheduler.config
         dynamic = config.get("use_dynamic_shifting", False)
@@ -81,11 +83,11 @@ def least_noise_level(scheduler: Any | None, process: Process, timesteps: int) -
 def own_schedule(scheduler: Any, process: Process, steps: int, t_max: float = math.inf, **arguments: Any) -> Schedule:
     """The schedule that the scheduler itself runs for so many steps, from at most t_max, ending at noise level 0.
 
-    Times that it repeats (PNDM's) are taken once, and one at the clean end is taken for the end, so that there may be
-    fewer steps than were asked for.
+    Times that it repeats (PNDM's) count once, and a time at the clean end counts as the end. So there may be fewer
+    steps than `steps`.
 
     Args:
-        arguments: what the pipeline gives to `set_timesteps` instead of a number of steps, or beside it.
+        arguments: those that the pipeline gives to `set_timesteps` instead of a number of steps, or beside it.
     """
     scheduler = copy.deepcopy(scheduler)
     scheduler.set_timesteps(**({"num_inference_steps": steps} if "sigmas" not in arguments else {}), **arguments)
@@ -94,8 +96,8 @@ def own_schedule(scheduler: Any, process: Process, steps: int, t_max: float = ma
     else:
         times = scheduler.timesteps.double()
     times = times.clamp(max=t_max)[times > process.t_clean].unique_consecutive()
-    ended = torch.cat([times.cpu(), torch.tensor([process.t_clean], dtype=torch.float64)])
-    return Schedule(ended, process, metadata={"scheduler": type(scheduler).__name__})
+    times = torch.cat([times.cpu(), torch.tensor([process.t_clean], dtype=torch.float64)])
+    return Schedule(times, process, metadata={"scheduler": type(scheduler).__name__})
 
 
 def _unsupported(scheduler: Any, why: str) -> ValueError:
