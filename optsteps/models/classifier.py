@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 
 class Classifier(nn.Module):
-    """Two stages of convolutions, a vector of features, a linear layer.
+    """Stages of convolutions, a vector of features, a linear layer.
 
     Args:
         image_channels: channels of the image.
-        resolution: height and width of the image, divisible by 4.
-        width: channels of the first stage; the second has twice as many.
+        resolution: height and width of the image, divisible by 2 as often as there are stages.
+        width: channels of the first stage; every further one has twice as many, at half the resolution.
         features: length of the feature vector.
         num_classes: number of classes.
+        stages: their number.
     """
 
     def __init__(
-        self, image_channels: int = 1, resolution: int = 28, width: int = 32, features: int = 64, num_classes: int = 10
+        self,
+        image_channels: int = 1,
+        resolution: int = 28,
+        width: int = 32,
+        features: int = 64,
+        num_classes: int = 10,
+        stages: int = 2,
     ) -> None:
         super().__init__()
         self.config = {
@@ -26,12 +35,13 @@ class Classifier(nn.Module):
             "width": width,
             "features": features,
             "num_classes": num_classes,
+            "stages": stages,
         }
+        widths = [image_channels, *(width * 2**stage for stage in range(stages))]
         self.body = nn.Sequential(
-            *_stage(image_channels, width),
-            *_stage(width, 2 * width),
+            *(layer for pair in pairwise(widths) for layer in _stage(*pair)),
             nn.Flatten(),
-            nn.Linear(2 * width * (resolution // 4) ** 2, features),
+            nn.Linear(widths[-1] * (resolution // 2**stages) ** 2, features),
             nn.BatchNorm1d(features),
             nn.SiLU(),
         )

@@ -24,6 +24,7 @@ class ClassifierTraining(Task):
         max_scale: the largest relative change of the scale.
         label_smoothing: probability mass spread over all classes.
         learning_rate, weight_decay, warmup_steps, ema_decays, seed: see `Task`.
+        mirrored: probability that an image is mirrored left to right.
     """
 
     def __init__(
@@ -38,10 +39,11 @@ class ClassifierTraining(Task):
         warmup_steps: int,
         ema_decays: Sequence[float],
         seed: int,
+        mirrored: float = 0.0,
     ) -> None:
         super().__init__(network, learning_rate, weight_decay, warmup_steps, ema_decays, seed)
         self.max_shift, self.max_degrees, self.max_scale = max_shift, max_degrees, max_scale
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.mirrored = label_smoothing, mirrored
 
     def _augment(self, images: Tensor) -> Tensor:
         """A random small affine map per image; what comes from outside the frame is the darkest level, -1."""
@@ -51,6 +53,9 @@ class ClassifierTraining(Task):
         cos, sin = angle.cos() * scale, angle.sin() * scale
         shift = uniform[2:] * self.max_shift * 2
         matrix = torch.stack([torch.stack([cos, -sin, shift[0]], -1), torch.stack([sin, cos, shift[1]], -1)], -2)
+        if self.mirrored > 0:
+            mirrored = torch.rand(len(images), device=images.device) < self.mirrored
+            matrix[mirrored, :, 0] *= -1
         grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
         return F.grid_sample(images + 1, grid, align_corners=False) - 1
 

@@ -8,8 +8,11 @@ from optsteps.models.classifier import Classifier
 from optsteps.models.training import ClassifierTraining
 
 
-def _classifier_task(max_shift: float, max_degrees: float, max_scale: float) -> ClassifierTraining:
-    return ClassifierTraining(Classifier(1, 8, 4, 6), max_shift, max_degrees, max_scale, 0.0, 1e-3, 0.0, 10, [0.9], 0)
+def _classifier_task(
+    max_shift: float, max_degrees: float, max_scale: float, mirrored: float = 0.0
+) -> ClassifierTraining:
+    network = Classifier(1, 8, 4, 6)
+    return ClassifierTraining(network, max_shift, max_degrees, max_scale, 0.0, 1e-3, 0.0, 10, [0.9], 0, mirrored)
 
 
 def test_augmentation_moves_a_little_and_fills_with_darkness() -> None:
@@ -26,3 +29,21 @@ def test_augmentation_moves_a_little_and_fills_with_darkness() -> None:
     weight = _classifier_task(0.25, 0, 0)._augment(spot) + 1
     place = (weight * torch.arange(8)).sum((1, 2, 3)) / weight.sum((1, 2, 3))
     assert 0.5 < (place - 3.5).abs().max() <= 2 + 1e-5
+
+
+def test_half_of_the_images_are_mirrored_and_the_others_are_as_they_were() -> None:
+    images = torch.rand(400, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    torch.manual_seed(1)
+    augmented = _classifier_task(0, 0, 0, mirrored=0.5)._augment(images)
+    same, mirrored = ((augmented - other).abs().amax((1, 2, 3)) < 1e-5 for other in (images, images.flip(-1)))
+    assert bool((same ^ mirrored).all())
+    assert 150 < int(mirrored.sum()) < 250
+
+
+def test_every_stage_halves_the_resolution_and_doubles_the_channels() -> None:
+    network = Classifier(3, 16, 4, 6, stages=3).eval()
+    channels = [layer.out_channels for layer in network.body if isinstance(layer, torch.nn.Conv2d)]
+    assert channels == [4, 4, 8, 8, 16, 16]
+    assert network(torch.zeros(2, 3, 16, 16)).shape == (2, 10)
+    again = Classifier(**network.config)
+    again.load_state_dict(network.state_dict())
