@@ -14,22 +14,39 @@ from typing import Any
 # of version 0.1, without the package's name
 MODULES: dict[str, str] = {
     "brownian": "solvers.brownian",
+    "claims": "storage.claims",
     "datasets.geneval": "datasets.geneval_prompts",
     "experiment": "running.experiment",
     "files": "storage.files",
     "interpretation": "running.interpretation",
+    "keys": "running.keys",
+    "methods.amplitude": "methods.oss.amplitude",
+    "methods.ays_published": "methods.ays.published",
+    "methods.coordinate_search": "methods.ays.coordinate_search",
+    "methods.entries": "methods.oss.entries",
+    "methods.grid": "methods.oss.grid",
     "methods.klub": "methods.ays.klub",
+    "methods.klub_monte_carlo": "methods.ays.klub_monte_carlo",
+    "methods.klub_table": "methods.ays.klub_table",
     "methods.restated": "methods.changed_problem",
+    "metrics.colors": "metrics.geneval.colors",
     "metrics.detections": "metrics.geneval.detections",
     "metrics.detectors": "metrics.geneval.detectors",
     "metrics.geneval_judge": "metrics.geneval.judge",
     "metrics.geneval_score": "metrics.geneval.score",
     "metrics.scene_detector": "metrics.geneval.scene_detector",
+    "metrics.shape_fit": "metrics.geneval.shape_fit",
     "models.diffusers.schedulers": "models.diffusers.scheduler_config",
     "no_logger": "loggers.none",
-    "reporting.pivot": "reporting.sweep.pivot",
+    "objective": "running.objective",
+    "plan": "running.plan",
     "probe": "running.probe",
+    "progress": "running.progress",
+    "ranks": "running.launch",
+    "reporting.pivot": "reporting.sweep.pivot",
     "runner": "running.run",
+    "shards": "storage.shards",
+    "sources": "storage.sources",
     "store": "storage.store",
     "training": "models.training",
     "wandb_logger": "loggers.wandb",
@@ -57,7 +74,14 @@ class OldModules(MetaPathFinder, Loader):
         new = self.modules[module.__name__]
         warnings.warn(f"{module.__name__} is {new} now", FutureWarning, stacklevel=2)
         # what is in it is looked up there when it is asked for
-        vars(module)["__getattr__"] = lambda name: getattr(importlib.import_module(new), name)
+
+        def get_moved(name: str) -> Any:
+            # `inspect` asks every loaded module for its file, also while the new module is only half imported
+            if name.startswith("__") and name != "__all__":
+                raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+            return getattr(importlib.import_module(new), name)
+
+        vars(module)["__getattr__"] = get_moved
 
 
 def find_old_modules() -> None:

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -122,11 +123,17 @@ def fingerprint_held(thing: Any, read: dict[int, tuple[Any, str]] | None = None)
 
 
 def plain_settings(thing: Any) -> dict[str, str]:
-    """The attributes of a thing that are JSON data, as text: JSON has no infinite numbers."""
+    """The attributes of a thing that are JSON data or dataclasses of it, as text: JSON has no infinite numbers."""
+
+    def as_data(value: Any) -> Any:
+        if not is_dataclass(value):
+            raise TypeError("no JSON data")
+        return [type(value).__qualname__, {field.name: getattr(value, field.name) for field in fields(value)}]
+
     settings = {}
     for name, value in getattr(thing, "__dict__", {}).items():
-        with suppress(TypeError, ValueError):  # it is no JSON data
-            settings[name] = json.dumps(value, sort_keys=True)
+        with suppress(TypeError, ValueError):  # it holds other things
+            settings[name] = json.dumps(value, sort_keys=True, default=as_data)
     return settings
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 
 import pytest
 from hydra.utils import get_object
@@ -41,6 +43,9 @@ def test_old_modules(old: str, new: str) -> None:
         ("metrics.detections.Limited", "metrics.geneval.detections.LimitedDetector"),
         ("wandb_logger.SparingWandbLogger", "loggers.wandb.FallbackWandbLogger"),
         ("reporting.pivot.read_records", "reporting.sweep.run_rows.read_run_rows"),
+        ("methods.restated.Restated", "methods.ChangedProblem"),
+        ("methods.handmade.Given", "methods.GivenSchedules"),
+        ("shards.storable", "storage.shards.storable"),
         ("comparison.Trial", "comparison.Comparison"),
         ("methods.oss.entries.Entries", "methods.oss.entries.EntrySubset"),
         ("trajectories.Keeping", "trajectories.Cache"),
@@ -55,6 +60,17 @@ def test_old_modules(old: str, new: str) -> None:
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_old_targets_of_configs(old: str, new: str) -> None:
     assert get_object(f"optsteps.{old}") is get_object(f"optsteps.{new}")
+
+
+@pytest.mark.parametrize(
+    "old", ["training import DenoiserTraining", "runner import run", "methods.klub import TabulatedKlub"]
+)
+def test_old_modules_in_a_fresh_interpreter(old: str) -> None:
+    """Nothing that the new module imports is loaded before."""
+    command = [sys.executable, "-c", f"from optsteps.{old}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "FutureWarning" in done.stderr
 
 
 def test_old_names_warn_and_others_are_missing() -> None:

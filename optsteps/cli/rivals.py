@@ -6,9 +6,13 @@ lies in a folder of the user's is such a choice, too.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
+from hydra.errors import MissingConfigException
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
@@ -17,8 +21,8 @@ _GROUP = "rivals"
 
 
 class RivalsSource(ConfigSource):
-    """A source of configs that has `rivals/NAME` for any NAME: it chooses the method NAME as the rival NAME. Files of
-    that group are found before it."""
+    """A source of configs that has `rivals/NAME` for any NAME that no other source has: it chooses the method NAME as
+    the rival NAME. For completion, it lists the methods."""
 
     @staticmethod
     def scheme() -> str:
@@ -26,6 +30,9 @@ class RivalsSource(ConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         name = config_path.rpartition("/")[2]
+        if not any(source.is_config(f"method/{name}") for source in _other_sources()):
+            options = [*_configs(_GROUP), *_configs("method")]
+            raise MissingConfigException(f"Could not find '{_GROUP}/{name}'", f"{_GROUP}/{name}", options)
         config = OmegaConf.create({"defaults": [{f"/method@rivals.{name}": name}]})
         return ConfigResult(self.provider, self.full_path(), config, header={"package": "_global_"})
 
@@ -36,10 +43,28 @@ class RivalsSource(ConfigSource):
         return config_path.rstrip("/") == _GROUP
 
     def is_config(self, config_path: str) -> bool:
-        return config_path.rpartition("/")[0] == _GROUP
+        if config_path.rpartition("/")[0] != _GROUP:
+            return False
+        return not any(source.is_config(config_path) for source in _other_sources())
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        return []
+        if not self.is_group(config_path) or results_filter is ObjectType.GROUP:
+            return []
+        return _configs("method")
+
+
+def _configs(group: str) -> list[str]:
+    """The configs of a group in the other sources."""
+    sources = [source for source in _other_sources() if source.is_group(group)]
+    return sorted({name for source in sources for name in source.list(group, ObjectType.CONFIG)})
+
+
+def _other_sources() -> Iterator[ConfigSource]:
+    """The sources of the search path beside `RivalsSource`, in their order."""
+    repository = GlobalHydra.instance().config_loader().repository  # type: ignore[attr-defined]
+    for source in repository.get_sources():
+        if not isinstance(source, RivalsSource):
+            yield source
 
 
 class RivalsSearchPath(SearchPathPlugin):

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optsteps.conditions import Cond, take
+from optsteps.conditions import Cond, fingerprint, take
 from optsteps.denoisers import CountedDenoiser, Denoiser, counting
+from optsteps.fingerprint import fingerprint_held, plain_settings, solver_facts
 from optsteps.processes import Process
 from optsteps.sampling import check_batch
 from optsteps.schedules import Schedule
@@ -257,6 +258,8 @@ class ShardedMethod(Method, ABC):
 
     def find(self, problem: SearchProblem, steps: Sequence[int], workers: Workers) -> SearchResult:
         shards = torch.arange(len(problem.noise)).split(self.shard_size)
+        if workers.keeps:  # several searches within one method do not read each other's shards
+            workers = workers.on("searched by", **self._search_facts(problem, steps))
         partials: list[Any] = [None] * len(shards)
         decision: Any = None
         number = 0
@@ -266,6 +269,20 @@ class ShardedMethod(Method, ABC):
             decision = self.combine(problem, steps, partials, decision)
             number += 1
         return decision
+
+    def _search_facts(self, problem: SearchProblem, steps: Sequence[int]) -> dict[str, Any]:
+        """Facts that tell this search from others of the same model, as JSON data."""
+        return {
+            "method": f"{type(self).__module__}.{type(self).__qualname__}",
+            "settings": plain_settings(self),
+            "held": fingerprint_held(self),
+            "steps": list(steps),
+            "samples": fingerprint((problem.noise, problem.cond)),
+            "data": fingerprint((problem.data, problem.data_cond)),
+            "teacher": problem.teacher.facts,
+            "solver": solver_facts(problem.solver, problem.teacher, problem.noise),
+            "walker": solver_facts(problem.walker, problem.teacher, problem.noise),
+        }
 
     def _partials(
         self,

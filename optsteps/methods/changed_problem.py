@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from optsteps.deprecation import old_names
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult
 from optsteps.solvers.base import Solver
 from optsteps.storage.workers import ALONE, Workers
@@ -50,3 +51,6 @@ class ChangedProblem(Method):
         noise, cond = problem.samples(torch.arange(count))
         solver = self.solver or problem.solver
         return replace(problem, solver=solver, noise=noise, cond=cond)
+
+
+__getattr__ = old_names(__name__, Restated="ChangedProblem")

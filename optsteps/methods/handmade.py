@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from optsteps.denoisers import call_nfe
+from optsteps.deprecation import old_names
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, ShardedMethod, checked_steps
 from optsteps.metrics.teacher import mse
 from optsteps.processes import Flow, Process
@@ -191,3 +192,6 @@ class GivenSchedules(Method):
         described = {n: {**s.metadata, "range": "its users'"} for n, s in schedules.items()}
         schedules = {n: replace(s, metadata=described[n]) for n, s in schedules.items()}
         return SearchResult(schedules, own_start=self.own_start)
+
+
+__getattr__ = old_names(__name__, Given="GivenSchedules")

@@ -41,6 +41,11 @@ _INSTALLED = tuple({f"{sysconfig.get_path(name)}/" for name in ("stdlib", "plats
 _BESIDE = {"diffusers": {"transformers"}}
 
 
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+# a call that changes nothing that is imported
+_HARMLESS = {"find_old_modules"}
+
+
 class _Import(NamedTuple):
     """An import of a module, or of a name that is in it."""
 
@@ -71,20 +76,69 @@ class _Source:
             if isinstance(node, ast.Import):
                 imports |= {_Import(alias.name) for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
-                imports |= {_Import(self._module_of(node), alias.name) for alias in node.names}
-        return imports
+                imports |= {_Import(module, alias.name) for module in self._modules_of(node) for alias in node.names}
+        return imports | self._attributes
 
     @cached_property
     def offers(self) -> dict[str, _Import]:
         """The names that the module offers from other modules, by its imports outside functions, of which some may be
         for type checkers alone, where names are imported when they are asked for."""
         conditional = [inner for node in self._tree.body if isinstance(node, ast.If) for inner in node.body]
-        return {
-            alias.asname or alias.name: _Import(self._module_of(node), alias.name)
+        offers = {
+            alias.asname or alias.name: _Import(module, alias.name)
             for node in [*self._tree.body, *conditional]
             if isinstance(node, ast.ImportFrom)
+            for module in self._modules_of(node)
             for alias in node.names
         }
+        bound = self._bound
+        return {} if self._acts else {name: origin for name, origin in offers.items() if name not in bound}
+
+    @property
+    def _bound(self) -> set[str]:
+        """Names that the module binds itself, perhaps after it has imported another thing by that name."""
+        stores = (
+            node.id for node in ast.walk(self._tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        )
+        defined = (node.name for node in self._tree.body if isinstance(node, _DEFINITIONS))
+        return {*stores, *defined}
+
+    @property
+    def _acts(self) -> bool:
+        """Whether importing the module may change what it imports: it sets attributes or items, or calls something."""
+        for node in self._tree.body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            if any(isinstance(target, (ast.Attribute, ast.Subscript)) for target in targets):
+                return True
+            call = node.value if isinstance(node, ast.Expr) else None
+            if isinstance(call, ast.Call) and not (isinstance(call.func, ast.Name) and call.func.id in _HARMLESS):
+                return True
+        return False
+
+    @property
+    def _attributes(self) -> set[_Import]:
+        """What the module reaches as attributes of this package, which imports its modules when they are asked for."""
+        roots = {
+            alias.asname or _PACKAGE
+            for node in ast.walk(self._tree)
+            if isinstance(node, ast.Import)
+            for alias in node.names
+            if alias.name == _PACKAGE or (alias.asname is None and alias.name.startswith(f"{_PACKAGE}."))
+        }
+        imports: set[_Import] = set()
+        for node in ast.walk(self._tree) if roots else ():
+            names: list[str] = []
+            while isinstance(node, ast.Attribute):
+                names.insert(0, node.attr)
+                node = node.value
+            if isinstance(node, ast.Name) and node.id in roots:
+                module = _PACKAGE
+                for name in names:
+                    imports.add(_Import(module, name))
+                    module = f"{module}.{name}"
+                    if _spec(module) is None:
+                        break
+        return imports
 
     @cached_property
     def _tree(self) -> ast.Module:
@@ -93,9 +147,13 @@ class _Source:
                 return ast.parse(self.content)
         return ast.Module([], [])
 
-    def _module_of(self, node: ast.ImportFrom) -> str:
+    def _modules_of(self, node: ast.ImportFrom) -> list[str]:
+        """The module that names are imported from; none where a relative import leads out of every package."""
         package = self.spec.name if self.is_package else self.spec.parent
-        return importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+        try:
+            return [importlib.util.resolve_name("." * node.level + (node.module or ""), package)]
+        except ImportError:
+            return []
 
 
 _REMEMBERED: WeakKeyDictionary[ModuleType, _Source] = WeakKeyDictionary()

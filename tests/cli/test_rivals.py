@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig
 from test_run import TINY, TINY_PLANE, start
@@ -53,7 +54,7 @@ def test_a_rival_of_the_list_is_the_method_of_that_name() -> None:
 
 
 def test_no_such_method() -> None:
-    with pytest.raises(MissingConfigException, match="Could not find 'method/edn'"):
+    with pytest.raises(MissingConfigException, match="Could not find 'rivals/edn'"):
         composed("rivals=[edm,edn]")
 
 
@@ -72,7 +73,29 @@ def test_a_method_in_a_folder_of_the_user_s(
     assert "error: oss: OSS compares" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         start(monkeypatch, tmp_path / "no", *TINY, *TINY_PLANE, "rivals=[edn]")
-    assert "there is no method=edn" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "there is no rivals=edn; there are default, none, ays," in said
+    assert "did you mean edm" in said
+
+
+def test_rivals_in_a_folder_of_the_user_s_come_before_a_method_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("pair", "ays"):
+        file = tmp_path / "conf" / "rivals" / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        chosen = "[/method@rivals.edm: edm, /method@rivals.mine: logsnr]"
+        file.write_text(f"# @package _global_\ndefaults: {chosen}\noptional_rivals: []\n")
+        start(monkeypatch, tmp_path / name, *TINY, *TINY_PLANE, f"rivals={name}", f"--config-dir={tmp_path / 'conf'}")
+        rows = json.loads((tmp_path / name / "metrics.json").read_text())["rows"]
+        assert {row["method"] for row in rows if not row["oracle"]} == {"teacher", "oss", "edm", "mine"}
+
+
+def test_completion_offers_the_methods() -> None:
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        choices = GlobalHydra.instance().config_loader().get_group_options("rivals")
+    assert {"default", "none", "edm", "ays", "oss"} <= set(choices)
+    assert len(choices) == len(set(choices))
 
 
 def test_runner_ddp_is_all_gpus_now() -> None:

@@ -181,3 +181,29 @@ def test_most_methods_search_no_sample_by_itself() -> None:
     assert AYS().alone() is None
     with pytest.raises(ValueError, match="AYS searches every sample for itself, but its result has no per_sample"):
         AYS().sample_schedules(problem, SearchResult({2: problem.teacher}), 2)
+
+
+class Nested(Method):
+    """Two searches of one kind with other settings, on the same workers."""
+
+    def find(self, problem: SearchProblem, steps: Sequence[int], workers: Workers) -> SearchResult:
+        first = OSS(average="mean", shard_size=3).search(problem, steps, workers)
+        others = [
+            OSS(average="mean", shard_size=3, start="free", channels=[0]),
+            OSS(average="mean", shard_size=3, start="free", channels=[1]),
+            OSS(average="mean", shard_size=3, grid_steps=6),
+        ]
+        results = [method.search(problem, steps, workers) for method in others]
+        few = dataclasses.replace(problem, noise=problem.noise.flip(0))
+        results.append(OSS(average="mean", shard_size=3).search(few, steps, workers))
+        return dataclasses.replace(first, evidence={"others": [result.schedules for result in results]})
+
+
+def test_searches_within_a_method_do_not_read_each_other_s_shards(tmp_path: Path) -> None:
+    problem = mixture_problem("edm", 7, 12)
+    alone = Nested().search(problem, [3, 4])
+    for _ in range(2):  # computed, then read
+        with_store = Nested().search(problem, [3, 4], stored(tmp_path))
+        assert with_store.schedules == alone.schedules
+        assert with_store.evidence == alone.evidence
+        assert with_store.nfe == alone.nfe

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import pkgutil
 import sys
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import optsteps
+import optsteps.schedules
 from optsteps.storage.sources import code_facts, remember_sources
 
 
@@ -122,3 +122,52 @@ def test_a_face_counts_as_the_modules_that_it_offers(package: Path) -> None:
         (package / "mine.py").write_text(old)
         new = "optsteps.methods.ays.klub" if "klub" in old else "optsteps.models.training.denoising"
         assert new in code_facts(["users_own.mine"])
+
+
+def facts_of(package: Path, content: str) -> dict[str, str]:
+    (package / "mine.py").write_text(content)
+    return code_facts(["users_own.mine"])
+
+
+def test_what_is_reached_as_an_attribute_of_the_package_counts(package: Path) -> None:
+    facts = facts_of(package, "import optsteps\nmethod = optsteps.methods.HandMade('edm')\n")
+    assert {"optsteps.methods.handmade"} <= facts.keys()
+    facts = facts_of(package, "import optsteps as o\nx = o.sample\ns = o.schedules.families.edm\n")
+    assert {"optsteps.sampling", "optsteps.schedules.families"} <= facts.keys()
+    facts = facts_of(package, "import optsteps.processes\nsolver = optsteps.solvers.UniPC()\n")
+    assert {"optsteps.processes", "optsteps.solvers.unipc"} <= facts.keys()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "_before = build_schedule\ndef build_schedule(*args, **kwargs):\n    return _before(*args, **kwargs)\n",
+        "class build_schedule:\n    pass\n",
+        "build_schedule = None\n",
+        "build_schedule.limit = 3\n",
+        "register(build_schedule)\n",
+    ],
+)
+def test_a_face_that_changes_what_it_offers_counts(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    user = "from optsteps.schedules import build_schedule\n"
+    assert "optsteps.schedules" not in facts_of(package, user)
+    face = tmp_path / "__init__.py"
+    face.write_text(Path(optsteps.schedules.__file__).read_text() + change)
+    spec = importlib.util.spec_from_file_location(
+        "optsteps.schedules", face, submodule_search_locations=list(optsteps.schedules.__path__)
+    )
+    changed = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "optsteps.schedules", changed)
+    assert {"optsteps.schedules", "optsteps.schedules.families"} <= facts_of(package, user).keys()
+
+
+def test_a_relative_import_that_leads_nowhere_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands in modules that are run both as scripts and as parts of a package."""
+    (tmp_path / "lonely.py").write_text(
+        "try:\n    from .util import g\nexcept ImportError:\n    from useful import g\n"
+    )
+    (tmp_path / "useful.py").write_text("g = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert {"lonely", "useful"} <= code_facts(["lonely"]).keys()
