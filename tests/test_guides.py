@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -176,7 +177,11 @@ def test_the_commands_of_the_guides_run(command: Command, at_desk: Path) -> None
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_python_of_a_page_runs_in_its_order(page: Path, at_desk: Path) -> None:
+def test_the_python_of_a_page_runs_in_its_order(
+    page: Path, at_desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(at_desk, tmp_path / "desk")  # what a page writes is no other page's
+    monkeypatch.chdir(tmp_path / "desk")
     namespace = names(str(page.relative_to(ROOT)))
     for block in blocks(page):
         if block.language == "python" and block.file is None:

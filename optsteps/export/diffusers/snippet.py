@@ -63,6 +63,10 @@ def diffusers_snippet(schedule: Schedule, scheduler: Any = None, path: str | Pat
     lines += [f"from diffusers import {to_set.scheduler}", "", "# pipe: your pipeline, as loaded"]
     settings = [f"    {key}={value!r}," for key, value in to_set.settings.items()]
     call = f"pipe.scheduler = {to_set.scheduler}.from_config("
+    if isinstance(scheduler, str) and not Path(scheduler).is_dir():
+        lines += [
+            "# tried with the schedule's own process, which your pipeline's scheduler must have; a folder tells more"
+        ]
     lines += [call, "    pipe.scheduler.config,", *settings, ")"]
     lines += _noise_note(to_set)
     if to_set.settings.get("use_flow_sigmas") and "sigmas" in to_set.arguments:
