@@ -270,12 +270,3 @@ def digest(facts: Any) -> str:
         TypeError: the facts hold something that is no JSON data.
     """
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def file_digest(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's content."""
-    sha256 = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            sha256.update(block)
-    return sha256.hexdigest()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from optsteps.metrics.extractors import build_extractor, extract_features, register_extractor
-from optsteps.metrics.features import HIGHER_IS_BETTER, FidelitySettings
+from optsteps.metrics.features import HIGHER_IS_BETTER, FidelitySettings, fidelity_values
 from optsteps.metrics.fidelity import FidelityJudge, fidelity_measurements
 
 NAME = "optsteps-test-fidelity"
@@ -55,19 +55,22 @@ def test_agrees_with_calculate_metrics(extractor: nn.Module, tmp_path: Path, mon
     hub.mkdir()
     monkeypatch.setenv("TORCH_HOME", str(hub))
     samples, reference = _images(110, 0, 0.5), _images(90, 1, 0.6)
-    theirs = torch_fidelity.calculate_metrics(
-        input1=Bytes(samples),
-        input2=Bytes(reference),
-        feature_extractor=NAME,
-        fid=True,
-        kid=True,
-        prc=True,
-        isc=True,  # takes the logits
-        kid_subsets=10,
-        kid_subset_size=90,
-        cuda=False,
-        save_cpu_ram=True,
-        verbose=False,
+    theirs, of_subsets = (
+        torch_fidelity.calculate_metrics(
+            input1=Bytes(samples),
+            input2=Bytes(reference),
+            feature_extractor=NAME,
+            fid=True,
+            kid=True,
+            prc=True,
+            isc=True,  # takes the logits
+            kid_subsets=10,
+            kid_subset_size=size,
+            cuda=False,
+            save_cpu_ram=True,
+            verbose=False,
+        )
+        for size in (len(reference), SETTINGS.kid_subset_size)
     )
     save_file({"features": extract_features(extractor, reference)}, tmp_path / "features.safetensors")
     judge = FidelityJudge(
@@ -80,6 +83,10 @@ def test_agrees_with_calculate_metrics(extractor: nn.Module, tmp_path: Path, mon
     assert ours["recall"] == theirs["recall"]
     assert 0 < ours["recall"] < ours["precision"] < 1
     assert theirs["inception_score_mean"] > 1
+    features = (extract_features(extractor, images) for images in (samples, reference))
+    drawn = fidelity_values(*features, SETTINGS)["kid"]
+    assert drawn == pytest.approx(of_subsets["kernel_inception_distance_mean"], rel=1e-6)
+    assert drawn != pytest.approx(ours["kid"], rel=1e-3)
     assert list(hub.iterdir()) == []  # nothing cached, nothing downloaded
 
 
