@@ -1,12 +1,20 @@
-"""What networks and functions of the user's say that they take."""
+"""What functions and networks of a user's say that they take."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from torch import nn
+
+
+def accepted(function: Callable[..., Any], arguments: Mapping[str, Any], optional: Collection[str]) -> dict[str, Any]:
+    """The arguments without those of the optional ones that the function does not take; all where it does not say."""
+    parameters = _parameters(function)
+    if parameters is None or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return dict(arguments)
+    return {name: value for name, value in arguments.items() if name in parameters or name not in optional}
 
 
 def takes_two(network: Callable[..., Any]) -> bool:

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails
 
 from optsteps.cli.targets import check_targets, typed
+from optsteps.running.targets import MODEL_ARGUMENTS
 from optsteps.text.suggestion import suggestion
 
 
@@ -244,7 +245,7 @@ class Train(Part):
 
 
 # arguments that the program gives itself
-_SUPPLIED = {"model": ("process", "device"), "training.task": ("ema_decays", "seed")}
+_SUPPLIED = {"model": MODEL_ARGUMENTS, "training.task": ("ema_decays", "seed")}
 
 
 def checked(config: DictConfig, kind: type[Run] | type[Train]) -> DictConfig:

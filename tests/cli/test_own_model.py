@@ -1,0 +1,100 @@
+"""A model of the user's own, from a Python file and a YAML to a report, with as little as they may write."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from optsteps.cli import run as command
+
+TINY = ["steps=2", "teacher.steps=4", "search.samples=2", "test.samples=8", "test.oracle=0", "logger=none"]
+TINY += ["store.folder=null", "rivals=none", "check_model=false"]
+MODULE = """
+from optsteps.denoisers import NetworkDenoiser
+from optsteps.models import Model
+from optsteps.processes import EDM
+
+def made(name="of its own", process=EDM(), device="no device", **more):
+    model = Model(name, NetworkDenoiser(lambda x, t: x / 2, process, "x0"), process, (2,), (10.0, 0.1))
+    return Model(**{**vars(model), "facts": {"made on": str(device)}})
+
+def none(): return made()
+def one(process): return made(process=process)
+def two(name, device): return made(name, device=device)
+def three(device, process, name): return made(name, process, device)
+def keywords(**given): return made(**given)
+def positional(name, process, device): return made(name, process, device)
+def other(name): return name
+class Own(Model):
+    def __init__(self, process): super().__init__(**{**vars(made()), "name": "a class", "process": process})
+"""
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "minimal_models.py").write_text(MODULE)
+    (tmp_path / "my_conf" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "minimal_models", raising=False)
+    return tmp_path
+
+
+def start(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["optsteps", "--config-dir=my_conf", "model=mine", *TINY, *overrides])
+    command.main()
+
+
+def model_yaml(desk: Path, text: str) -> None:
+    (desk / "my_conf" / "model" / "mine.yaml").write_text(text)
+
+
+def facts_and_config() -> tuple[dict[str, str], DictConfig]:
+    """Of the one run there is, below its default folder."""
+    (metrics,) = Path("outputs").glob("mine-oss/*/metrics.json")
+    config = OmegaConf.load(metrics.with_name("config.yaml"))
+    assert isinstance(config, DictConfig)
+    return json.loads(metrics.read_text())["facts"], config
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "process", "device"),
+    [
+        ("none", "of its own", "EDM()", "no device"),
+        ("one", "of its own", "Flow()", "no device"),
+        ("two", "mine", "EDM()", "cpu"),
+        ("three", "mine", "Flow()", "cpu"),
+        ("keywords", "mine", "Flow()", "cpu"),
+        ("Own", "a class", "Flow()", "no device"),
+    ],
+)
+def test_a_model_s_function_takes_none_some_or_all_of_name_process_and_device(
+    function: str, name: str, process: str, device: str, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_yaml(desk, f"_target_: minimal_models.{function}\n")
+    start(monkeypatch, "metric=teacher", "runner=cpu", "process=flow")
+    facts, config = facts_and_config()
+    assert facts["model"] == name
+    assert facts["process"].startswith(process[:-1])
+    assert facts["made on"] == device
+    assert config.model.name == "mine"
+    assert (config.process is None) == (process == "EDM()")
+
+
+def test_arguments_by_position(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model_yaml(desk, "_target_: minimal_models.positional\n_args_: [by position]\n")
+    start(monkeypatch, "metric=teacher")
+    assert facts_and_config()[0]["model"] == "by position"
+
+
+def test_what_is_no_model_is_named(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model_yaml(desk, "_target_: minimal_models.other\n")
+    with pytest.raises(SystemExit):
+        start(monkeypatch, "metric=teacher")
+    assert "minimal_models.other returned str; let it return an optsteps.models.Model" in capsys.readouterr().err
