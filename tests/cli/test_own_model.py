@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -98,3 +101,52 @@ def test_what_is_no_model_is_named(
     with pytest.raises(SystemExit):
         start(monkeypatch, "metric=teacher")
     assert "minimal_models.other returned str; let it return an optsteps.models.Model" in capsys.readouterr().err
+
+
+NEWCOMER = """
+from optsteps.denoisers import NetworkDenoiser
+from optsteps.models import Model
+from optsteps.processes import Flow
+
+def network(x, t):  # the velocity of a flow whose data are normal with deviation 0.5
+    t = t[:, None, None, None]
+    return (t - 0.25 * (1 - t)) / (t**2 + 0.25 * (1 - t) ** 2) * x
+
+def my_model():
+    return Model("mine", NetworkDenoiser(network, Flow(), "velocity"), Flow(), (1, 8, 8), (80.0, 0.01))
+"""
+
+
+@pytest.fixture
+def console(tmp_path: Path) -> Callable[..., None]:
+    """A function that runs the installed command `optsteps`, as a script in a folder of its own, in a newcomer's."""
+    script = tmp_path / "bin" / "optsteps"
+    script.parent.mkdir()
+    script.write_text("from optsteps.cli.run import main\nif __name__ == '__main__':\n    main()\n")
+    here = tmp_path / "here"
+    (here / "conf" / "model").mkdir(parents=True)
+    (here / "my_model.py").write_text(NEWCOMER)
+    (here / "conf" / "model" / "mine.yaml").write_text("_target_: my_model.my_model\n")
+    # Python itself cannot be told before 3.11
+    for module in ("wandb", "lightning") if sys.version_info >= (3, 11) else ():
+        (here / f"{module}.py").write_text("raise RuntimeError('the installed package has precedence')\n")
+    environment = {**os.environ, "PYTHONPATH": str(Path(command.__file__).parents[2])}
+
+    def run(*arguments: str) -> None:
+        few = ["steps=2", "teacher.steps=4", "search.samples=2", "test.samples=8", "test.oracle=0"]
+        line = [sys.executable, str(script), "--config-dir=conf", *arguments, "model=mine", *few]
+        subprocess.run(line, cwd=here, env=environment, check=True)
+
+    return run
+
+
+def test_modules_of_the_current_folder_come_after_installed_ones(console: Callable[..., None], tmp_path: Path) -> None:
+    """In a run, in its further ranks, and in the jobs of a sweep."""
+    console("metric=teacher", "runner=cpu", "runner.devices=2", "hydra.run.dir=run")
+    facts = json.loads((tmp_path / "here" / "run" / "metrics.json").read_text())["facts"]
+    assert facts["model"] == "mine"
+    (log,) = (tmp_path / "here" / "run" / "ranks").glob("*.log")
+    assert "Traceback" not in log.read_text()
+    console("-m", "metric=teacher", "seed=0,1", "hydra.sweep.dir=sweep")
+    jobs = [json.loads(path.read_text()) for path in (tmp_path / "here" / "sweep").glob("*/job.json")]
+    assert [job.get("failed") for job in jobs] == [None, None]
