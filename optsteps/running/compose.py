@@ -16,7 +16,7 @@ from optsteps.models import Model
 from optsteps.running.clean_samples import clean_samples
 from optsteps.running.device import set_max_batch, with_states_at
 from optsteps.running.experiment import Experiment, draw_samples, unseen_samples
-from optsteps.running.judges import build_judges, check_figures
+from optsteps.running.judges import build_judges, check_figures, choose_metric
 from optsteps.running.targets import MODEL_ARGUMENTS, import_targets
 from optsteps.schedules import PUBLISHED_LEVELS, Schedule, build_schedule
 from optsteps.signatures import accepted
@@ -32,8 +32,8 @@ def compose_experiment(config: DictConfig, device: torch.device, method_name: st
     """The experiment of a config whose main method goes by the name `method_name`. It evaluates nothing, unless
     `max_batch=auto` asks what fits on the device.
 
-    In the config, `max_batch` and the published family's `model` are completed, and `process` is empty for a model that
-    takes none and so brings its own.
+    In the config, `metric`, `max_batch` and the published family's `model` are completed, and `process` is empty for a
+    model that takes none and so brings its own.
 
     Raises:
         ValueError, OSError: with one paragraph that says what is wrong.
@@ -48,6 +48,7 @@ def compose_experiment(config: DictConfig, device: torch.device, method_name: st
     methods = _methods(config, model, method_name)
     steps = _steps(config, model, solver, teacher)
     data, data_cond = clean_samples(config, model, device)
+    choose_metric(config.metric, model)
     judges = build_judges(config.metric.judges, model, unseen_samples(config))
     noise, cond = draw_samples(config, model, range(config.search.samples), device)
     experiment = Experiment(

@@ -8,11 +8,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from optsteps.cli import run as command
+from optsteps.cli.common import CONFIG_DIR
+from optsteps.models import Gaussian, Model
+from optsteps.processes import EDM
+from optsteps.running.judges import choose_metric
 
 TINY = ["steps=2", "teacher.steps=4", "search.samples=2", "test.samples=8", "test.oracle=0", "logger=none"]
 TINY += ["store.folder=null", "rivals=none", "check_model=false"]
@@ -79,13 +86,47 @@ def test_a_model_s_function_takes_none_some_or_all_of_name_process_and_device(
     function: str, name: str, process: str, device: str, desk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model_yaml(desk, f"_target_: minimal_models.{function}\n")
-    start(monkeypatch, "metric=teacher", "runner=cpu", "process=flow")
+    start(monkeypatch, "runner=cpu", "process=flow")
     facts, config = facts_and_config()
     assert facts["model"] == name
     assert facts["process"].startswith(process[:-1])
     assert facts["made on"] == device
     assert config.model.name == "mine"
+    assert config.metric == {
+        "verdicts": ["mse"],
+        "judges": [{"_target_": "optsteps.metrics.judges.TeacherJudge", "data_range": None}],
+    }
     assert (config.process is None) == (process == "EDM()")
+
+
+@pytest.mark.parametrize(
+    ("shape", "parts", "metric"),
+    [
+        ((2,), {}, "points"),
+        ((2,), {"distribution": Gaussian([0.0, 0.0], 1.0)}, "toy"),
+        ((1, 28, 28), {}, "teacher"),
+        ((4, 8, 8), {"decode": torch.nn.Identity()}, "pixels"),
+        ((16,), {"decode": torch.nn.Identity()}, "pixels"),
+    ],
+)
+def test_the_metric_that_fits(shape: tuple[int, ...], parts: dict[str, Any], metric: str) -> None:
+    model = Model("mine", lambda x, t, cond=None: x, EDM(), shape, (10.0, 0.1), **parts)
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        auto, chosen = (compose("config", [f"metric={name}"]).metric for name in ("auto", metric))
+        mine = compose("config", ["metric=auto", "metric.verdicts=[mse]"]).metric
+        default = compose("config").metric
+        images = compose("config", ["metric=images"]).metric
+    choose_metric(auto, model)
+    assert auto == chosen
+    choose_metric(mine, model)
+    assert mine == {**chosen, "verdicts": ["mse"]}
+    assert default == images  # the shipped model's
+
+
+def test_a_metric_that_says_nothing_of_such_a_model() -> None:
+    model = Model("mine", lambda x, t, cond=None: x, EDM(), (2,), (10.0, 0.1))
+    with pytest.raises(ValueError, match=r"metric\.judges is null, and metric\.by_model has none for points; give"):
+        choose_metric(OmegaConf.create({"verdicts": ["mse"], "judges": None}), model)
 
 
 def test_arguments_by_position(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,11 +183,11 @@ def console(tmp_path: Path) -> Callable[..., None]:
 
 def test_modules_of_the_current_folder_come_after_installed_ones(console: Callable[..., None], tmp_path: Path) -> None:
     """In a run, in its further ranks, and in the jobs of a sweep."""
-    console("metric=teacher", "runner=cpu", "runner.devices=2", "hydra.run.dir=run")
+    console("runner=cpu", "runner.devices=2", "hydra.run.dir=run")
     facts = json.loads((tmp_path / "here" / "run" / "metrics.json").read_text())["facts"]
     assert facts["model"] == "mine"
     (log,) = (tmp_path / "here" / "run" / "ranks").glob("*.log")
     assert "Traceback" not in log.read_text()
-    console("-m", "metric=teacher", "seed=0,1", "hydra.sweep.dir=sweep")
+    console("-m", "seed=0,1", "hydra.sweep.dir=sweep")
     jobs = [json.loads(path.read_text()) for path in (tmp_path / "here" / "sweep").glob("*/job.json")]
     assert [job.get("failed") for job in jobs] == [None, None]
