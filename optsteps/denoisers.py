@@ -19,6 +19,7 @@ from torch import Tensor
 from optsteps.conditions import Cond, concatenate, moved, take
 from optsteps.deprecation import old_names
 from optsteps.processes import Process
+from optsteps.signatures import takes_two
 
 
 class Denoiser(Protocol):
@@ -41,6 +42,11 @@ def _network_time(t: Tensor, x: Tensor) -> Tensor:
     return t.to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
+def _output(network: Callable[..., Tensor], x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    """What a network returns; one of two arguments (x, t) is not handed a cond that is None."""
+    return network(x, t) if cond is None and takes_two(network) else network(x, t, cond)
+
+
 # D = c_skip x + c_out output for every prediction of a network, with (c_skip, c_out) functions of (alpha, sigma)
 PREDICTIONS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
     "x0": lambda alpha, sigma: (torch.zeros_like(alpha), torch.ones_like(alpha)),
@@ -58,7 +64,7 @@ class NetworkDenoiser:
     """The denoiser of a network that predicts `prediction`: "x0", "eps", "v" or "velocity".
 
     Args:
-        network: (x [B, ...], t [B], cond) -> [B, ...].
+        network: (x [B, ...], t [B], cond) -> [B, ...], or of two arguments (x, t) where there is no cond.
         process: the noising process the network was trained on.
         prediction: what the network's output estimates.
         time_scale: the network's clock: at time t of the process it is called with time_scale * t. Many flows were
@@ -91,7 +97,7 @@ class NetworkDenoiser:
                 "is 0: start below it"
             )
         c_skip, c_out = PREDICTIONS[self.prediction](alpha, sigma)
-        output = self.network(x, _network_time(self.time_scale * t, x), cond)
+        output = _output(self.network, x, _network_time(self.time_scale * t, x), cond)
         check_output(output, x, t, "network")
         return expand(c_skip, x) * x + expand(c_out, x) * output
 
@@ -104,7 +110,7 @@ class EDMDenoiser:
     D = c_skip(s) y + c_out(s) F(c_in(s) y, c_noise(s), cond).
 
     Args:
-        network: F, (x [B, ...], c_noise [B], cond) -> [B, ...].
+        network: F, (x [B, ...], c_noise [B], cond) -> [B, ...], or without cond as in `NetworkDenoiser`.
         process: the process to sample under; an EDM network depends on the noise level alone.
         sigma_data: standard deviation of the training data.
     """
@@ -121,7 +127,7 @@ class EDMDenoiser:
         c_noise = level.log() / 4
         y = x / expand(self.process.alpha(t), x)
         # 1 / sqrt(total) overflows nothing, but alpha = 0 does: EDM networks are defined at finite noise levels
-        output = self.network(y * expand(total.rsqrt(), x), _network_time(c_noise, x), cond)
+        output = _output(self.network, y * expand(total.rsqrt(), x), _network_time(c_noise, x), cond)
         check_output(output, x, t, "network")
         return expand(c_skip, x) * y + expand(c_out, x) * output
 

@@ -51,6 +51,29 @@ def test_the_true_target_gives_the_clean_image(name: str, prediction: str, place
     torch.testing.assert_close(denoise(alpha * x_0 + sigma * eps, t), x_0, rtol=0, atol=1e-10)
 
 
+class _OfTwo(torch.nn.Module):
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return x * t[:, None].to(x)
+
+
+class _OfThree(torch.nn.Module):
+    def forward(self, x: Tensor, t: Tensor, cond: str = "not handed on") -> Tensor:
+        assert cond is None
+        return x * t[:, None].to(x)
+
+
+@pytest.mark.parametrize("wrap", [NetworkDenoiser, EDMDenoiser])
+def test_a_network_of_two_arguments_where_there_is_no_condition(wrap: Any) -> None:
+    x, t = _normal(3, 2), torch.tensor([0.5, 1.0, 2.0]).double()
+    expected = wrap(_OfThree(), EDM())(x, t)
+    networks = [_OfTwo(), _OfTwo().forward, torch.compile(_OfTwo(), backend="eager"), lambda x, t: x * t[:, None].to(x)]
+    for network in networks:
+        assert torch.equal(wrap(network, EDM())(x, t), expected)
+        with pytest.raises(TypeError, match="positional arguments"):
+            wrap(network, EDM())(x, t, torch.zeros(3))
+    assert torch.equal(wrap(lambda *inputs: _OfThree()(*inputs), EDM())(x, t), expected)
+
+
 @pytest.mark.parametrize("prediction", ["x0", "v", "velocity"])
 def test_the_noisy_end_of_a_flow_is_exact(prediction: str) -> None:
     x_0, eps, t = _normal(3, 2), _normal(3, 2, seed=1), torch.tensor([0.5, 1.0, 1.0]).double()

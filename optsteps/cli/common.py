@@ -72,7 +72,7 @@ add_rivals_source()
 def readable_errors(command: Callable[[], None]) -> Callable[[], None]:
     """Print an error that the user can mend as one paragraph and exit with 1; OPTSTEPS_DEBUG=1 shows the traceback.
 
-    Output that cannot be written is such an error.
+    Output that cannot be written is such an error. The command finds modules of the current folder.
     """
 
     @functools.wraps(command)
@@ -80,6 +80,7 @@ def readable_errors(command: Callable[[], None]) -> Callable[[], None]:
         # otherwise Hydra prints a traceback of its own before we see the error
         os.environ["HYDRA_FULL_ERROR"] = "1"
         take_every_character(sys.stdout)
+        _find_modules_here()
         try:
             command()
             flush(sys.stdout)
@@ -92,6 +93,13 @@ def readable_errors(command: Callable[[], None]) -> Callable[[], None]:
             raise SystemExit(1) from None
 
     return run
+
+
+def _find_modules_here() -> None:
+    """Let modules of the current folder be imported, as with `python -m`, but after installed ones of the same name."""
+    with suppress(OSError):  # the folder is gone
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
 
 
 def root_error(error: BaseException) -> BaseException:

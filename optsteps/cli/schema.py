@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails
 
 from optsteps.cli.targets import check_targets, typed
+from optsteps.running.targets import MODEL_ARGUMENTS
 from optsteps.text.suggestion import suggestion
 
 
@@ -60,6 +61,7 @@ Counts = Annotated[list[Count], Field(min_length=1), BeforeValidator(_as_list), 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(min_length=1)]
 Node = dict[str, Any]  # with a _target_
+Kind = Literal["density", "points", "latents", "images"]  # of a model's samples
 
 
 class Part(BaseModel):
@@ -151,10 +153,12 @@ class Runner(Part):
 class Metric(Part):
     """What is measured, and what is said of it."""
 
-    verdicts: Annotated[list[str], AfterValidator(_distinct)]
-    """Figures in which the main method is compared with its rivals."""
-    judges: Annotated[list[Node], Field(min_length=1)]
-    """What measures."""
+    verdicts: Annotated[list[str], AfterValidator(_distinct)] | None
+    """Figures in which the main method is compared with its rivals; null for those that fit the model."""
+    judges: Annotated[list[Node], Field(min_length=1)] | None
+    """What measures; null for what fits the model."""
+    by_model: dict[Kind, Metric] = {}
+    """What is measured by the kind of the model's samples, where verdicts or judges are null."""
 
 
 class Paths(Part):
@@ -244,7 +248,7 @@ class Train(Part):
 
 
 # arguments that the program gives itself
-_SUPPLIED = {"model": ("process", "device"), "training.task": ("ema_decays", "seed")}
+_SUPPLIED = {"model": MODEL_ARGUMENTS, "training.task": ("ema_decays", "seed")}
 
 
 def checked(config: DictConfig, kind: type[Run] | type[Train]) -> DictConfig:

@@ -11,7 +11,8 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from optsteps.cli.common import root_error
 from optsteps.cli.sweep import JOB, Record, job_digest, records
 from optsteps.reporting.run.reading import METRICS
 from optsteps.running.keys import RESULTS_KEY
+from optsteps.running.launch import module_path
 from optsteps.storage.claims import Claim
 from optsteps.storage.files import write_atomically
 from optsteps.text.terminal import say
@@ -96,7 +98,8 @@ def _attempt(function: Callable[[], Any], file: Path, facts: Record, returned: s
     # stands until the job says otherwise: also where this process dies with it
     _write(file, {**facts, "failed": "did not come to its end: it was killed, or still runs"})
     process = context.Process(target=_job, args=(function, file, facts, returned, log, dict(os.environ)))
-    process.start()
+    with _environment(module_path()):  # of the server, where it is to be started
+        process.start()
     process.join()
     if process.exitcode:
         killer = signal.Signals(-process.exitcode).name if process.exitcode < 0 else None
@@ -104,6 +107,18 @@ def _attempt(function: Callable[[], Any], file: Path, facts: Record, returned: s
         _write(file, {**facts, "failed": f"its process {how}"})
     record: Record = json.loads(file.read_text())
     return record
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables while the body runs."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _job(

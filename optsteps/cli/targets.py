@@ -25,7 +25,7 @@ def check_targets(content: Mapping[str, Any], supplied: Mapping[str, Sequence[st
 
     Args:
         content: the config as JSON data.
-        supplied: by path, the arguments that the program gives itself.
+        supplied: by path, the arguments that the program gives itself, to a target that takes them.
 
     Raises:
         ValueError: an argument does not exist (the message has near names), is missing, is null, or has another type.
@@ -51,7 +51,7 @@ def _check(
     arguments = {key: value for key, value in node.items() if not (key.startswith("_") and key.endswith("_"))}
     names = [key for key in parameters if key not in supplied]
     for key in arguments:
-        if key not in parameters and not free:
+        if key not in parameters and key not in supplied and not free:
             raise ValueError(f"{path}.{key}: {name} takes {', '.join(names)}{suggestion(key, names)}")
     if not node.get("_partial_") and not node.get("_args_"):
         missing = [key for key in names if _is_required(parameters[key]) and key not in arguments]

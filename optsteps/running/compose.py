@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from optsteps.models import Model
 from optsteps.running.clean_samples import clean_samples
 from optsteps.running.device import set_max_batch, with_states_at
 from optsteps.running.experiment import Experiment, draw_samples, unseen_samples
-from optsteps.running.judges import build_judges, check_figures
-from optsteps.running.targets import import_targets
+from optsteps.running.judges import build_judges, check_figures, choose_metric
+from optsteps.running.targets import MODEL_ARGUMENTS, import_targets
 from optsteps.schedules import PUBLISHED_LEVELS, Schedule, build_schedule
+from optsteps.signatures import accepted
 from optsteps.solvers import Solver, build_solver
 
 # methods that come with a model, and that nobody named
@@ -30,7 +32,8 @@ def compose_experiment(config: DictConfig, device: torch.device, method_name: st
     """The experiment of a config whose main method goes by the name `method_name`. It evaluates nothing, unless
     `max_batch=auto` asks what fits on the device.
 
-    In the config, `max_batch` and the published family's `model` are completed.
+    In the config, `metric`, `max_batch` and the published family's `model` are completed, and `process` is empty for a
+    model that takes none and so brings its own.
 
     Raises:
         ValueError, OSError: with one paragraph that says what is wrong.
@@ -45,6 +48,7 @@ def compose_experiment(config: DictConfig, device: torch.device, method_name: st
     methods = _methods(config, model, method_name)
     steps = _steps(config, model, solver, teacher)
     data, data_cond = clean_samples(config, model, device)
+    choose_metric(config.metric, model)
     judges = build_judges(config.metric.judges, model, unseen_samples(config))
     noise, cond = draw_samples(config, model, range(config.search.samples), device)
     experiment = Experiment(
@@ -71,7 +75,17 @@ def compose_experiment(config: DictConfig, device: torch.device, method_name: st
 def _model(config: DictConfig, device: torch.device) -> Model:
     process = instantiate(config.process) or None  # process=own: the model brings it
     # called with objects here: instantiate would take a dataclass among its arguments for a config
-    model: Model = instantiate(config.model, _partial_=True)(process=process, device=device)
+    named = instantiate(config.model, _partial_=True)
+    build = partial(named.func, *named.args)
+    arguments = accepted(build, {**named.keywords, "process": process, "device": device}, MODEL_ARGUMENTS)
+    if "process" not in arguments:
+        config.process = None
+    model = build(**arguments)
+    if not isinstance(model, Model):
+        raise ValueError(
+            f"{config.model._target_} returned {type(model).__name__}; let it return an optsteps.models.Model, with "
+            "the denoiser, its process, the shape of a sample and the noise levels it is used at"
+        )
     if model.process is None:
         raise ValueError(f"process=own, but {model.name} brings no process; choose edm, vp, ddpm or flow")
     return model

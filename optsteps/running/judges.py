@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from optsteps.metrics.base import Judge
 from optsteps.models import Model
@@ -22,6 +22,32 @@ _OF_THE_MODEL = {
     "prompts": "that takes prompts",
     "metadata": "whose prompts, in GenEval's form, say what images are held to",
 }
+
+
+def choose_metric(metric: DictConfig, model: Model) -> None:
+    """Complete `metric` with the verdicts and judges of `metric.by_model` that fit the model, where it has none.
+
+    Raises:
+        ValueError: it has none, and no others for samples of this kind.
+    """
+    with open_dict(metric):
+        by_model = metric.pop("by_model", {})
+    for part in ("verdicts", "judges"):
+        if metric[part] is None:
+            kind = _kind(model)
+            if kind not in by_model:
+                raise ValueError(
+                    f"metric.{part} is null, and metric.by_model has none for {kind}; give metric.{part}=[...], or "
+                    "choose a metric (metric=teacher)"
+                )
+            metric[part] = by_model[kind][part]
+
+
+def _kind(model: Model) -> str:
+    """The kind of a model's samples: "density" and "points" are vectors of coordinates, of a known density or not."""
+    if len(model.shape) == 1 and model.decode is None:
+        return "points" if model.distribution is None else "density"
+    return "images" if model.decode is None else "latents"
 
 
 def build_judges(judges: Sequence[Any], model: Model, samples: range) -> list[Judge]:

@@ -65,6 +65,12 @@ def this_rank(runner: DictConfig) -> Rank:
     return Rank(node * devices, nodes * devices, 0, devices - 1)
 
 
+def module_path() -> dict[str, str]:
+    """The environment variables by which another Python finds the same modules as this one (before Python 3.11, those
+    of the current folder first)."""
+    return {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
+
+
 @contextmanager
 def further_ranks(config: DictConfig, method: str, folder: Path, rank: Rank) -> Iterator[list[subprocess.Popen[bytes]]]:
     """The processes that `rank` is to start, while the body runs; their output goes to ranks/ in `folder`.
@@ -81,7 +87,8 @@ def further_ranks(config: DictConfig, method: str, folder: Path, rank: Rank) -> 
             log = stack.enter_context(open(folder / "ranks" / f"{number}.log", "wb"))
             numbers = [str(k) for k in (number, rank.world_size, local_rank)]
             command = [sys.executable, "-m", "optsteps.running.rank", str(composed), method, *numbers]
-            processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log))
+            environment = os.environ | module_path()
+            processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment))
         try:
             yield processes
         finally:

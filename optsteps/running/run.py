@@ -16,7 +16,7 @@ from optsteps.denoisers import call_nfe
 from optsteps.export import run_snippets
 from optsteps.loggers.results import log_results
 from optsteps.methods import SearchResult
-from optsteps.reporting.run.folder import USAGE, write_report
+from optsteps.reporting.run.folder import USAGE, write_config, write_report
 from optsteps.reporting.run.summary import run_summary, terminal_text
 from optsteps.running.compose import compose_experiment
 from optsteps.running.device import device_name, launch_device
@@ -58,8 +58,11 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     device = launch_device(config.runner)
     logger: Logger = instantiate(config.logger)
     try:
-        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
-        experiment = compose_experiment(config, device, method_name)
+        try:
+            experiment = compose_experiment(config, device, method_name)
+        finally:  # a run that is refused is logged too; the config of any other is complete now
+            logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+        write_config(folder, config)
         facts = run_facts(experiment, command)  # before anything is spent: it may fail
         share = Share.of_rank(experiment, device, rank)
         with further_ranks(config, method_name, folder, rank) as ranks, share.progress:

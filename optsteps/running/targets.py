@@ -11,6 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from optsteps.storage.sources import remember_sources
 
+# arguments that the function of a model is given where it takes them
+MODEL_ARGUMENTS = ("name", "process", "device")
+
 
 def target_nodes(content: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every part of a config (JSON data) that names a target, with its dotted path; outer parts first."""

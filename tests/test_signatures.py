@@ -1,0 +1,25 @@
+"""What a user's function is given, by what it says that it takes."""
+
+from __future__ import annotations
+
+import pytest
+
+from optsteps.signatures import accepted
+
+ARGUMENTS = {"name": "mine", "process": None, "size": 3}
+
+
+@pytest.mark.parametrize(
+    ("function", "names"),
+    [
+        (lambda size: None, ["size"]),
+        (lambda size, name: None, ["name", "size"]),
+        (lambda **more: None, ["name", "process", "size"]),
+        # what is not optional is handed over, and so refused
+        (lambda process: None, ["process", "size"]),
+        # it does not say
+        (type("Silent", (), {"__signature__": "none", "__call__": lambda self: None})(), ["name", "process", "size"]),
+    ],
+)
+def test_optional_arguments_are_left_out_where_a_function_does_not_take_them(function, names: list[str]) -> None:
+    assert list(accepted(function, ARGUMENTS, ("name", "process"))) == names
