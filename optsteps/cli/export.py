@@ -9,10 +9,9 @@ from pathlib import Path
 
 from optsteps.cli.common import readable_errors
 from optsteps.export import diffusers_snippet, read_schedule, to_comfyui, to_csv, to_kdiffusion
-from optsteps.export.reading import ENDS, READABLE_FORMS, End
-from optsteps.export.text import FORMS
 from optsteps.processes import EDM, VP, Flow, Process
-from optsteps.schedules import Schedule
+from optsteps.schedules import Schedule, resampled
+from optsteps.schedules.reading import ENDS, FORMS, READABLE_FORMS, End
 from optsteps.storage.files import write_atomically
 
 PROCESSES: dict[str, Callable[[], Process]] = {"sd": VP.scaled_linear, "ddpm": VP.linear, "flow": Flow, "edm": EDM}
@@ -52,6 +51,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME_OR_FILE",
         help=f"of the model that --from's schedule is for: {', '.join(PROCESSES)}, or a schedule file with it",
     )
+    options.add_argument(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="resample to N steps: noise levels are interpolated linearly in their logarithm",
+    )
     options.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to the terminal")
     return options
 
@@ -66,6 +71,8 @@ def main() -> None:
     if chosen.scheduler is not None and to != "diffusers":
         raise ValueError("--scheduler is for --to diffusers")
     schedule = _read(chosen.file, chosen.form, chosen.process, chosen.end)
+    if chosen.steps is not None:
+        schedule = _resampled(schedule, chosen.steps, chosen.file)
     if to == "schedule":
         if chosen.output is None:
             raise ValueError("--to schedule writes a file: name it with --output")
@@ -89,6 +96,13 @@ def _read(path: Path, form: str | None, process: str | None, end: End | None) ->
         return read_schedule(path, _process(process), form, end)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _resampled(schedule: Schedule, steps: int, path: Path) -> Schedule:
+    try:
+        return resampled(schedule, steps)
+    except ValueError as error:
+        raise ValueError(f"{path}, --steps {steps}: {error}") from error
 
 
 def _process(name: str) -> Process:

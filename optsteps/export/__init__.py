@@ -8,8 +8,8 @@ from optsteps.export.diffusers import (
     run_snippets,
     to_diffusers,
 )
-from optsteps.export.reading import read_schedule
 from optsteps.export.text import to_comfyui, to_csv, to_kdiffusion
+from optsteps.schedules.reading import read_schedule
 
 __all__ = [
     "DiffusersArguments",

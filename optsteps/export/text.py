@@ -13,10 +13,8 @@ from torch import Tensor
 from optsteps.export.diffusers.orders import effective_orders
 from optsteps.export.variants import warn_of_variant
 from optsteps.schedules import Schedule
+from optsteps.schedules.reading import CSV_COLUMNS
 from optsteps.solvers import SOLVERS, build_solver
-
-FORMS = ("comfyui", "comfyui-json", "kdiffusion", "csv")
-CSV_COLUMNS = ("step", "time", "noise_level", "log_snr")
 
 
 def sampler_sigmas(schedule: Schedule) -> Tensor:

@@ -4,6 +4,7 @@ from optsteps.deprecation import old_names
 from optsteps.methods.ays import AYS, PublishedAYS
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, ShardedMethod
 from optsteps.methods.changed_problem import ChangedProblem
+from optsteps.methods.file import FileSchedules
 from optsteps.methods.handmade import GivenSchedules, HandMade
 from optsteps.methods.oss import OSS, calibrate_amplitude
 
@@ -12,6 +13,7 @@ __all__ = [
     "OSS",
     "ChangedProblem",
     "Evaluations",
+    "FileSchedules",
     "GivenSchedules",
     "HandMade",
     "Method",

@@ -2,6 +2,7 @@
 
 from optsteps.schedules.families import FAMILIES, Final, build_schedule
 from optsteps.schedules.published import PUBLISHED_LEVELS, snap_levels
+from optsteps.schedules.resampling import resampled
 from optsteps.schedules.schedule import Schedule
 
-__all__ = ["FAMILIES", "PUBLISHED_LEVELS", "Final", "Schedule", "build_schedule", "snap_levels"]
+__all__ = ["FAMILIES", "PUBLISHED_LEVELS", "Final", "Schedule", "build_schedule", "resampled", "snap_levels"]

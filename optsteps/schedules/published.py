@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from optsteps.processes import Process, as_times
+from optsteps.schedules.resampling import log_linear
 
 # AYS's published noise levels (arXiv:2404.14507, released by its authors for 10 steps)
 PUBLISHED_LEVELS = {
@@ -31,10 +32,7 @@ def published(process: Process, steps: int, model: str = "sd15") -> Tensor:
     """
     if model not in PUBLISHED_LEVELS:
         raise ValueError(f"no published levels for {model!r}; known: {', '.join(PUBLISHED_LEVELS)}")
-    log_levels = as_times(PUBLISHED_LEVELS[model]).log()
-    position = torch.linspace(0, len(log_levels) - 1, steps + 1, dtype=torch.float64)
-    below = position.floor().clamp(max=len(log_levels) - 2).long()
-    levels = torch.lerp(log_levels[below], log_levels[below + 1], position - below).exp()
+    levels = log_linear(as_times(PUBLISHED_LEVELS[model]), steps)
     within, outside = snap_levels(process, levels)
     if bool(outside.any()):
         low, high = process.noise_level([0.0, process.t_limit]).tolist()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from optsteps import Schedule, build_schedule
 from optsteps.cli import export as command
 from optsteps.processes import VP, Flow
+from optsteps.schedules import resampled
 
 AYS = "14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029"
 
@@ -116,3 +119,19 @@ def test_a_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None
     build_schedule("flow_shift", Flow(), 2, t_max=1.0, t_min=0.0, shift=3.0).save(tmp_path / "s.json")
     start(monkeypatch, tmp_path / "s.json", "--to", "comfyui")
     assert capsys.readouterr().out == "1.0, 0.75, 0.0\n"
+
+
+def test_another_number_of_steps(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    start(monkeypatch, saved, "--steps", 8, "--to", "kdiffusion")
+    assert json.loads(capsys.readouterr().out) == resampled(Schedule.load(saved), 8).noise_levels.tolist()
+    (tmp_path / "ays.txt").write_text(AYS)
+    read = [tmp_path / "ays.txt", "--from", "comfyui", "--process", "edm"]
+    start(monkeypatch, *read, "--steps", 20, "--output", tmp_path / "20.json")
+    levels = [float(level) for level in AYS.split(", ")]
+    expected = np.exp(np.interp(np.linspace(0, 10, 21), np.arange(11), np.log(levels)))
+    np.testing.assert_allclose(Schedule.load(tmp_path / "20.json").times, expected, rtol=1e-12)
+    Schedule([3, 2, 1], VP.linear(), orders=[1, 2]).save(saved)
+    with pytest.raises(SystemExit):
+        start(monkeypatch, saved, "--steps", 8, "--to", "comfyui")
+    error = capsys.readouterr().err
+    assert "--steps 8: the 2 steps of this schedule have orders" in error

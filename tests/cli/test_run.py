@@ -83,6 +83,7 @@ ALONGSIDE = {
     "logger=wandb": [*TINY_PLANE, "logger.mode=offline"],
     # noise levels of SD 1.5 under its own process; a mixture is of no kind that anything is published for
     "method=published": [*TINY_PLANE, "process=vp", "method.model=sd15"],
+    "method=file": [*TINY_PLANE, "method.path=published:sd15"],
     # precision and recall compare every pair of 10,000 features: tests/metrics has them, on fewer
     "metric=fidelity": ["metric.judges.2.sets=4", "metric.judges.2.figures=[fid,kid]"],
     "experiment=mnist_fid": ["test.samples=32", "metric.judges.2.sets=4", "metric.judges.2.figures=[fid,kid]", FLOAT32],

@@ -79,7 +79,7 @@ def samples_figure(rows: Sequence[Row], teacher: Row, count: int = 12) -> bytes 
     """A picture of the final samples of one step count beside the teacher's, from the same noise.
 
     Args:
-        rows: of one step count, the main method first; oracles are shown last.
+        rows: of one step count, the main method first. It is shown right after the teacher, and oracles are shown last.
         teacher: its row.
         count: most images to show of each row.
 
@@ -87,10 +87,9 @@ def samples_figure(rows: Sequence[Row], teacher: Row, count: int = 12) -> bytes 
         PNG bytes: a grid of images [B, 1 or 3, H, W] in [-1, 1]; scatter plots of points [B, 2], or their density where
         they are many. None for samples of any other shape.
     """
-    free = [row for row in rows if not row.oracle and row.method != TEACHER]
-    last = [*free[:1], *(row for row in rows if row.oracle)]
+    students = sorted((row for row in rows if row.method != TEACHER), key=lambda row: row.oracle)
     shown = {f"teacher ({teacher.nfe:g} NFE)": teacher.samples}
-    shown |= {row.method + " (oracle)" * row.oracle: row.samples for row in [*free[1:], *last]}
+    shown |= {row.method + " (oracle)" * row.oracle: row.samples for row in students}
     nfe = " / ".join(f"{n:g}" for n in sorted({row.nfe for row in rows}))
     title = f"{nfe} NFE, the same noise"
     shape = teacher.samples.shape
@@ -99,7 +98,7 @@ def samples_figure(rows: Sequence[Row], teacher: Row, count: int = 12) -> bytes 
     if len(shape) == 2 and shape[1] == 2 and shape[0] > _MOST_POINTS:
         return density_png(shown, title)
     if len(shape) == 2 and shape[1] == 2:
-        return scatter_png(shown, title, main=free[0].method if free else None)
+        return scatter_png(shown, title)
     return None
 
 
@@ -131,18 +130,14 @@ def samples_png(samples: Mapping[str, Tensor], title: str) -> bytes:
     return to_png(figure)
 
 
-def scatter_png(samples: Mapping[str, Tensor], title: str, main: str | None = None) -> bytes:
+def scatter_png(samples: Mapping[str, Tensor], title: str) -> bytes:
     """A panel of points for each entry [B, 2]; the first, the teacher, also lies in grey under all others.
 
-    Args:
-        samples: points by label.
-        title: above all panels.
-        main: label of the method to draw in the main colour; None for the first after the teacher.
+    The second, the main method, has the main colour.
     """
     points = {label: x[:_MOST_POINTS].detach().cpu().double() for label, x in samples.items()}
     teacher, *others = points
-    ordered = sorted(others, key=lambda label: label != main)
-    style = looks(ordered)
+    style = looks(others)
     centre, reach = _window(points[teacher])
     figure, axes = panels(list(points), (2.9, 3.0), columns=4)
     for axis, (label, x) in zip(axes, points.items(), strict=True):

@@ -11,6 +11,7 @@ from optsteps.comparison import Row
 from optsteps.processes import EDM, VP, Flow
 from optsteps.reporting.model_card import loss_curve_png
 from optsteps.reporting.plot_style import COLOURS, LevelScale, looks
+from optsteps.reporting.run import pictures
 from optsteps.reporting.run.pictures import density_png, path_error_png, samples_figure, samples_png, schedules_png
 
 
@@ -83,6 +84,17 @@ def test_samples_are_drawn_by_their_shape() -> None:
     assert _has(image, "#c4c4c4")
     series = Row("teacher", 100, 100, None, noise(4, 7), {})
     assert samples_figure([series], series, 10) is None
+
+
+@pytest.mark.parametrize("rows", [image_rows(32), point_rows(), point_rows(4000)], ids=["images", "points", "density"])
+def test_the_main_method_stands_right_after_the_teacher(rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+    labels: list[list[str]] = []
+    for drawing in ("samples_png", "scatter_png", "density_png"):
+        monkeypatch.setattr(pictures, drawing, lambda samples, title: labels.append(list(samples)) or b"")
+    teacher, *others = [row for row in rows if row.steps in (5, 100)]
+    samples_figure([others[0], others[-1], *others[1:-1]], teacher)
+    names = ["oss", "edm", "logsnr", "time_uniform", "oss_per_sample (oracle)"]
+    assert labels == [["teacher (100 NFE)", *names]]
 
 
 def test_many_points_are_drawn_as_a_density() -> None:

@@ -15,11 +15,13 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from optsteps.export.text import CSV_COLUMNS, FORMS
 from optsteps.processes import VP, Process, as_times
-from optsteps.schedules import Schedule, snap_levels
+from optsteps.schedules.published import snap_levels
+from optsteps.schedules.schedule import Schedule
 from optsteps.storage.documents import read_text
 
+FORMS = ("comfyui", "comfyui-json", "kdiffusion", "csv")
+CSV_COLUMNS = ("step", "time", "noise_level", "log_snr")
 # the arguments of diffusers' pipelines: noise level 0 comes after what they list
 ARGUMENT_FORMS = ("diffusers-sigmas", "diffusers-timesteps")
 READABLE_FORMS = (*FORMS, *ARGUMENT_FORMS)
