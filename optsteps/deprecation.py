@@ -17,6 +17,7 @@ MODULES: dict[str, str] = {
     "claims": "storage.claims",
     "datasets.geneval": "datasets.geneval_prompts",
     "experiment": "running.experiment",
+    "export.reading": "schedules.reading",
     "files": "storage.files",
     "interpretation": "running.interpretation",
     "keys": "running.keys",
