@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 
 def accepted(function: Callable[..., Any], arguments: Mapping[str, Any], optional: Collection[str]) -> dict[str, Any]:
-    """The arguments without those of the optional ones that the function does not take; all where it does not say."""
-    parameters = _parameters(function)
-    if parameters is None or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+    """The arguments without those of the optional ones that the function does not take; all where it does not say.
+
+    A decorated function takes what its wrapper takes, and where that hands on all keywords, what the function takes.
+    """
+    parameters = _parameters(function, follow_wrapped=False)
+    if parameters is None:
         return dict(arguments)
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        wrapped = _wrapped(function)
+        return dict(arguments) if wrapped is None else accepted(wrapped, arguments, optional)
     return {name: value for name, value in arguments.items() if name in parameters or name not in optional}
+
+
+def _wrapped(function: Callable[..., Any]) -> Callable[..., Any] | None:
+    """The function that a decorator made this one of, with the same arguments bound; None where there is none."""
+    if isinstance(function, partial):
+        wrapped = _wrapped(function.func)
+        return None if wrapped is None else partial(wrapped, *function.args, **function.keywords)
+    return getattr(function, "__wrapped__", None)
 
 
 def takes_two(network: Callable[..., Any]) -> bool:
@@ -26,9 +41,9 @@ def takes_two(network: Callable[..., Any]) -> bool:
     return inspect.Parameter.VAR_POSITIONAL not in kinds and sum(kind in positional for kind in kinds) == 2
 
 
-def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+def _parameters(function: Callable[..., Any], follow_wrapped: bool = True) -> Mapping[str, inspect.Parameter] | None:
     """A function's parameters by name; None where it does not say."""
     try:
-        return inspect.signature(function).parameters
+        return inspect.signature(function, follow_wrapped=follow_wrapped).parameters
     except (TypeError, ValueError):  # functions in C, ...
         return None

@@ -176,7 +176,7 @@ def test_a_run_leaves_what_it_promises_and_is_repeatable(tmp_path: Path, monkeyp
         (["teacher.family=nonsense"], ["nonsense", "time_uniform"]),
         (["model.weights=/no/such/file"], ["/no/such/file", "shipped:mnist"]),
         (["model.shape=[1,27,28]"], ["27"]),
-        (["model=mixture"], ["image"]),
+        (["model=mixture", "metric=images"], ["image"]),
         (["metric=toy"], ["density"]),
         (["nonsense=1"], ["nonsense"]),
         (["search.samples=0"], ["samples"]),
