@@ -51,7 +51,28 @@ def fidelity_measurements(
     return {name: set_wise(value, per_set[name], HIGHER_IS_BETTER[name]) for name, value in values.items()}
 
 
-class FidelityJudge(Judge):
+class _SetJudge(Judge):
+    """Shared part of the judges that compare a whole set of samples with a reference.
+
+    Args:
+        figures, sets, kid_subsets: as in `FidelityJudge`.
+    """
+
+    needs_many = True
+
+    def __init__(self, figures: Sequence[str], sets: int, kid_subsets: int) -> None:
+        self.sets, self.settings = sets, FidelitySettings(kid_subsets, figures=tuple(figures))
+
+    @property
+    def figures(self) -> dict[str, bool | None]:
+        return {name: HIGHER_IS_BETTER[name] for name in self.settings.figures}
+
+    def check(self, samples: int, shape: Sequence[int] | None) -> None:
+        super().check(samples, shape)
+        size_of_sets(samples, self.sets, self.settings)
+
+
+class FidelityJudge(_SetJudge):
     """FID, KID, precision and recall of features, by torch-fidelity.
 
     Args:
@@ -63,8 +84,6 @@ class FidelityJudge(Judge):
         extractor_weights: that extractor's weights file.
         kid_subsets: KID is the mean over this many random subsets of 1000; half a second each.
     """
-
-    needs_many = True
 
     def __init__(
         self,
@@ -84,15 +103,10 @@ class FidelityJudge(Judge):
         assert extractor is not None
         self.extractor = build_extractor(extractor, extractor_weights)
         self.reference = load_file(resolve_weights(features))["features"]
-        self.sets, self.settings = sets, FidelitySettings(kid_subsets, figures=tuple(figures))
-
-    @property
-    def figures(self) -> dict[str, bool | None]:
-        return {name: HIGHER_IS_BETTER[name] for name in self.settings.figures}
+        super().__init__(figures, sets, kid_subsets)
 
     def check(self, samples: int, shape: Sequence[int] | None) -> None:
         super().check(samples, shape)
-        size_of_sets(samples, self.sets, self.settings)
         if shape is not None:
             _check_images(shape)
             extract_features(self.extractor.cpu(), torch.zeros(1, *shape))
@@ -103,7 +117,7 @@ class FidelityJudge(Judge):
         return fidelity_measurements(features, self.reference, self.sets, self.settings)
 
 
-class CoordinateJudge(Judge):
+class CoordinateJudge(_SetJudge):
     """FID, KID, precision and recall of low-dimensional samples of a known distribution.
 
     The coordinates of a sample stand for the features of an image. So FID is the Frechet distance of the Gaussians that
@@ -115,21 +129,11 @@ class CoordinateJudge(Judge):
         figures, sets, kid_subsets: as in `FidelityJudge`.
     """
 
-    needs_many = True
-
     def __init__(
         self, distribution: Distribution, samples: int, figures: Sequence[str], sets: int, kid_subsets: int = 100
     ) -> None:
         self.truth = distribution.sample(samples, torch.Generator().manual_seed(0))
-        self.sets, self.settings = sets, FidelitySettings(kid_subsets, figures=tuple(figures))
-
-    @property
-    def figures(self) -> dict[str, bool | None]:
-        return {name: HIGHER_IS_BETTER[name] for name in self.settings.figures}
-
-    def check(self, samples: int, shape: Sequence[int] | None) -> None:
-        super().check(samples, shape)
-        size_of_sets(samples, self.sets, self.settings)
+        super().__init__(figures, sets, kid_subsets)
 
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
         return fidelity_measurements(x.cpu().double(), self.truth, self.sets, self.settings)
