@@ -24,7 +24,6 @@ MODULES: dict[str, str] = {
     "methods.amplitude": "methods.oss.amplitude",
     "methods.ays_published": "methods.ays.published",
     "methods.coordinate_search": "methods.ays.coordinate_search",
-    "methods.entries": "methods.oss.entries",
     "methods.grid": "methods.oss.grid",
     "methods.klub": "methods.ays.klub",
     "methods.klub_monte_carlo": "methods.ays.klub_monte_carlo",

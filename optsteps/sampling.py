@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -48,24 +51,46 @@ def sample(
         ValueError: noise and cond of different batch sizes; the denoiser returned another shape, NaN or inf (the
             message names the time); an amplitude that does not fit the noise's channels.
     """
+    states = (x for x, _ in walk(denoiser, schedule, solver, noise, cond, seed, index))
+    return torch.stack(list(states)) if return_trajectory else deque(states, maxlen=1).pop()
+
+
+def walk(
+    denoiser: Denoiser,
+    schedule: Schedule,
+    solver: Solver,
+    noise: Tensor,
+    cond: Cond = None,
+    seed: int = 0,
+    index: Tensor | None = None,
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The state x_i [B, ...] at every time t_i of `schedule` with its prediction D(x_i, t_i), None at the last.
+
+    The predictions are those that the solver's steps begin with, so they cost nothing beyond the walk. Arguments and
+    errors as of `sample`.
+    """
     check_batch(noise, cond)
     _check_channels(schedule, noise)
-    denoise = Denoise(
-        denoiser if isinstance(denoiser, CountedDenoiser) else CountedDenoiser(denoiser),
-        schedule.process,
-        cond,
-        _paths(solver, noise, seed, index),
-    )
-    with torch.set_grad_enabled(schedule.times.requires_grad):
+    counted = denoiser if isinstance(denoiser, CountedDenoiser) else CountedDenoiser(denoiser)
+    predictions: list[Tensor] = []
+
+    def noted(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        predictions.append(counted(x, t, cond))
+        return predictions[-1]
+
+    denoise = Denoise(noted, schedule.process, cond, _paths(solver, noise, seed, index))
+    graph = schedule.times.requires_grad
+    with torch.set_grad_enabled(graph):
         x = noise * expand(schedule.scale, noise)
-        state: State = ()
-        path = [x]
-        for i, move in enumerate(solver.moves(schedule, x)):
-            x, state = move(state, x, denoise)
-            x = calibrated(schedule, i, x)
-            if return_trajectory:
-                path.append(x)
-        return torch.stack(path) if return_trajectory else x
+    state: State = ()
+    for i, move in enumerate(solver.moves(schedule, x)):
+        with torch.set_grad_enabled(graph):
+            arrived, state = move(state, x, denoise)
+            arrived = calibrated(schedule, i, arrived)
+        yield x, predictions[0]
+        x = arrived
+        predictions.clear()
+    yield x, None
 
 
 def calibrated(schedule: Schedule, step: int, x: Tensor) -> Tensor:

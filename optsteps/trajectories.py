@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,10 +18,11 @@ from optsteps.conditions import Cond, fingerprint, take
 from optsteps.denoisers import CountedDenoiser, Denoiser, counting
 from optsteps.deprecation import old_names
 from optsteps.fingerprint import solver_facts
-from optsteps.sampling import sample
+from optsteps.sampling import sample, walk
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
 from optsteps.storage.files import zeros_on_disk
+from optsteps.storage.shards import storable
 from optsteps.storage.workers import ALONE, Workers
 
 T = TypeVar("T")
@@ -55,6 +56,20 @@ class Cache:
 NO_CACHE = Cache()
 
 
+@storable
+@dataclass(frozen=True)
+class Record:
+    """All that a walk down a schedule of n steps saw.
+
+    Attributes:
+        states: x_i at every time, sample first: [B, n+1, ...].
+        predictions: D(x_i, t_i) at every time but the last, [B, n, ...]: those that the walk's steps began with.
+    """
+
+    states: Tensor
+    predictions: Tensor
+
+
 class Trajectories:
     """Trajectories and predictions of one denoiser.
 
@@ -72,6 +87,25 @@ class Trajectories:
         self.denoiser, self.max_batch, self.cache = denoiser, max_batch, cache
         self.evaluations = 0
 
+    def record(
+        self,
+        schedule: Schedule,
+        solver: Solver,
+        noise: Tensor,
+        cond: Cond = None,
+        seed: int = 0,
+        index: Tensor | None = None,
+    ) -> Record:
+        """States and predictions of a walk, sample first. Arguments and errors as of `sample`."""
+
+        def recorded(denoiser: CountedDenoiser, noise: Tensor, cond: Cond, index: Tensor) -> Record:
+            steps = walk(denoiser, schedule, solver, noise, cond, seed, index)
+            states, predictions = zip(*steps, strict=True)
+            return Record(*(self._rounded(torch.stack(part, 1)) for part in (states, predictions[:-1])))
+
+        batches = self._walks("record", recorded, schedule, solver, noise, cond, seed, index)
+        return Record(*(torch.cat([getattr(b, name) for b in batches]).to(noise) for name in ("states", "predictions")))
+
     def states(
         self,
         schedule: Schedule,
@@ -81,8 +115,8 @@ class Trajectories:
         seed: int = 0,
         index: Tensor | None = None,
     ) -> Tensor:
-        """States at every time of `schedule`, sample first: [B, n+1, ...]. Arguments and errors as of `sample`."""
-        return self._walks(schedule, solver, noise, cond, seed, index, return_trajectory=True)
+        """States of the record [B, n+1, ...]. Arguments and errors as of `sample`."""
+        return self.record(schedule, solver, noise, cond, seed, index).states
 
     def ends(
         self,
@@ -94,7 +128,11 @@ class Trajectories:
         index: Tensor | None = None,
     ) -> Tensor:
         """Last states only: [B, ...]. Arguments and errors as of `sample`."""
-        return self._walks(schedule, solver, noise, cond, seed, index, return_trajectory=False)
+
+        def end(denoiser: CountedDenoiser, noise: Tensor, cond: Cond, index: Tensor) -> Tensor:
+            return self._rounded(sample(denoiser, schedule, solver, noise, cond, seed, index))
+
+        return torch.cat(self._walks("ends", end, schedule, solver, noise, cond, seed, index)).to(noise)
 
     def predictions(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         """D(x [B, ...], t [B], cond), for any B, without a graph."""
@@ -118,14 +156,16 @@ class Trajectories:
 
     def _walks(
         self,
+        part: Literal["record", "ends"],
+        walked: Callable[[CountedDenoiser, Tensor, Cond, Tensor], T],
         schedule: Schedule,
         solver: Solver,
         noise: Tensor,
         cond: Cond,
         seed: int,
         index: Tensor | None,
-        return_trajectory: bool,
-    ) -> Tensor:
+    ) -> list[T]:
+        """What `walked` makes of every batch of the noise with its cond and numbers."""
         numbers = torch.arange(len(noise)) if index is None else index
         batches = [slice(k, k + self.max_batch) for k in range(0, len(noise), self.max_batch)]
         inputs = [(noise[batch], take(cond, batch), numbers[batch]) for batch in batches]
@@ -135,17 +175,15 @@ class Trajectories:
             facts["seed"] = seed if solver.stochastic else None
         names = self._names(inputs if solver.stochastic else [some[:2] for some in inputs])
 
-        def walk(denoiser: CountedDenoiser, number: int) -> Tensor:
-            if not return_trajectory:
-                whole = self._on("states", facts).kept(names[number])
-                if whole is not None:  # a search has kept the whole trajectory
+        def batch(denoiser: CountedDenoiser, number: int) -> T:
+            if part == "ends":
+                whole = self._on("record", facts).kept(names[number])
+                if whole is not None:  # a search has kept the whole walk
                     denoiser.evaluations = whole[1]
-                    return whole[0][:, -1]
-            x, cond, index = inputs[number]
-            path = sample(denoiser, schedule, solver, x, cond, seed, index, return_trajectory)
-            return self._rounded(path.transpose(0, 1) if return_trajectory else path)
+                    return whole[0].states[:, -1]
+            return walked(denoiser, *inputs[number])
 
-        return torch.cat(self._kept("states" if return_trajectory else "ends", facts, names, walk)).to(noise)
+        return self._kept(part, facts, names, batch)
 
     def _names(self, inputs: Sequence[Cond]) -> list[dict[str, str]]:
         """Names that tell computations on these tensors apart."""

@@ -123,32 +123,11 @@ class TabulatedKlub(Klub):
         last = len(self.levels) - 1
         if not 1 <= steps <= last:
             raise ValueError(f"a grid of {last} steps has no schedule of {steps}")
-        path = shortest_path(self.integrals, [steps])[steps] if self.order == 1 else self._best_path_of_pairs(steps)
-        return self.levels[path]
-
-    def _best_path_of_pairs(self, steps: int) -> list[int]:
-        count = len(self.levels)
-        least = torch.full((count, count), torch.inf, dtype=torch.float64)  # of walks whose last step is i -> j
-        least[0, 1:] = self.terms(
-            self.levels.new_full((count - 1,), torch.nan), self.levels[:1].expand(count - 1), self.levels[1:]
-        )
-        origins = []
-        for _ in range(steps - 1):
-            origin = torch.zeros(count, count, dtype=torch.long)
-            longer = torch.full_like(least, torch.inf)
-            for i in range(1, count - 1):  # h -> i -> j
-                h, j = (
-                    part.reshape(-1)
-                    for part in torch.meshgrid(torch.arange(i), torch.arange(i + 1, count), indexing="ij")
-                )
-                terms = self.terms(self.levels[h], self.levels[i].expand(len(h)), self.levels[j])
-                longer[i, i + 1 :], origin[i, i + 1 :] = (terms.reshape(i, -1) + least[:i, i, None]).min(0)
-            least = longer
-            origins.append(origin)
-        path = [count - 1, int(least[:, -1].argmin())]
-        for origin in reversed(origins):
-            path.append(int(origin[path[-1], path[-2]]))
-        return path[::-1]
+        if self.order == 1:
+            return self.levels[shortest_path(self.integrals, [steps])[steps]]
+        h, i, j = torch.meshgrid(*[torch.arange(last + 1)] * 3, indexing="ij")
+        before = self.levels[h].masked_fill(h == i, torch.nan)
+        return self.levels[shortest_path(self.terms(before, self.levels[i], self.levels[j]), [steps], memory=1)[steps]]
 
 
 def check_order(order: int) -> None:

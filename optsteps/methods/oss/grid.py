@@ -10,7 +10,7 @@ from torch import Tensor
 from optsteps.conditions import take
 from optsteps.denoisers import CountedDenoiser
 from optsteps.methods.base import SearchProblem
-from optsteps.methods.oss.entries import ALL, EntrySubset
+from optsteps.methods.entries import ALL, EntrySubset
 from optsteps.processes import Process
 from optsteps.solvers.base import Denoise, Solver, State, first_order
 from optsteps.solvers.multistep import Multistep
@@ -44,11 +44,13 @@ class Grid(ABC):
         self.times = problem.teacher.times[nodes]
         self.last = len(self.times) - 1
         self.a, self.b = first_order(self.process, self.times[:, None], self.times[None, :])
-        whole = self.trajectories.states(problem.teacher, problem.walker, noise, self.cond)
-        whole = whole if len(nodes) == whole.shape[1] else whole[:, nodes]
+        record = self.trajectories.record(problem.teacher, problem.walker, noise, self.cond)
+        whole = record.states if len(nodes) == record.states.shape[1] else record.states[:, nodes]
         self._zeros = problem.cache.zeros
         self.teacher = problem.cache.moved(whole)
         self.state, self._denoised = (self._zeros(whole.shape, whole) for _ in range(2))
+        # the teacher's walk left from the same state at node 0
+        self._denoised[:, 0] = record.predictions[:, 0]
         self._pending = torch.zeros(self.teacher.shape[:2], dtype=torch.bool)
         self._sigma = self.process.sigma(self.times).to(noise.device)
 
@@ -73,7 +75,7 @@ class Grid(ABC):
     def put_start(self, node: int) -> None:
         """Place the initial noise at `node`, unscaled in flow coordinates, x / (alpha + sigma)."""
         self.state[:, node] = self.teacher[:, 0] * flow_scale(self.process, self.times, node).to(self.teacher)
-        self._pending[:, node] = True
+        self._pending[:, node] = node > 0
 
     def final_mse(self) -> Tensor:
         """Mean squared difference at the clean end [B], float64, of the states themselves."""
@@ -121,8 +123,9 @@ class MultistepGrid(Grid):
     def evaluate(self, sources: Tensor, targets: Tensor) -> None:
         fresh = self._evaluate_pending(sources)
         if self._memory:
-            for pairs in fresh.nonzero().split(self.max_batch):
-                sample, node = pairs.unbind(1)
+            pairs = fresh.nonzero()
+            for some in torch.arange(len(pairs)).split(self.max_batch) if len(pairs) else ():
+                sample, node = pairs[some].unbind(1)
                 x, denoised, t = self.state[sample, node], self._denoised[sample, node], self.times[node]
                 self.state[sample, node] = self.solver.arrive(self.formulas, self._at(sample, node), x, t, denoised)
 

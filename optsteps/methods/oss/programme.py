@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from optsteps.methods.base import SearchProblem
-from optsteps.methods.oss.entries import EntrySubset
+from optsteps.methods.entries import EntrySubset
 from optsteps.methods.oss.grid import Grid, grid_of
 from optsteps.solvers.singlestep import TwoStage
 

@@ -21,7 +21,7 @@ from optsteps.methods.base import (
     steps_between,
 )
 from optsteps.methods.oss.amplitude import calibrate_amplitude
-from optsteps.methods.oss.entries import EntrySubset
+from optsteps.methods.entries import EntrySubset
 from optsteps.methods.oss.grid import flow_scale, grid_of
 from optsteps.methods.oss.per_sample import PerSample
 from optsteps.methods.oss.pooled import Pooled
@@ -131,15 +131,15 @@ class OSS(ShardedMethod):
         return isinstance(problem.solver, Multistep) and problem.solver.order > 1
 
     def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
-        """The teacher's walk and one evaluation for every source of every level; with two evaluations per step also one
-        for every step from a source to a later target. With `published`, which evaluates only what a level improves,
+        """The teacher's walk and one evaluation for every source of every level but node 0 of the first, whose
+        evaluation is the walk's; with two evaluations per step also one for every step from a source to a later target. With `published`, which evaluates only what a level improves,
         the number is a maximum.
         """
         programme, steps = self.programme, checked_steps(steps)
         nodes = programme.nodes(problem)
         solver, times = problem.solver, problem.teacher.times[nodes]
         walk = problem.walker.nfe(problem.teacher)
-        per_sample = walk
+        per_sample = walk - 1
         for sources, targets in programme.levels(len(nodes) - 1, steps):
             per_sample += len(sources)
             if isinstance(solver, TwoStage):

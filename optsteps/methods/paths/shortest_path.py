@@ -9,18 +9,32 @@ import torch
 from torch import Tensor
 
 
-def shortest_path(costs: Tensor, steps: Sequence[int], growth: float = 1.0) -> dict[int, Tensor]:
+def shortest_path(
+    costs: Tensor,
+    steps: Sequence[int],
+    growth: float = 1.0,
+    memory: int = 0,
+    endings: Sequence[Tensor] = (),
+) -> dict[int, Tensor]:
     """For every step count n the path of exactly n steps from node 0 to node N whose total cost is least.
 
-    The total of a path with the costs c_0, ..., c_{n-1} is sum_k growth^(n-1-k) c_k: `growth` multiplies the sum so far
-    at every step, as an error grows that later steps carry on. Of equal totals the smallest origin is taken, from the
-    last step back. One table answers all step counts.
+    The total of a path with the costs c_0, ..., c_{n-1} is sum_k growth^k c_k, so a growth above 1 spends steps on the
+    clean end (GITS' coefficient, arXiv:2405.11326). Of equal totals the smallest origin is taken, from the last step
+    back. One table answers all step counts.
+
+    The cost of a step may depend on the nodes that the path visited before, as a multistep solver's step does. With
+    `memory` 1 an entry [h, i, j] is the cost of the step from i to j of a path that came to i from h; with 2 an entry
+    [g, h, i, j] that of one that came to h from g. Where fewer nodes came before, the oldest one that did is repeated:
+    [i, i, j] is the cost of a first step.
 
     Args:
-        costs: [..., N+1, N+1]; entry [i, j] with j > i is the cost of a step from node i to node j, inf where there is
-            no such step. Other entries are not read.
+        costs: [..., N+1, N+1] and a further dimension N+1 for each node of the memory, the last two those of the step's
+            origin i and end j; inf where there is no such step. Entries with j <= i, or with nodes that do not ascend,
+            are not read.
         steps: step counts, each at least 1.
         growth: positive.
+        memory: how many earlier nodes the cost of a step depends on.
+        endings: tables like `costs` for the last steps where these differ, that of the very last step first.
 
     Returns:
         Indices of the nodes by step count, long [..., n+1].
@@ -29,34 +43,67 @@ def shortest_path(costs: Tensor, steps: Sequence[int], growth: float = 1.0) -> d
         ValueError: costs of another shape, NaN among them, a step count below 1, a growth that is not positive and
             finite, or no path of n steps with a finite total.
     """
-    if costs.ndim < 2 or costs.shape[-1] != costs.shape[-2] or costs.shape[-1] < 2:
-        raise ValueError(f"costs must have shape [..., N+1, N+1] with N of at least 1, got {list(costs.shape)}")
+    nodes = costs.shape[-1] if costs.ndim else 0
+    for table in (costs, *endings):
+        if table.ndim < memory + 2 or set(table.shape[-memory - 2 :]) != {nodes} or nodes < 2:
+            raise ValueError(
+                f"costs must have shape [..., {', '.join(['N+1'] * (memory + 2))}] with N of at least 1, got "
+                f"{list(table.shape)}"
+            )
     if len(steps) == 0 or any(int(n) != n or n < 1 for n in steps):
         raise ValueError(f"step counts must be integers of at least 1, got {list(steps)}")
     if not (math.isfinite(growth) and growth > 0):
         raise ValueError(f"growth must be positive and finite, got {growth}")
-    later = torch.ones(costs.shape[-2:], dtype=torch.bool, device=costs.device).triu(1)
-    forward = costs.double().masked_fill(~later, torch.inf)
-    if bool(forward.isnan().any()):
-        raise ValueError("costs of steps to a later node must be numbers, and some are NaN")
-    least, origins, paths = forward[..., 0, :], [torch.zeros_like(forward[..., 0, :], dtype=torch.long)], {}
-    counts = sorted({int(n) for n in steps})
-    for n in range(1, counts[-1] + 1):
-        if n > 1:
-            least, origin = (growth * least[..., :, None] + forward).min(-2)
+    usual, *last = (_steps_forward(table, memory) for table in (costs, *endings))
+
+    def longer(least: Tensor, table: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        return (least[..., None] + growth**number * table).min(-memory - 2)
+
+    # the least totals of paths by their last memory + 1 nodes: all of them the first node at the start
+    start = usual.new_full(usual.shape[:-1], torch.inf)
+    start[(..., *[0] * (memory + 1))] = 0.0
+    common: list[Tensor] = [start]
+    origins: list[Tensor] = []
+    paths = {}
+    for n in sorted({int(n) for n in steps}):
+        shared = max(0, n - len(last))
+        while len(common) <= shared:
+            least, origin = longer(common[-1], usual, len(origins))
+            common.append(least)
             origins.append(origin)
-        if n in counts:
-            if not bool(torch.isfinite(least[..., -1]).all()):
-                raise ValueError(f"no path of {n} steps from node 0 to node {costs.shape[-1] - 1} has a finite cost")
-            paths[n] = _read_back(origins)
+        least, own = common[shared], []
+        for number in range(shared, n):
+            least, origin = longer(least, last[n - 1 - number], number)
+            own.append(origin)
+        paths[n] = _read_back(least, [*origins[:shared], *own], memory)
     return paths
 
 
-def _read_back(origins: Sequence[Tensor]) -> Tensor:
-    """Path [..., n+1] to the last node, from the origin [..., N+1] of every node's last step at 1, ..., n steps."""
-    node = torch.full_like(origins[0][..., :1], origins[0].shape[-1] - 1)
-    path = [node]
+def _steps_forward(costs: Tensor, memory: int) -> Tensor:
+    """The table in float64 with inf for whatever is no step forward."""
+    axes = torch.meshgrid(*[torch.arange(costs.shape[-1], device=costs.device)] * (memory + 2), indexing="ij")
+    forward = axes[-2] < axes[-1]
+    for before, after in zip(axes[:-2], axes[1:-1], strict=True):
+        forward = forward & (before <= after)
+    steps = costs.double().masked_fill(~forward, torch.inf)
+    if bool(steps.isnan().any()):
+        raise ValueError("costs of steps to a later node must be numbers, and some are NaN")
+    return steps
+
+
+def _read_back(least: Tensor, origins: Sequence[Tensor], memory: int) -> Tensor:
+    """Path [..., n+1] to the last node, from the least totals of all paths of n steps by their last nodes, and the node
+    before these at 1, ..., n steps."""
+    nodes = least.shape[-1]
+    last = least[..., -1].flatten(least.ndim - memory - 1) if memory else least[..., -1:]
+    if not bool(torch.isfinite(last.min(-1).values).all()):
+        raise ValueError(f"no path of {len(origins)} steps from node 0 to node {nodes - 1} has a finite cost")
+    earlier = last.argmin(-1, keepdim=True)
+    # the last memory + 1 nodes as one number
+    state = earlier * nodes + nodes - 1 if memory else torch.full_like(earlier, nodes - 1)
+    path = [state % nodes]
     for origin in reversed(origins):
-        node = origin.gather(-1, node)
-        path.append(node)
+        before = origin.flatten(origin.ndim - memory - 1).gather(-1, state)
+        state = before * nodes**memory + state // nodes
+        path.append(state % nodes)
     return torch.cat(path[::-1], -1)

@@ -143,7 +143,7 @@ def test_evaluations_of_two_stage_search_are_one_a_pair() -> None:
     problem = problem_with("edm", "dpm2", samples=2, teacher_steps=12)
     found = OSS(average="mean", grid_steps=6).search(problem, [3])
     walk = 2 * 12  # the teacher's
-    first = 1 + (6 - 3 + 1)  # from node 0 to nodes 1 ... 4
+    first = 6 - 3 + 1  # from node 0, which the walk has evaluated, to nodes 1 ... 4
     second = 4 + sum(1 for i in range(1, 5) for j in range(2, 6) if i < j)
     third = 4 + 4  # nodes 2 ... 5 to the end
     assert found.nfe == walk + first + second + third

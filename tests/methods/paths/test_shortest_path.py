@@ -15,9 +15,8 @@ from optsteps.methods.paths import shortest_path
 
 
 def total(costs: Tensor, path: tuple[int, ...], growth: float) -> float:
-    """sum_k growth^(n-1-k) c_k, from the definition."""
-    n = len(path) - 1
-    return sum(growth ** (n - 1 - k) * float(costs[path[k], path[k + 1]]) for k in range(n))
+    """sum_k growth^k c_k, from the definition."""
+    return sum(growth**k * float(costs[path[k], path[k + 1]]) for k in range(len(path) - 1))
 
 
 def all_paths(last: int, steps: int) -> list[tuple[int, ...]]:
@@ -67,11 +66,42 @@ def test_every_table_of_a_batch_by_itself(last: int, seed: int) -> None:
                 assert torch.equal(path[a, b], shortest_path(costs[a, b], [n], 1.2)[n])
 
 
-def test_growth_weighs_early_costs() -> None:
+def test_growth_weighs_late_costs() -> None:
     costs = torch.full((4, 4), torch.inf, dtype=torch.float64)
-    costs[0, 1], costs[1, 3], costs[0, 2], costs[2, 3] = 1.0, 3.0, 2.0, 1.5  # totals 1 g + 3 and 2 g + 1.5
+    costs[0, 1], costs[1, 3], costs[0, 2], costs[2, 3] = 3.0, 1.0, 1.5, 2.0  # totals 3 + 1 g and 1.5 + 2 g
     assert shortest_path(costs, [2], growth=1.4)[2].tolist() == [0, 2, 3]
     assert shortest_path(costs, [2], growth=1.6)[2].tolist() == [0, 1, 3]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    last=st.integers(1, 5),
+    memory=st.integers(0, 2),
+    endings=st.integers(0, 2),
+    growth=st.sampled_from([1.0, 1.3]),
+    seed=st.integers(0, 2**31),
+)
+def test_costs_that_depend_on_the_nodes_before(
+    last: int, memory: int, endings: int, growth: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    tables = [
+        torch.rand((last + 1,) * (memory + 2), generator=generator, dtype=torch.float64) for _ in range(endings + 1)
+    ]
+
+    def total(path: tuple[int, ...]) -> float:
+        n = len(path) - 1
+        sum_ = 0.0
+        for k in range(n):
+            before = [path[max(0, k - m)] for m in range(memory, -1, -1)]
+            left = n - 1 - k
+            table = tables[left + 1] if left < endings else tables[0]
+            sum_ += growth**k * float(table[(*before, path[k + 1])])
+        return sum_
+
+    for n, path in shortest_path(tables[0], range(1, last + 1), growth, memory, tables[1:]).items():
+        best = min(all_paths(last, n), key=total)
+        assert total(tuple(path.tolist())) == pytest.approx(total(best), rel=1e-12)
 
 
 def test_of_equal_paths_the_first_origin_from_the_last_step_back() -> None:

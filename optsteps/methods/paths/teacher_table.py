@@ -1,0 +1,142 @@
+"""Inner products of all that a teacher's walk saw: every cost that is stated on the teacher's own states is in them.
+
+A step of any multistep solver from the teacher's state x_i at t_i, with the teacher's outputs remembered, misses x_j by
+a linear combination of predictions and states. So its mean square is a quadratic form in their Gram matrix, and no cost
+of a path takes an evaluation beyond the walk.
+
+Such a miss is a small difference of large vectors, and the Gram matrix of states and predictions would lose it to
+cancellation. The basis is therefore one of differences: the initial noise e = x_0 / sigma_0, the first prediction D_0,
+the changes of the prediction D_{k+1} - D_k, and what every step of the teacher added to Euler's,
+
+    s_k = x_{k+1} - (a x_k + b D_k),   a = sigma_{k+1} / sigma_k,   b = alpha_{k+1} - a alpha_k.
+
+With them Euler's step from i to j misses x_j by  -sum_{l=i}^{j-1} [b_{l+1,j} (D_{l+1} - D_l) + a_{l+1,j} s_l].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optsteps.denoisers import CountedDenoiser
+from optsteps.fingerprint import solver_facts
+from optsteps.methods.base import SearchProblem
+from optsteps.methods.entries import ALL, EntrySubset
+from optsteps.processes import Process
+from optsteps.trajectories import Trajectories
+
+# numbers of the basis that are held at once, in float64
+_AT_ONCE = 2**24
+
+
+@dataclass(frozen=True)
+class TeacherTable:
+    """Mean products of the basis vectors of some samples.
+
+    Args:
+        process: of the teacher.
+        times: of its schedule of N steps, float64 [N+1].
+        products: float64 [B, 2N+1, 2N+1], means over a sample's entries, of the basis (e, D_0, D_1 - D_0, ...,
+            D_{N-1} - D_{N-2}, s_0, ..., s_{N-1}).
+    """
+
+    process: Process
+    times: Tensor
+    products: Tensor
+
+    @property
+    def steps(self) -> int:
+        """N."""
+        return len(self.times) - 1
+
+    @property
+    def size(self) -> int:
+        """Number of basis vectors."""
+        return 2 * self.steps + 1
+
+    def squares(self, rows: Tensor) -> Tensor:
+        """Mean squares [B, ...] of the vectors with the coefficients rows [..., 2N+1]."""
+        return torch.stack([(rows @ products * rows).sum(-1) for products in self.products]).clamp(min=0)
+
+    def predictions(self) -> Tensor:
+        """Rows [N, 2N+1] of D_0 ... D_{N-1}."""
+        rows = torch.zeros(self.steps, self.size, dtype=torch.float64)
+        rows[:, 1] = 1.0
+        rows[:, 2 : self.steps + 1] = torch.ones(self.steps, self.steps - 1, dtype=torch.float64).tril(-1)
+        return rows
+
+    def states(self) -> Tensor:
+        """Rows [N+1, 2N+1] of x_0 ... x_N."""
+        alpha, sigma = self.process.alpha(self.times), self.process.sigma(self.times)
+        predictions, rows = self.predictions(), torch.zeros(self.steps + 1, self.size, dtype=torch.float64)
+        rows[0, 0] = sigma[0]
+        for k in range(self.steps):
+            a = sigma[k + 1] / sigma[k]
+            rows[k + 1] = a * rows[k] + (alpha[k + 1] - a * alpha[k]) * predictions[k]
+            rows[k + 1, self.steps + 1 + k] += 1.0
+        return rows
+
+    def missed(self, nodes: Tensor) -> Tensor:
+        """Rows [n, n, 2N+1] of what Euler's step from node i to a later node j (nodes [n], ascending indices of the
+        times) ends at, less the teacher's state there; other entries mean nothing."""
+        alpha, sigma = self.process.alpha(self.times), self.process.sigma(self.times)
+        # a and b of steps from l + 1 to j; the walk's last prediction is not part of the basis, and b is 0 there
+        a = sigma[nodes] / sigma[1:, None]
+        a = torch.where(torch.arange(1, self.steps + 1)[:, None] == nodes, 1.0, a)
+        b = (alpha[nodes] - a * alpha[1:, None])[:-1]
+        earlier = torch.arange(self.steps)[:, None] < nodes  # l < j
+        a, b = a.masked_fill(~earlier, 0.0), b.masked_fill(~earlier[:-1], 0.0)
+        later = nodes[:, None] <= torch.arange(self.steps)  # i <= l
+        rows = torch.zeros(len(nodes), len(nodes), self.size, dtype=torch.float64)
+        rows[..., 2 : self.steps + 1] = -(later[:, None, :-1] * b.T)
+        rows[..., self.steps + 1 :] = -(later[:, None] * a.T)
+        return rows
+
+
+def teacher_table(problem: SearchProblem, index: Tensor, max_batch: int, entries: EntrySubset = ALL) -> TeacherTable:
+    """The table of the samples `index` [b], from one walk of the teacher; kept where the problem keeps its work."""
+    noise, cond = problem.samples(index)
+    teacher, walker = problem.teacher, problem.walker
+    trajectories = Trajectories(problem.denoiser, max_batch, problem.cache)
+
+    def products(denoiser: CountedDenoiser) -> Tensor:
+        record = Trajectories(denoiser, max_batch, problem.cache).record(teacher, walker, noise, cond, index=index)
+        return torch.stack(
+            [
+                _products(problem.process, teacher.times, entries.of(states), entries.of(predictions))
+                for states, predictions in zip(record.states, record.predictions, strict=True)
+            ]
+        )
+
+    facts: dict[str, Any] = {}
+    if problem.cache.workers.keeps:
+        facts = {
+            "schedule": teacher.facts,
+            "solver": solver_facts(walker, teacher, noise),
+            "channels": None if entries.channels is None else list(entries.channels),
+            "frames": None if entries.frames is None else list(entries.frames),
+        }
+    inputs = (noise, cond, index) if walker.stochastic else (noise, cond)
+    return TeacherTable(
+        problem.process, teacher.times, trajectories.once("teacher table", inputs, products, **facts)
+    )
+
+
+def _products(process: Process, times: Tensor, states: Tensor, predictions: Tensor) -> Tensor:
+    """Mean products of the basis [2N+1, 2N+1] of one sample's states [N+1, D] and predictions [N, D], over a part of
+    the entries at a time."""
+    alpha, sigma = (part.to(states.device)[:, None] for part in (process.alpha(times), process.sigma(times)))
+    a = sigma[1:] / sigma[:-1]
+    b = alpha[1:] - a * alpha[:-1]
+    size = 2 * len(predictions) + 1
+    total = torch.zeros(size, size, dtype=torch.float64, device=states.device)
+    for some in torch.arange(states.shape[1]).split(max(1, _AT_ONCE // size)):
+        x, d = (part[:, some[0] : some[-1] + 1].double() for part in (states, predictions))
+        added = x[1:] - (a * x[:-1] + b * d)
+        basis = torch.cat([x[:1] / sigma[0], d[:1], d.diff(dim=0), added])
+        total += basis @ basis.T
+    return (total / states.shape[1]).cpu()
+
