@@ -79,9 +79,14 @@ class TeacherTable:
             rows[k + 1, self.steps + 1 + k] += 1.0
         return rows
 
-    def missed(self, nodes: Tensor) -> Tensor:
-        """Rows [n, n, 2N+1] of what Euler's step from node i to a later node j (nodes [n], ascending indices of the
-        times) ends at, less the teacher's state there; other entries mean nothing."""
+    def missed(self, nodes: Tensor | None = None) -> Tensor:
+        """Rows [n, n, 2N+1] of the ends of Euler's steps from node i to a later node j, less the teacher's states there;
+        0 where j is no later node.
+
+        Args:
+            nodes: ascending indices [n] of the times; None: all of them.
+        """
+        nodes = torch.arange(self.steps + 1) if nodes is None else nodes
         alpha, sigma = self.process.alpha(self.times), self.process.sigma(self.times)
         # a and b of steps from l + 1 to j; the walk's last prediction is not part of the basis, and b is 0 there
         a = sigma[nodes] / sigma[1:, None]

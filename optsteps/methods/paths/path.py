@@ -1,0 +1,260 @@
+"""Shortest paths whose edges are the student's own steps, under several weights of an error; the samples choose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from optsteps.denoisers import call_nfe
+from optsteps.methods.base import Evaluations, SearchProblem, SearchResult, checked_steps, steps_between
+from optsteps.methods.paths.base import TeacherTableMethod
+from optsteps.methods.paths.shortest_path import shortest_path
+from optsteps.methods.paths.step_errors import step_errors
+from optsteps.methods.paths.teacher_table import TeacherTable
+from optsteps.methods.paths.two_stage_errors import two_stage_errors
+from optsteps.metrics.teacher import mse
+from optsteps.schedules import Schedule
+from optsteps.solvers.base import Solver
+from optsteps.solvers.multistep import Multistep
+from optsteps.solvers.singlestep import TwoStage
+from optsteps.storage.shards import storable
+from optsteps.trajectories import Trajectories
+
+Weight = float | Literal["edm", "flow"]
+Norm = Literal["l2", "squared"]
+
+# nodes of the grid by how many earlier ones a step's cost depends on
+_GRID = {0: 200, 1: 100, 2: 40}
+_GRID_TWO_STAGE = 25
+
+
+@storable
+@dataclass(frozen=True)
+class StepErrors:
+    """A shard's errors of steps.
+
+    Attributes:
+        sums: of the squares and of their roots for every order [M, 2, n, ..., n], as `step_errors` returns them.
+        size: sum of the mean squares of the teacher's last states.
+        ends: these states [b, ...]; they are walked to again where the shard was read from a store.
+    """
+
+    sums: Tensor
+    size: float
+    ends: Tensor | None = field(default=None, metadata={"stored": False})
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The schedules that the samples choose among, by step count."""
+
+    schedules: dict[int, list[Schedule]]
+
+
+class Path(TeacherTableMethod):
+    """The path of least total error of the student's own steps, each from the teacher's own state, under the weights of
+    an error that suit the samples best.
+
+    An edge's cost is the error of the student's step: for a multistep solver that of its own order, with what the
+    teacher saw at the nodes before remembered, so that a node of the search is a pair of times, or a triple for order
+    3 and above. A path may take a step of a lower order where that has the lesser mean error. For solvers of two
+    evaluations a step the second evaluation is made, on a coarser grid.
+
+    What an error made at noise level s does to the end is not in the teacher's table, and the best guess depends on the
+    model. So there is a path for each of several weights w(s) of errors in EDM's coordinates and for both norms, the
+    candidates sample with the real solver on the search's samples, and for every step count the one with the least mean
+    logarithm of the squared difference to the teacher's samples is taken (that of the highest mean PSNR).
+
+    Args:
+        weights: "edm": 1; "flow": 1 / (1 + s); a number m: the propagated error sigma_d / sqrt(s^2 + sigma_d^2) with
+            sigma_d = m times the size (root mean square) of the teacher's samples, which is exact for Gaussian data of
+            that deviation.
+        norms: "l2": the mean over samples of the root mean square error; "squared": the mean of the mean square.
+        orders: as of `OSS`: "chosen", or "fixed" for samplers that take no orders.
+        grid_steps: number of the teacher's steps whose ends may be chosen, spread as evenly as possible. None: all up
+            to 200 for solvers without a memory, up to 100 for pairs, 40 for triples, 25 for two evaluations a step.
+        max_batch, shard_size, channels, frames: see `TeacherTableMethod`.
+
+    `SearchResult.evidence`: "candidates", by step count the mean PSNR-like figure -10 log10(mean square) of every
+    candidate.
+
+    Raises:
+        ValueError: no weight or an unknown one, no norm or an unknown one, unknown `orders`; in `check` as
+            `TeacherTableMethod`, or more steps than the grid has.
+    """
+
+    name = "path"
+
+    def __init__(
+        self,
+        weights: Sequence[Weight] = ("edm", "flow", 0.5, 1.0, 2.0, 4.0),
+        norms: Sequence[Norm] = ("l2", "squared"),
+        orders: Literal["chosen", "fixed"] = "chosen",
+        grid_steps: int | None = None,
+        max_batch: int = 512,
+        shard_size: int = 64,
+        channels: Sequence[int] | None = None,
+        frames: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(max_batch, shard_size, channels, frames)
+        for weight in weights:
+            if not (weight in ("edm", "flow") or (isinstance(weight, (int, float)) and weight > 0)):
+                raise ValueError(f"a weight is 'edm', 'flow' or a positive number, got {weight!r}")
+        if not weights or not norms or not set(norms) <= {"l2", "squared"}:
+            raise ValueError(f"at least one weight and norms of 'l2' and 'squared' are needed, got {list(norms)}")
+        if orders not in ("chosen", "fixed"):
+            raise ValueError(f"orders must be 'chosen' or 'fixed', got {orders!r}")
+        self.weights, self.norms, self.orders, self.grid_steps = tuple(weights), tuple(norms), orders, grid_steps
+
+    def chooses_orders(self, problem: SearchProblem) -> bool:
+        return self.orders == "chosen" and isinstance(problem.solver, Multistep) and problem.solver.order > 1
+
+    def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
+        super().check(problem, steps)
+        if not isinstance(problem.solver, (Multistep, TwoStage)):
+            raise ValueError(
+                f"path knows solvers of one and of two evaluations per step; {problem.solver.name!r} is neither"
+            )
+        available = len(self.nodes(problem)) - 1
+        if max(steps) > available:
+            raise ValueError(f"{max(steps)} student steps were asked for, but the grid has only {available}")
+
+    def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
+        """The teacher's walk, a walk of the student for every candidate, of which some may be the same, and for a solver
+        of two evaluations per step one for every pair of nodes."""
+        solver, counts = problem.solver, checked_steps(steps)
+        modes = 2 if self.chooses_orders(problem) else 1
+        candidates = len(self.weights) * len(self.norms) * modes
+        walks = candidates * sum(solver.nfe(steps_between(problem.teacher, n)) for n in counts)
+        pairs = 0
+        if isinstance(solver, TwoStage):
+            times = problem.teacher.times[self.nodes(problem)]
+            i, j = torch.triu_indices(len(times), len(times), 1)
+            pairs = int((~solver.single(solver.formulas(problem.process), times[i], times[j])).sum())
+        per_sample = problem.walker.nfe(problem.teacher) + walks + pairs
+        return Evaluations(per_sample * len(problem.noise) * call_nfe(problem.denoiser), exact=False)
+
+    def rounds(self, steps: Sequence[int]) -> int:
+        return 2
+
+    def nodes(self, problem: SearchProblem) -> Tensor:
+        """Indices [n] of the teacher's times that may be chosen."""
+        whole = problem.teacher.steps
+        most = _GRID_TWO_STAGE if isinstance(problem.solver, TwoStage) else _GRID[_memory(problem.solver)]
+        steps = min(most, whole) if self.grid_steps is None else self.grid_steps
+        if not 1 <= steps <= whole:
+            raise ValueError(f"grid_steps must lie between 1 and the teacher's {whole} steps, got {steps}")
+        return torch.linspace(0, whole, steps + 1, dtype=torch.float64).round().long()
+
+    def partial(
+        self,
+        problem: SearchProblem,
+        steps: Sequence[int],
+        index: Tensor,
+        previous: StepErrors | None = None,
+        decision: Candidates | None = None,
+    ) -> StepErrors | dict[int, Tensor]:
+        """The errors of the samples' steps, then the logarithms [C, b] of what the candidates' samples miss the
+        teacher's by."""
+        if previous is None or decision is None:
+            return self._errors(problem, index)
+        trajectories = Trajectories(problem.denoiser, self.max_batch, problem.cache)
+        noise, cond = problem.samples(index)
+        teacher = previous.ends
+        if teacher is None:
+            with problem.uncounted():
+                teacher = trajectories.ends(problem.teacher, problem.walker, noise, cond)
+
+        def missed(schedule: Schedule) -> Tensor:
+            return mse(trajectories.ends(schedule, problem.solver, noise, cond), teacher).log10().cpu()
+
+        return {n: torch.stack([missed(schedule) for schedule in decision.schedules[n]]) for n in steps}
+
+    def combine(
+        self, problem: SearchProblem, steps: Sequence[int], partials: Sequence[Any], decision: Candidates | None = None
+    ) -> Candidates | SearchResult:
+        """The candidates, then the best of them for every step count; of equal ones the first."""
+        if decision is None:
+            sums = torch.stack([part.sums for part in partials]).sum(0) / len(problem.noise)
+            size = sum(part.size for part in partials) / len(problem.noise)
+            return Candidates(self._candidates(problem, steps, sums, size))
+        figures = {n: -10 * torch.cat([part[n] for part in partials], 1).mean(1) for n in steps}
+        schedules = {n: decision.schedules[n][int(figures[n].argmax())] for n in steps}
+        return SearchResult(schedules, evidence={"candidates": figures})
+
+    def _errors(self, problem: SearchProblem, index: Tensor) -> StepErrors:
+        table, solver, nodes = self.table(problem, index), problem.solver, self.nodes(problem)
+        last = table.states()[-1] / problem.process.alpha(problem.teacher.times[-1])
+        size = float(table.squares(last).sum())
+        if isinstance(solver, TwoStage):
+            return StepErrors(two_stage_errors(problem, index, nodes, self.max_batch, self.entries)[None], size)
+        assert isinstance(solver, Multistep)
+        memory = _memory(solver)
+        orders = range(1, memory + 2) if solver.order > 1 else (1,)
+        return StepErrors(torch.stack([step_errors(table, solver, m, memory, nodes) for m in orders]), size)
+
+    def _candidates(
+        self, problem: SearchProblem, steps: Sequence[int], errors: Tensor, size: float
+    ) -> dict[int, list[Schedule]]:
+        """A path for every weight, norm and rule of orders; without those that are the same."""
+        nodes = self.nodes(problem)
+        times = problem.teacher.times[nodes]
+        found: dict[int, list[Schedule]] = {n: [] for n in steps}
+        rules = ["fixed", "chosen"] if self.chooses_orders(problem) else ["fixed"]
+        for weight, norm, rule in product(self.weights, self.norms, rules):
+            factor = self._factor(problem, times, weight, size)
+            costs = errors[:, ("squared", "l2").index(norm)] * (factor if norm == "l2" else factor**2)
+            for n in steps:
+                path, orders = _fixed(problem.solver, costs, n) if rule == "fixed" else _chosen(costs, n)
+                schedule = self.schedule(
+                    problem, times[path], weight=weight, norm=norm, orders=rule, indices=nodes[path].tolist()
+                )
+                schedule = schedule if orders is None else replace(schedule, orders=orders)
+                if all((s.times.tolist(), s.orders) != (schedule.times.tolist(), orders) for s in found[n]):
+                    found[n].append(schedule)
+        return found
+
+    @staticmethod
+    def _factor(problem: SearchProblem, times: Tensor, weight: Weight, size: float) -> Tensor:
+        """What an error of the model's own coordinates at the times [n] is multiplied by."""
+        alpha, sigma = problem.process.alpha(times), problem.process.sigma(times)
+        if weight == "edm":
+            return 1 / alpha
+        if weight == "flow":
+            return 1 / (alpha + sigma)
+        deviation = float(weight) * size**0.5
+        return deviation / (sigma**2 + (alpha * deviation) ** 2).sqrt()
+
+
+def _memory(solver: Solver) -> int:
+    """How many nodes before a step's origin its cost depends on; orders above 3 are taken for 3."""
+    return min(solver.order - 1, 2) if isinstance(solver, Multistep) else 0
+
+
+def _fixed(solver: Solver, costs: Tensor, steps: int) -> tuple[Tensor, None]:
+    """The path of steps of the orders that the solver takes by itself."""
+    memory = costs.ndim - 3
+    highest, orders = len(costs), [min(order, len(costs)) for order in solver.orders(steps)]
+    endings = []
+    while len(endings) < steps and orders[-1 - len(endings)] < highest:
+        endings.append(costs[orders[-1 - len(endings)] - 1])
+    return shortest_path(costs[-1], [steps], memory=memory, endings=endings)[steps], None
+
+
+def _chosen(costs: Tensor, steps: int) -> tuple[Tensor, list[int]]:
+    """The path of steps of whatever orders have the least mean errors, and these."""
+    memory = costs.ndim - 3
+    least, choice = costs.min(0)
+    path = shortest_path(least, [steps], memory=memory)[steps]
+    visited = [int(node) for node in path]
+    orders = []
+    for k in range(steps):
+        before = [visited[max(0, k - m)] for m in range(memory, -1, -1)]
+        # no more than have been remembered
+        orders.append(min(int(choice[(*before, visited[k + 1])]), k) + 1)
+    return path, orders

@@ -1,0 +1,53 @@
+"""Errors of single steps of a solver of two evaluations per step from the teacher's states."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from optsteps.conditions import take
+from optsteps.denoisers import CountedDenoiser
+from optsteps.methods.base import SearchProblem
+from optsteps.methods.entries import EntrySubset
+from optsteps.solvers.base import Denoise
+from optsteps.solvers.singlestep import TwoStage
+from optsteps.trajectories import Trajectories
+
+
+def two_stage_errors(
+    problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int, entries: EntrySubset
+) -> Tensor:
+    """Sums over the samples `index` [b] of the mean square of every step's error and of its root, as of `step_errors`:
+    float64 [2, n, n]. The first evaluation of a step is the teacher's; the second is made for every pair of nodes.
+    """
+    solver = problem.solver
+    assert isinstance(solver, TwoStage)
+    noise, cond = problem.samples(index)
+    trajectories = Trajectories(problem.denoiser, max_batch, problem.cache)
+    with problem.uncounted():  # the walk counts with the teacher's table
+        record = trajectories.record(problem.teacher, problem.walker, noise, cond)
+    times = problem.teacher.times[nodes]
+    sample, i, j = torch.ones(len(index), len(nodes), len(nodes), dtype=torch.bool).triu(1).nonzero().unbind(1)
+
+    def errors(denoiser: CountedDenoiser) -> Tensor:
+        squares = torch.empty(len(sample), dtype=torch.float64)
+        for some in torch.arange(len(sample)).split(max_batch):
+            numbers, origin, end = sample[some], i[some], j[some]
+            x, first = record.states[numbers, nodes[origin]], record.predictions[numbers, nodes[origin]]
+            denoise = Denoise(denoiser, problem.process, take(cond, numbers))
+            reached = solver.finish(x, first, times[origin], times[end], denoise)
+            missed = entries.of(reached).double() - entries.of(record.states[numbers, nodes[end]]).double()
+            squares[some] = missed.square().mean(1).cpu()
+        return squares
+
+    facts = {
+        "solver": solver.facts,
+        "max_batch": max_batch,
+        "nodes": nodes.tolist(),
+        "channels": None if entries.channels is None else list(entries.channels),
+        "frames": None if entries.frames is None else list(entries.frames),
+    }
+    squares = trajectories.once("two-stage errors", (record.states, record.predictions, cond), errors, **facts)
+    table = torch.zeros(2, len(index), len(nodes), len(nodes), dtype=torch.float64)
+    table[:, sample, i, j] = torch.stack([squares, squares.sqrt()])
+    return table.sum(1).masked_fill(~torch.ones(len(nodes), len(nodes), dtype=torch.bool).triu(1), torch.inf)
