@@ -7,9 +7,12 @@ from optsteps.methods.changed_problem import ChangedProblem
 from optsteps.methods.file import FileSchedules
 from optsteps.methods.handmade import GivenSchedules, HandMade
 from optsteps.methods.oss import OSS, calibrate_amplitude
+from optsteps.methods.paths import BOSS, GITS, Path
 
 __all__ = [
     "AYS",
+    "BOSS",
+    "GITS",
     "OSS",
     "ChangedProblem",
     "Evaluations",
@@ -17,6 +20,7 @@ __all__ = [
     "GivenSchedules",
     "HandMade",
     "Method",
+    "Path",
     "PublishedAYS",
     "SearchProblem",
     "SearchResult",

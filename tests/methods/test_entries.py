@@ -10,8 +10,8 @@ from problems import noise
 
 from optsteps import SearchProblem, build_schedule
 from optsteps.methods import OSS
-from optsteps.methods.oss import grid as grids
 from optsteps.methods.entries import EntrySubset
+from optsteps.methods.oss import grid as grids
 from optsteps.methods.oss.grid import grid_of
 from optsteps.models.analytic import GaussianMixture
 from optsteps.processes import Flow

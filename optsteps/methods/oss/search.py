@@ -20,8 +20,8 @@ from optsteps.methods.base import (
     checked_steps,
     steps_between,
 )
-from optsteps.methods.oss.amplitude import calibrate_amplitude
 from optsteps.methods.entries import EntrySubset
+from optsteps.methods.oss.amplitude import calibrate_amplitude
 from optsteps.methods.oss.grid import flow_scale, grid_of
 from optsteps.methods.oss.per_sample import PerSample
 from optsteps.methods.oss.pooled import Pooled
@@ -132,8 +132,8 @@ class OSS(ShardedMethod):
 
     def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
         """The teacher's walk and one evaluation for every source of every level but node 0 of the first, whose
-        evaluation is the walk's; with two evaluations per step also one for every step from a source to a later target. With `published`, which evaluates only what a level improves,
-        the number is a maximum.
+        evaluation is the walk's; with two evaluations per step also one for every step from a source to a later target.
+        With `published`, which evaluates only what a level improves, the number is a maximum.
         """
         programme, steps = self.programme, checked_steps(steps)
         nodes = programme.nodes(problem)

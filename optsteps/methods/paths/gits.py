@@ -65,9 +65,7 @@ class GITS(EulerPath):
             return table.squares(missed).sqrt().sum(0)
         path = table.states() / scale
         path = path - path[0]
-        return torch.stack(
-            [_off(path + missed, path[-1], p) - _off(path, path[-1], p) for p in table.products]
-        ).sum(0)
+        return torch.stack([_off(path + missed, path[-1], p) - _off(path, path[-1], p) for p in table.products]).sum(0)
 
 
 def _off(points: Tensor, end: Tensor, products: Tensor) -> Tensor:

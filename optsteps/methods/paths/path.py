@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Literal
@@ -15,12 +15,11 @@ from optsteps.methods.base import Evaluations, SearchProblem, SearchResult, chec
 from optsteps.methods.paths.base import TeacherTableMethod
 from optsteps.methods.paths.shortest_path import shortest_path
 from optsteps.methods.paths.step_errors import step_errors
-from optsteps.methods.paths.teacher_table import TeacherTable
 from optsteps.methods.paths.two_stage_errors import two_stage_errors
 from optsteps.metrics.teacher import mse
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
-from optsteps.solvers.multistep import Multistep
+from optsteps.solvers.multistep import Euler, Multistep
 from optsteps.solvers.singlestep import TwoStage
 from optsteps.storage.shards import storable
 from optsteps.trajectories import Trajectories
@@ -39,21 +38,45 @@ class StepErrors:
     """A shard's errors of steps.
 
     Attributes:
-        sums: of the squares and of their roots for every order [M, 2, n, ..., n], as `step_errors` returns them.
+        sums: of the squares and of their roots for every order of the student's solver [M, 2, n, ..., n], as
+            `step_errors` returns them.
+        euler: those of Euler's steps [2, n, n].
         size: sum of the mean squares of the teacher's last states.
         ends: these states [b, ...]; they are walked to again where the shard was read from a store.
     """
 
     sums: Tensor
+    euler: Tensor
     size: float
     ends: Tensor | None = field(default=None, metadata={"stored": False})
 
 
+@storable
 @dataclass(frozen=True)
-class Candidates:
-    """The schedules that the samples choose among, by step count."""
+class Figures:
+    """A shard's results of a race.
+
+    Attributes:
+        missed: by step count the logarithms [C, b] of the mean squares by which the candidates' samples miss the
+            teacher's.
+        ends: as of `StepErrors`.
+    """
+
+    missed: dict[int, Tensor]
+    ends: Tensor | None = field(default=None, metadata={"stored": False})
+
+
+@dataclass(frozen=True)
+class Race:
+    """What is left in the race.
+
+    Attributes:
+        schedules: by step count.
+        samples: how many samples they run on, the first of the problem's.
+    """
 
     schedules: dict[int, list[Schedule]]
+    samples: int
 
 
 class Path(TeacherTableMethod):
@@ -62,26 +85,29 @@ class Path(TeacherTableMethod):
 
     An edge's cost is the error of the student's step: for a multistep solver that of its own order, with what the
     teacher saw at the nodes before remembered, so that a node of the search is a pair of times, or a triple for order
-    3 and above. A path may take a step of a lower order where that has the lesser mean error. For solvers of two
+    3 and above. Further candidates of such a solver have Euler's steps for edges, which are cruder but know the end
+    of no step beforehand, and steps of a lower order wherever that has the lesser mean error. For solvers of two
     evaluations a step the second evaluation is made, on a coarser grid.
 
     What an error made at noise level s does to the end is not in the teacher's table, and the best guess depends on the
-    model. So there is a path for each of several weights w(s) of errors in EDM's coordinates and for both norms, the
-    candidates sample with the real solver on the search's samples, and for every step count the one with the least mean
-    logarithm of the squared difference to the teacher's samples is taken (that of the highest mean PSNR).
+    model. So there is a path for each of several weights w(s) of errors in EDM's coordinates and for several kinds of
+    edges, and they race: all sample with the real solver on half of the search's samples, the finalists on all. For
+    every step count the one with the least mean logarithm of the squared difference to the teacher's samples wins,
+    that of the highest mean PSNR.
 
     Args:
-        weights: "edm": 1; "flow": 1 / (1 + s); a number m: the propagated error sigma_d / sqrt(s^2 + sigma_d^2) with
-            sigma_d = m times the size (root mean square) of the teacher's samples, which is exact for Gaussian data of
-            that deviation.
+        weights: "edm": 1; "flow": 1 / (1 + s); a number m: sigma_d / sqrt(s^2 + sigma_d^2), the part of an error that
+            reaches the end where the data are Gaussian with deviation sigma_d, which is m times the size (root mean
+            square) of the teacher's samples.
         norms: "l2": the mean over samples of the root mean square error; "squared": the mean of the mean square.
         orders: as of `OSS`: "chosen", or "fixed" for samplers that take no orders.
+        finalists: candidates that run on all samples.
         grid_steps: number of the teacher's steps whose ends may be chosen, spread as evenly as possible. None: all up
             to 200 for solvers without a memory, up to 100 for pairs, 40 for triples, 25 for two evaluations a step.
         max_batch, shard_size, channels, frames: see `TeacherTableMethod`.
 
-    `SearchResult.evidence`: "candidates", by step count the mean PSNR-like figure -10 log10(mean square) of every
-    candidate.
+    `SearchResult.evidence`: "finalists", by step count -10 log10 of the mean square of every finalist, a mean over
+    samples, best first.
 
     Raises:
         ValueError: no weight or an unknown one, no norm or an unknown one, unknown `orders`; in `check` as
@@ -92,9 +118,10 @@ class Path(TeacherTableMethod):
 
     def __init__(
         self,
-        weights: Sequence[Weight] = ("edm", "flow", 0.5, 1.0, 2.0, 4.0),
-        norms: Sequence[Norm] = ("l2", "squared"),
+        weights: Sequence[Weight] = ("edm", "flow", 0.5, 1.0, 2.0, 4.0, 8.0),
+        norms: Sequence[Norm] = ("squared",),
         orders: Literal["chosen", "fixed"] = "chosen",
+        finalists: int = 6,
         grid_steps: int | None = None,
         max_batch: int = 512,
         shard_size: int = 64,
@@ -109,7 +136,10 @@ class Path(TeacherTableMethod):
             raise ValueError(f"at least one weight and norms of 'l2' and 'squared' are needed, got {list(norms)}")
         if orders not in ("chosen", "fixed"):
             raise ValueError(f"orders must be 'chosen' or 'fixed', got {orders!r}")
-        self.weights, self.norms, self.orders, self.grid_steps = tuple(weights), tuple(norms), orders, grid_steps
+        if finalists < 1:
+            raise ValueError(f"at least one candidate must run on all samples, got finalists = {finalists}")
+        self.weights, self.norms, self.orders = tuple(weights), tuple(norms), orders
+        self.finalists, self.grid_steps = finalists, grid_steps
 
     def chooses_orders(self, problem: SearchProblem) -> bool:
         return self.orders == "chosen" and isinstance(problem.solver, Multistep) and problem.solver.order > 1
@@ -125,22 +155,23 @@ class Path(TeacherTableMethod):
             raise ValueError(f"{max(steps)} student steps were asked for, but the grid has only {available}")
 
     def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
-        """The teacher's walk, a walk of the student for every candidate, of which some may be the same, and for a solver
-        of two evaluations per step one for every pair of nodes."""
-        solver, counts = problem.solver, checked_steps(steps)
-        modes = 2 if self.chooses_orders(problem) else 1
-        candidates = len(self.weights) * len(self.norms) * modes
-        walks = candidates * sum(solver.nfe(steps_between(problem.teacher, n)) for n in counts)
+        """The teacher's walk, those of the student for all candidates on a part of the samples and for the finalists on
+        all, of which some may be the same, and for a solver of two evaluations per step one for every pair of nodes."""
+        solver, counts, samples = problem.solver, checked_steps(steps), len(problem.noise)
+        candidates = len(self.weights) * len(self.norms) * len(self._edges(problem))
+        walk = sum(solver.nfe(steps_between(problem.teacher, n)) for n in counts)
         pairs = 0
         if isinstance(solver, TwoStage):
             times = problem.teacher.times[self.nodes(problem)]
             i, j = torch.triu_indices(len(times), len(times), 1)
             pairs = int((~solver.single(solver.formulas(problem.process), times[i], times[j])).sum())
-        per_sample = problem.walker.nfe(problem.teacher) + walks + pairs
-        return Evaluations(per_sample * len(problem.noise) * call_nfe(problem.denoiser), exact=False)
+        count = samples * (problem.walker.nfe(problem.teacher) + pairs) + walk * (
+            _part(samples) * candidates + samples * min(self.finalists, candidates)
+        )
+        return Evaluations(count * call_nfe(problem.denoiser), exact=False)
 
     def rounds(self, steps: Sequence[int]) -> int:
-        return 2
+        return 3
 
     def nodes(self, problem: SearchProblem) -> Tensor:
         """Indices [n] of the teacher's times that may be chosen."""
@@ -156,68 +187,86 @@ class Path(TeacherTableMethod):
         problem: SearchProblem,
         steps: Sequence[int],
         index: Tensor,
-        previous: StepErrors | None = None,
-        decision: Candidates | None = None,
-    ) -> StepErrors | dict[int, Tensor]:
-        """The errors of the samples' steps, then the logarithms [C, b] of what the candidates' samples miss the
-        teacher's by."""
-        if previous is None or decision is None:
+        previous: StepErrors | Figures | None = None,
+        decision: Race | None = None,
+    ) -> StepErrors | Figures:
+        """The errors of the samples' steps, then what the candidates' samples miss the teacher's by."""
+        if decision is None:
             return self._errors(problem, index)
         trajectories = Trajectories(problem.denoiser, self.max_batch, problem.cache)
         noise, cond = problem.samples(index)
-        teacher = previous.ends
+        teacher = None if previous is None else previous.ends
         if teacher is None:
             with problem.uncounted():
                 teacher = trajectories.ends(problem.teacher, problem.walker, noise, cond)
+        running = index < decision.samples
+        noise, cond = problem.samples(index[running])
+        ends = teacher[running.to(teacher.device)]
 
         def missed(schedule: Schedule) -> Tensor:
-            return mse(trajectories.ends(schedule, problem.solver, noise, cond), teacher).log10().cpu()
+            return mse(trajectories.ends(schedule, problem.solver, noise, cond), ends).log10().cpu()
 
-        return {n: torch.stack([missed(schedule) for schedule in decision.schedules[n]]) for n in steps}
+        if len(noise) == 0:
+            return Figures({n: torch.empty(len(decision.schedules[n]), 0) for n in steps}, teacher)
+        return Figures(
+            {n: torch.stack([missed(schedule) for schedule in decision.schedules[n]]) for n in steps}, teacher
+        )
 
     def combine(
-        self, problem: SearchProblem, steps: Sequence[int], partials: Sequence[Any], decision: Candidates | None = None
-    ) -> Candidates | SearchResult:
-        """The candidates, then the best of them for every step count; of equal ones the first."""
+        self, problem: SearchProblem, steps: Sequence[int], partials: Sequence[Any], decision: Race | None = None
+    ) -> Race | SearchResult:
+        """All candidates, then the finalists, then the best of them for every step count; of equal ones the first."""
         if decision is None:
-            sums = torch.stack([part.sums for part in partials]).sum(0) / len(problem.noise)
+            own, euler = (torch.stack([getattr(p, name) for p in partials]).sum(0) for name in ("sums", "euler"))
             size = sum(part.size for part in partials) / len(problem.noise)
-            return Candidates(self._candidates(problem, steps, sums, size))
-        figures = {n: -10 * torch.cat([part[n] for part in partials], 1).mean(1) for n in steps}
-        schedules = {n: decision.schedules[n][int(figures[n].argmax())] for n in steps}
-        return SearchResult(schedules, evidence={"candidates": figures})
+            return Race(self._candidates(problem, steps, own, euler[None], size), _part(len(problem.noise)))
+        figures = {n: -10 * torch.cat([part.missed[n] for part in partials], 1).mean(1) for n in steps}
+        ranked = {n: figures[n].argsort(descending=True, stable=True).tolist() for n in steps}
+        best = {n: [decision.schedules[n][number] for number in ranked[n]] for n in steps}
+        if decision.samples < len(problem.noise):
+            return Race({n: best[n][: self.finalists] for n in steps}, len(problem.noise))
+        return SearchResult(
+            {n: best[n][0] for n in steps}, evidence={"finalists": {n: figures[n][ranked[n]] for n in steps}}
+        )
 
     def _errors(self, problem: SearchProblem, index: Tensor) -> StepErrors:
         table, solver, nodes = self.table(problem, index), problem.solver, self.nodes(problem)
         last = table.states()[-1] / problem.process.alpha(problem.teacher.times[-1])
         size = float(table.squares(last).sum())
         if isinstance(solver, TwoStage):
-            return StepErrors(two_stage_errors(problem, index, nodes, self.max_batch, self.entries)[None], size)
-        assert isinstance(solver, Multistep)
-        memory = _memory(solver)
-        orders = range(1, memory + 2) if solver.order > 1 else (1,)
-        return StepErrors(torch.stack([step_errors(table, solver, m, memory, nodes) for m in orders]), size)
+            own = two_stage_errors(problem, index, nodes, self.max_batch, self.entries)[None]
+        else:
+            assert isinstance(solver, Multistep)
+            memory = _memory(solver)
+            own = torch.stack([step_errors(table, solver, m, memory, nodes) for m in range(1, memory + 2)])
+        return StepErrors(own, step_errors(table, Euler(), 1, 0, nodes), size)
 
     def _candidates(
-        self, problem: SearchProblem, steps: Sequence[int], errors: Tensor, size: float
+        self, problem: SearchProblem, steps: Sequence[int], own: Tensor, euler: Tensor, size: float
     ) -> dict[int, list[Schedule]]:
-        """A path for every weight, norm and rule of orders; without those that are the same."""
+        """A path for every weight, norm and kind of edges; without those that are the same."""
         nodes = self.nodes(problem)
         times = problem.teacher.times[nodes]
         found: dict[int, list[Schedule]] = {n: [] for n in steps}
-        rules = ["fixed", "chosen"] if self.chooses_orders(problem) else ["fixed"]
-        for weight, norm, rule in product(self.weights, self.norms, rules):
+        for edges, weight, norm in product(self._edges(problem), self.weights, self.norms):
             factor = self._factor(problem, times, weight, size)
+            errors = euler if edges is _euler else own
             costs = errors[:, ("squared", "l2").index(norm)] * (factor if norm == "l2" else factor**2)
             for n in steps:
-                path, orders = _fixed(problem.solver, costs, n) if rule == "fixed" else _chosen(costs, n)
-                schedule = self.schedule(
-                    problem, times[path], weight=weight, norm=norm, orders=rule, indices=nodes[path].tolist()
-                )
+                path, orders = edges(problem.solver, costs, n)
+                described = {"weight": weight, "norm": norm, "edges": edges.__name__.strip("_")}
+                schedule = self.schedule(problem, times[path], **described, indices=nodes[path].tolist())
                 schedule = schedule if orders is None else replace(schedule, orders=orders)
                 if all((s.times.tolist(), s.orders) != (schedule.times.tolist(), orders) for s in found[n]):
                     found[n].append(schedule)
         return found
+
+    def _edges(
+        self, problem: SearchProblem
+    ) -> list[Callable[[Solver, Tensor, int], tuple[Tensor, tuple[int, ...] | None]]]:
+        if not isinstance(problem.solver, Multistep) or problem.solver.order == 1:
+            return [_own]
+        return [_own, _euler, _chosen] if self.orders == "chosen" else [_own, _euler]
 
     @staticmethod
     def _factor(problem: SearchProblem, times: Tensor, weight: Weight, size: float) -> Tensor:
@@ -236,25 +285,33 @@ def _memory(solver: Solver) -> int:
     return min(solver.order - 1, 2) if isinstance(solver, Multistep) else 0
 
 
-def _fixed(solver: Solver, costs: Tensor, steps: int) -> tuple[Tensor, None]:
+def _part(samples: int) -> int:
+    """How many samples all candidates run on."""
+    return max(1, samples // 2)
+
+
+def _own(solver: Solver, costs: Tensor, steps: int) -> tuple[Tensor, None]:
     """The path of steps of the orders that the solver takes by itself."""
     memory = costs.ndim - 3
     highest, orders = len(costs), [min(order, len(costs)) for order in solver.orders(steps)]
-    endings = []
+    endings: list[Tensor] = []
     while len(endings) < steps and orders[-1 - len(endings)] < highest:
         endings.append(costs[orders[-1 - len(endings)] - 1])
     return shortest_path(costs[-1], [steps], memory=memory, endings=endings)[steps], None
 
 
-def _chosen(costs: Tensor, steps: int) -> tuple[Tensor, list[int]]:
+def _euler(solver: Solver, costs: Tensor, steps: int) -> tuple[Tensor, None]:
+    """The path of Euler's steps, which remember nothing."""
+    return shortest_path(costs[0], [steps])[steps], None
+
+
+def _chosen(solver: Solver, costs: Tensor, steps: int) -> tuple[Tensor, tuple[int, ...]]:
     """The path of steps of whatever orders have the least mean errors, and these."""
     memory = costs.ndim - 3
     least, choice = costs.min(0)
     path = shortest_path(least, [steps], memory=memory)[steps]
-    visited = [int(node) for node in path]
-    orders = []
-    for k in range(steps):
-        before = [visited[max(0, k - m)] for m in range(memory, -1, -1)]
-        # no more than have been remembered
-        orders.append(min(int(choice[(*before, visited[k + 1])]), k) + 1)
-    return path, orders
+    visited = path.tolist()
+    # the nodes that every step's cost depends on, the first repeated where fewer came before
+    visits = torch.tensor([[visited[max(0, k - m)] for m in range(memory, -2, -1)] for k in range(steps)])
+    chosen = choice[visits.unbind(1)] + 1
+    return path, tuple(torch.minimum(chosen, torch.arange(1, steps + 1)).tolist())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ def shortest_path(
 
     # the least totals of paths by their last memory + 1 nodes: all of them the first node at the start
     start = usual.new_full(usual.shape[:-1], torch.inf)
-    start[(..., *[0] * (memory + 1))] = 0.0
+    start.flatten(-memory - 1)[..., 0] = 0.0
     common: list[Tensor] = [start]
     origins: list[Tensor] = []
     paths = {}
@@ -83,7 +84,7 @@ def _steps_forward(costs: Tensor, memory: int) -> Tensor:
     """The table in float64 with inf for whatever is no step forward."""
     axes = torch.meshgrid(*[torch.arange(costs.shape[-1], device=costs.device)] * (memory + 2), indexing="ij")
     forward = axes[-2] < axes[-1]
-    for before, after in zip(axes[:-2], axes[1:-1], strict=True):
+    for before, after in pairwise(axes[:-1]):
         forward = forward & (before <= after)
     steps = costs.double().masked_fill(~forward, torch.inf)
     if bool(steps.isnan().any()):

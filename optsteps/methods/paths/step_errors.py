@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -48,8 +50,9 @@ def step_errors(table: TeacherTable, solver: Multistep, order: int, memory: int,
         forms = products[:, place[..., :, None], place[..., None, :]]
         squares = torch.einsum("hju,bhjuv,hjv->bhj", coefficients, forms, coefficients).clamp(min=0)
         found = torch.stack([squares.sum(0), squares.sqrt().sum(0)])
-        where = (..., *(node[:, None] for node in earlier.unbind(1)), torch.tensor([[i]]), later)
-        sums[where] = found.reshape(2, *[1] * (memory - earlier.shape[1]), *found.shape[1:])
+        visits = torch.cat([earlier, torch.full((len(earlier), 1), i)], 1)
+        places: tuple[Any, ...] = (..., *visits.T[:, :, None], later)
+        sums[places] = found.reshape(2, *[1] * (memory - earlier.shape[1]), *found.shape[1:])
     return sums
 
 

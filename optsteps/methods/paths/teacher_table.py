@@ -80,8 +80,8 @@ class TeacherTable:
         return rows
 
     def missed(self, nodes: Tensor | None = None) -> Tensor:
-        """Rows [n, n, 2N+1] of the ends of Euler's steps from node i to a later node j, less the teacher's states there;
-        0 where j is no later node.
+        """Rows [n, n, 2N+1] of the ends of Euler's steps from node i to a later node j, less the teacher's states
+        there; 0 where j is no later node.
 
         Args:
             nodes: ascending indices [n] of the times; None: all of them.
@@ -125,9 +125,7 @@ def teacher_table(problem: SearchProblem, index: Tensor, max_batch: int, entries
             "frames": None if entries.frames is None else list(entries.frames),
         }
     inputs = (noise, cond, index) if walker.stochastic else (noise, cond)
-    return TeacherTable(
-        problem.process, teacher.times, trajectories.once("teacher table", inputs, products, **facts)
-    )
+    return TeacherTable(problem.process, teacher.times, trajectories.once("teacher table", inputs, products, **facts))
 
 
 def _products(process: Process, times: Tensor, states: Tensor, predictions: Tensor) -> Tensor:
@@ -144,4 +142,3 @@ def _products(process: Process, times: Tensor, states: Tensor, predictions: Tens
         basis = torch.cat([x[:1] / sigma[0], d[:1], d.diff(dim=0), added])
         total += basis @ basis.T
     return (total / states.shape[1]).cpu()
-

@@ -81,9 +81,7 @@ def test_growth_weighs_late_costs() -> None:
     growth=st.sampled_from([1.0, 1.3]),
     seed=st.integers(0, 2**31),
 )
-def test_costs_that_depend_on_the_nodes_before(
-    last: int, memory: int, endings: int, growth: float, seed: int
-) -> None:
+def test_costs_that_depend_on_the_nodes_before(last: int, memory: int, endings: int, growth: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     tables = [
         torch.rand((last + 1,) * (memory + 2), generator=generator, dtype=torch.float64) for _ in range(endings + 1)
