@@ -256,8 +256,12 @@ class ShardedMethod(Method, ABC):
         """Number of rounds of a search for these step counts."""
         return 1
 
+    def shards(self, problem: SearchProblem) -> Sequence[Tensor]:
+        """The numbers [b] of each shard's samples."""
+        return torch.arange(len(problem.noise)).split(self.shard_size)
+
     def find(self, problem: SearchProblem, steps: Sequence[int], workers: Workers) -> SearchResult:
-        shards = torch.arange(len(problem.noise)).split(self.shard_size)
+        shards = self.shards(problem)
         if workers.keeps:  # several searches within one method do not read each other's shards
             workers = workers.on("searched by", **self._search_facts(problem, steps))
         partials: list[Any] = [None] * len(shards)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from optsteps.storage.store import ShardStore, digest
@@ -104,6 +104,47 @@ class StoredWorkers:
 
     def kept(self, name: Name) -> Any | None:
         return self.store.get(self._key(name))
+
+    def _key(self, name: Name) -> str:
+        return digest({"facts": self.facts, "shard": name})
+
+
+@dataclass(frozen=True)
+class RememberingWorkers:
+    """Workers whose shards of one part are held in memory as well, as long as these workers are: those of a part that
+    is requested again and again.
+
+    Args:
+        workers: who compute.
+        part: the name of the part, the first that is given to `on`.
+    """
+
+    workers: Workers
+    part: str
+    memory: dict[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] | None = None
+    keeps = True
+
+    def on(self, part: str, **facts: Any) -> Workers:
+        workers = self.workers.on(part, **facts)
+        if self.facts is None and part != self.part:
+            return workers
+        return replace(self, workers=workers, facts={**(self.facts or {}), part: facts})
+
+    def shards(self, names: Sequence[Name], compute: Callable[[int], Any]) -> list[Any]:
+        if self.facts is None:
+            return self.workers.shards(names, compute)
+        missing = [number for number, name in enumerate(names) if self._key(name) not in self.memory]
+        shards = self.workers.shards([names[number] for number in missing], lambda k: compute(missing[k]))
+        self.memory.update({self._key(names[number]): shard for number, shard in zip(missing, shards, strict=True)})
+        return [self.memory[self._key(name)] for name in names]
+
+    def telling(self, finished: Callable[[Name], None]) -> RememberingWorkers:
+        return replace(self, workers=self.workers.telling(finished))
+
+    def kept(self, name: Name) -> Any | None:
+        held = self.memory.get(self._key(name)) if self.facts is not None else None
+        return self.workers.kept(name) if held is None else held
 
     def _key(self, name: Name) -> str:
         return digest({"facts": self.facts, "shard": name})

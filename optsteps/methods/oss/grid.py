@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ _AT_ONCE = 2**20
 class Grid(ABC):
     """Some samples of a problem on nodes 0 (noisy end) ... N, which are some of the teacher's times.
 
+    Args:
+        walked: whether the teacher's walk has been counted before.
+
     Attributes:
         teacher: the teacher's states [B, N+1, ...].
         state: the student's states [B, N+1, ...]; a node's entry means nothing until it is put.
@@ -35,7 +39,13 @@ class Grid(ABC):
     choices: list[int]
 
     def __init__(
-        self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int, entries: EntrySubset = ALL
+        self,
+        problem: SearchProblem,
+        index: Tensor,
+        nodes: Tensor,
+        max_batch: int,
+        entries: EntrySubset = ALL,
+        walked: bool = False,
     ) -> None:
         noise, self.cond = problem.samples(index)
         self.process, self.formulas = problem.process, problem.solver.formulas(problem.process)
@@ -44,7 +54,8 @@ class Grid(ABC):
         self.times = problem.teacher.times[nodes]
         self.last = len(self.times) - 1
         self.a, self.b = first_order(self.process, self.times[:, None], self.times[None, :])
-        record = self.trajectories.record(problem.teacher, problem.walker, noise, self.cond)
+        with problem.uncounted() if walked else nullcontext():
+            record = self.trajectories.record(problem.teacher, problem.walker, noise, self.cond)
         whole = record.states if len(nodes) == record.states.shape[1] else record.states[:, nodes]
         self._zeros = problem.cache.zeros
         self.teacher = problem.cache.moved(whole)
@@ -106,10 +117,16 @@ class MultistepGrid(Grid):
     """
 
     def __init__(
-        self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int, entries: EntrySubset = ALL
+        self,
+        problem: SearchProblem,
+        index: Tensor,
+        nodes: Tensor,
+        max_batch: int,
+        entries: EntrySubset = ALL,
+        walked: bool = False,
     ) -> None:
         assert isinstance(problem.solver, Multistep)
-        super().__init__(problem, index, nodes, max_batch, entries)
+        super().__init__(problem, index, nodes, max_batch, entries, walked)
         self.solver = problem.solver
         self.choices = list(range(1, self.solver.order + 1))
         # the solver's state at every node, with room for all it remembers
@@ -241,10 +258,16 @@ class TwoStageGrid(Grid):
     """
 
     def __init__(
-        self, problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int, entries: EntrySubset = ALL
+        self,
+        problem: SearchProblem,
+        index: Tensor,
+        nodes: Tensor,
+        max_batch: int,
+        entries: EntrySubset = ALL,
+        walked: bool = False,
     ) -> None:
         assert isinstance(problem.solver, TwoStage)
-        super().__init__(problem, index, nodes, max_batch, entries)
+        super().__init__(problem, index, nodes, max_batch, entries, walked)
         self.solver = problem.solver
         self.choices = [problem.solver.order]
         self._reached = torch.empty(0)

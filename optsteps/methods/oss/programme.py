@@ -48,6 +48,8 @@ class Programme(ABC):
 
     Args:
         start, average, published, grid_steps, orders, entries, max_batch: see `OSS`.
+        windows: the nodes that may be visited after 0, 1, ... steps, beside the last; None: all.
+        walked: whether the teacher's walk has been counted before.
     """
 
     start: Start
@@ -57,6 +59,8 @@ class Programme(ABC):
     orders: Orders
     entries: EntrySubset
     max_batch: int
+    windows: Sequence[Sequence[int]] | None = None
+    walked: bool = False
 
     @abstractmethod
     def rounds(self, steps: Sequence[int]) -> int:
@@ -94,13 +98,16 @@ class Programme(ABC):
                 # the nearest step count still ahead leaves the most nodes usable
                 ahead = next((n - k for n in steps if n > k), None)
                 targets = [] if ahead is None else list(range(k, last - ahead + 1))
+                if self.windows is not None:
+                    targets = [node for node in targets if k < len(self.windows) and node in self.windows[k]]
                 targets += [last] if k in steps else []
-            yield torch.tensor(sources), torch.tensor(targets)
+            yield torch.tensor(sources, dtype=torch.long), torch.tensor(targets, dtype=torch.long)
             sources = [node for node in targets if node < last]
 
     def started(self, problem: SearchProblem, steps: Sequence[int], index: Tensor) -> Grid:
         """The nodes of the samples `index` [b], with the initial noise at those that may be first."""
-        grid = grid_of(problem.solver)(problem, index, self.nodes(problem), self.max_batch, self.entries)
+        nodes, kind = self.nodes(problem), grid_of(problem.solver)
+        grid = kind(problem, index, nodes, self.max_batch, self.entries, self.walked)
         for node in self._starts(grid.last, steps):
             grid.put_start(node)
         return grid
@@ -117,7 +124,8 @@ class Programme(ABC):
         """The nodes that may be first: those from which the least step count still fits."""
         if self.start == "teacher":
             return [0]
-        return list(range(last if self.published else last - steps[0] + 1))
+        starts = list(range(last if self.published else last - steps[0] + 1))
+        return starts if self.windows is None else [node for node in starts if node in self.windows[0]]
 
 
 def least_costs(costs: Tensor) -> tuple[Tensor, Tensor, Tensor]:

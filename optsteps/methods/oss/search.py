@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from optsteps.denoisers import call_nfe
@@ -26,9 +27,11 @@ from optsteps.methods.oss.grid import flow_scale, grid_of
 from optsteps.methods.oss.per_sample import PerSample
 from optsteps.methods.oss.pooled import Pooled
 from optsteps.methods.oss.programme import Average, Orders, Paths, Programme, Start
+from optsteps.methods.oss.refinement import RefinedSearch
 from optsteps.schedules import Schedule
 from optsteps.solvers.multistep import Multistep
 from optsteps.solvers.singlestep import TwoStage
+from optsteps.storage.workers import Workers
 
 
 class OSS(ShardedMethod):
@@ -64,7 +67,9 @@ class OSS(ShardedMethod):
             mixes levels and may repeat index 0, and "median" averages the entries len//2 and len//2 - 1, truncated
             towards the clean end. A repeated index is a step of no length, which the `Schedule` leaves out.
         grid_steps: number of the teacher's steps whose ends may be chosen, spread as evenly as possible. None: all
-            steps, but 25 for solvers of two evaluations per step.
+            steps, but 25 for solvers of two evaluations per step. "auto": a coarse grid, then only the nodes around its
+            paths until these do not move, with two samples at first and twice as many as long as that lowers the error
+            on others that neither search saw (see `RefinedSearch`); for "pooled" alone.
         amplitude: calibrate the schedules' amplitude (eq. 13) on the problem's samples.
         orders: "chosen": a step of a multistep solver has the order of least cost. "fixed": it has the solver's order,
             or the highest that its memory allows, as in samplers that take no orders (k-diffusion's, ComfyUI's).
@@ -92,7 +97,7 @@ class OSS(ShardedMethod):
         start: Start = "teacher",
         average: Average | None = None,
         published: bool = False,
-        grid_steps: int | None = None,
+        grid_steps: int | Literal["auto"] | None = None,
         amplitude: bool = False,
         max_batch: int = 512,
         shard_size: int = 64,
@@ -114,6 +119,12 @@ class OSS(ShardedMethod):
         self.start, self.average, self.published, self.amplitude = start, average, published, amplitude
         self.max_batch, self.shard_size, self.grid_steps = max_batch, shard_size, grid_steps
         self.entries, self.orders = EntrySubset(channels, frames), orders
+        if grid_steps == "auto" and average != "pooled":
+            raise ValueError("grid_steps='auto' searches one path for all samples: it needs average='pooled'")
+        # of a search around a path, see `RefinedSearch`
+        self.windows: Sequence[Sequence[int]] | None = None
+        self.blocks: Sequence[Sequence[int]] | None = None
+        self.walked = False
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
         grid_of(problem.solver)
@@ -153,9 +164,28 @@ class OSS(ShardedMethod):
     def programme(self) -> Programme:
         """The programme that `average` names."""
         kind = Pooled if self.average == "pooled" else PerSample
+        grid_steps = None if self.grid_steps == "auto" else self.grid_steps
         return kind(
-            self.start, self.average, self.published, self.grid_steps, self.orders, self.entries, self.max_batch
+            self.start,
+            self.average,
+            self.published,
+            grid_steps,
+            self.orders,
+            self.entries,
+            self.max_batch,
+            self.windows,
+            self.walked,
         )
+
+    def find(self, problem: SearchProblem, steps: Sequence[int], workers: Workers) -> SearchResult:
+        if self.grid_steps == "auto":
+            return RefinedSearch(self, problem, steps, workers).result()
+        return super().find(problem, steps, workers)
+
+    def shards(self, problem: SearchProblem) -> Sequence[Tensor]:
+        if self.blocks is None:
+            return super().shards(problem)
+        return [part for block in self.blocks for part in torch.tensor(block).split(self.shard_size)]
 
     def rounds(self, steps: Sequence[int]) -> int:
         return self.programme.rounds(steps)
@@ -185,6 +215,7 @@ class OSS(ShardedMethod):
         """The same search with a programme for every sample by itself."""
         method = copy(self)
         method.average = "mean" if self.average == "pooled" else self.average
+        method.grid_steps = None if self.grid_steps == "auto" else self.grid_steps
         return method
 
     def path_schedule(self, problem: SearchProblem, path: Tensor, orders: Tensor | None = None) -> Schedule:

@@ -1,0 +1,170 @@
+"""OSS at a price that users can pay: a coarse grid, then the nodes around its path, on as few samples as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from optsteps.denoisers import CountedDenoiser
+from optsteps.methods.base import SearchProblem, SearchResult
+from optsteps.metrics.statistics import Interval, spread
+from optsteps.metrics.teacher import mse
+from optsteps.storage.workers import RememberingWorkers, Workers
+from optsteps.trajectories import Trajectories
+
+if TYPE_CHECKING:
+    from optsteps.methods.oss.search import OSS
+
+# steps of the coarse grid, at least twice as many as the student's
+COARSE = 20
+# samples of the first search
+FIRST = 2
+# searches around a path, at most, before it is taken as it is
+_MOST = 4
+
+Paths = dict[int, list[int]]
+
+
+@dataclass
+class RefinedSearch:
+    """The searches of one method for one problem.
+
+    Args:
+        method: what is searched with, and with which settings.
+        problem: its denoiser is counted.
+        steps: ascending step counts.
+        workers: who computes.
+    """
+
+    method: OSS
+    problem: SearchProblem
+    steps: Sequence[int]
+    workers: Workers
+
+    def __post_init__(self) -> None:
+        cache = self.problem.cache
+        remembering = RememberingWorkers(cache.workers, "record")
+        self.problem = replace(self.problem, cache=replace(cache, workers=remembering))
+        self.blocks = doubled(len(self.problem.noise))
+        self.decisions: list[str] = []
+        self._walked = 0
+
+    def result(self) -> SearchResult:
+        """Search with a first block of samples on the coarse grid and around its path; then with twice the samples
+        around the path that was found, as long as that lowers the error on samples that neither search saw."""
+        used = 1
+        found = self._refined(used, self._coarse(used), spacing=self._spacing // 2)
+        while used < len(self.blocks):
+            more = self._refined(used + 1, self.paths(found), spacing=2)
+            used += 1
+            if self.paths(more) == self.paths(found):
+                self._decide(f"{self._count(used)} samples choose the schedules that half of them do")
+                found = more
+                break
+            if used == len(self.blocks):
+                found = more
+                self._decide(f"{self._count(used)} samples are all there are")
+                break
+            gain = self._gain(found, more, self.blocks[used])
+            held_back = f"on {len(self.blocks[used])} others [{gain.low:+.2f}, {gain.high:+.2f}]"
+            if gain.value >= 0:
+                found = more
+            if gain.low <= 0:
+                self._decide(
+                    f"{self._count(used)} samples are no better than half of them: {gain.value:+.2f} dB {held_back}"
+                )
+                break
+            self._decide(f"{self._count(used)} samples gain {gain.value:+.2f} dB over half of them {held_back}")
+        return replace(found, evidence={**found.evidence, "decisions": self.decisions})
+
+    @property
+    def _spacing(self) -> int:
+        """The coarse grid's, in the teacher's steps."""
+        return max(1, self.problem.teacher.steps // max(COARSE, 2 * self.steps[-1]))
+
+    def paths(self, found: SearchResult) -> Paths:
+        """The nodes of the schedules by step count."""
+        return {n: list(found.schedules[n].metadata["indices"]) for n in self.steps}
+
+    def _coarse(self, used: int) -> Paths:
+        """The paths on every node of a coarse grid."""
+        spacing = self._spacing
+        grid = None if spacing == 1 else self.problem.teacher.steps // spacing
+        found = self._searched(used, grid, None)
+        self._decide(
+            f"{self._count(used)} samples on a grid of {grid or self.problem.teacher.steps} steps, "
+            f"then around its paths"
+        )
+        return self.paths(found)
+
+    def _refined(self, used: int, paths: Paths, spacing: int) -> SearchResult:
+        """The search around the paths, on ever closer nodes, until they do not move."""
+        spacing = max(1, spacing)
+        for _ in range(_MOST):
+            found = self._searched(used, None, windows(paths, self.steps, self.problem.teacher.steps, spacing))
+            moved, paths = self.paths(found) != paths, self.paths(found)
+            if spacing == 1 and not moved:
+                break
+            spacing = max(1, spacing // 2)
+        return found
+
+    def _searched(self, used: int, grid_steps: int | None, around: Sequence[Sequence[int]] | None) -> SearchResult:
+        """One search with the first blocks of samples."""
+        for block in self.blocks[self._walked : used]:
+            noise, cond = self.problem.samples(block)
+            self._trajectories().record(self.problem.teacher, self.problem.walker, noise, cond)
+        self._walked = max(self._walked, used)
+        noise, cond = self.problem.samples(torch.cat(list(self.blocks[:used])))
+        method = copy(self.method)
+        method.grid_steps, method.windows, method.walked = grid_steps, around, True
+        method.blocks = [block.tolist() for block in self.blocks[:used]]
+        return method.find(replace(self.problem, noise=noise, cond=cond), self.steps, self.workers)
+
+    def _gain(self, before: SearchResult, after: SearchResult, block: Tensor) -> Interval:
+        """By how many dB the later schedules' samples are nearer to the teacher's: the mean over the block's samples
+        and all step counts, with its interval."""
+        trajectories, (noise, cond) = self._trajectories(), self.problem.samples(block)
+        record = trajectories.record(self.problem.teacher, self.problem.walker, noise, cond)
+        self._walked = max(self._walked, [int(b[0]) for b in self.blocks].index(int(block[0])) + 1)
+        teacher = record.states[:, -1]
+
+        def level(found: SearchResult) -> Tensor:
+            ends = [trajectories.ends(found.schedules[n], self.problem.solver, noise, cond) for n in self.steps]
+            return -10 * torch.stack([mse(end, teacher) for end in ends]).double().log10().mean(0).cpu()
+
+        return spread(level(after) - level(before))
+
+    def _trajectories(self) -> Trajectories:
+        return Trajectories(self.problem.denoiser, self.method.max_batch, self.problem.cache)
+
+    def _count(self, used: int) -> int:
+        return sum(len(block) for block in self.blocks[:used])
+
+    def _decide(self, sentence: str) -> None:
+        counter = self.problem.denoiser
+        assert isinstance(counter, CountedDenoiser)
+        self.decisions.append(f"{sentence} ({counter.evaluations:,} evaluations so far)")
+
+
+def doubled(samples: int) -> list[Tensor]:
+    """The numbers of the samples in blocks, each of which doubles what came before; the last holds the rest."""
+    ends = [min(FIRST, samples)]
+    while ends[-1] < samples:
+        ends.append(min(2 * ends[-1], samples))
+    return [torch.arange(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def windows(paths: Paths, steps: Sequence[int], last: int, spacing: int) -> list[list[int]]:
+    """The nodes that paths near the given ones may visit after 0, 1, ... steps: those of any of these paths and their
+    neighbours at a distance of `spacing`, where the remaining steps still fit."""
+    near: list[set[int]] = [set() for _ in range(steps[-1])]
+    for n in steps:
+        for k, node in enumerate(paths[n][:-1]):
+            for neighbour in (node - spacing, node, node + spacing):
+                near[k].add(min(max(neighbour, k), last - (n - k)))
+    return [sorted(nodes) for nodes in near]
