@@ -6,12 +6,17 @@ from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResu
 from optsteps.methods.changed_problem import ChangedProblem
 from optsteps.methods.file import FileSchedules
 from optsteps.methods.handmade import GivenSchedules, HandMade
+from optsteps.methods.monitors import CRS, TORS, Curvature, Entropic, SolverMonitor
 from optsteps.methods.oss import OSS, calibrate_amplitude
 
 __all__ = [
     "AYS",
+    "CRS",
     "OSS",
+    "TORS",
     "ChangedProblem",
+    "Curvature",
+    "Entropic",
     "Evaluations",
     "FileSchedules",
     "GivenSchedules",
@@ -21,6 +26,7 @@ __all__ = [
     "SearchProblem",
     "SearchResult",
     "ShardedMethod",
+    "SolverMonitor",
     "calibrate_amplitude",
 ]
 
