@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,13 +14,16 @@ from problems import PROCESSES, Watched, mixture_problem, noise, three_gaussians
 from torch import Tensor
 
 from optsteps import Schedule, SearchProblem, build_schedule
-from optsteps.methods import CRS, TORS, Curvature, Entropic, Evaluations, Method, SolverMonitor
+from optsteps.methods import AYS, CRS, TORS, Curvature, Entropic, Evaluations, Method, SolverMonitor
 from optsteps.methods.ays.klub_table import CoupledTable
 from optsteps.methods.monitors.curvature import smoothed
 from optsteps.methods.monitors.tors import neighbourhoods, rotation
 from optsteps.models.analytic import Gaussian
 from optsteps.processes import EDM, VP
 from optsteps.solvers import build_solver
+from optsteps.storage.store import ShardStore
+from optsteps.storage.workers import StoredWorkers
+from optsteps.trajectories import Cache
 
 DEVIATION = 0.5
 ON_THE_WALK: list[Method] = [
@@ -252,6 +256,23 @@ def test_rates_evaluate_a_table_and_no_more(method: Method, with_data: bool) -> 
     result = method.search(replace(problem, denoiser=watched), [3, 8])
     assert sum(watched.batches) == (7 * 21 if with_data else 5 * (21 + 15)) == round(5 * result.nfe)
     assert method.evaluations(problem, [3, 8]) == Evaluations(sum(watched.batches), exact=True)
+
+
+def test_walk_and_table_are_shared_through_the_store(tmp_path: Path) -> None:
+    """All monitors on the walk have the same table, and the rates have that of AYS on the same levels."""
+    cache = Cache(StoredWorkers(ShardStore(tmp_path), {"model": 1}))
+    problem = replace(mixture_problem("edm", samples=5, teacher_steps=15), cache=cache)
+    watched = Watched(problem.denoiser)
+    problem = replace(problem, denoiser=watched)
+    AYS(levels=20, choose="optimum").search(problem, [3])
+    for method in ON_THE_TABLE:
+        assert method.search(problem, [3]).nfe == 21 + 15
+    assert sum(watched.batches) == 5 * (21 + 15)
+    Curvature().search(problem, [3])
+    made = sum(watched.batches)
+    for method in ON_THE_WALK:
+        assert method.search(problem, [3]).nfe == 15
+    assert sum(watched.batches) == made
 
 
 @pytest.mark.parametrize("method", [Curvature, SolverMonitor, TORS, Entropic, CRS])
