@@ -6,15 +6,20 @@ from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResu
 from optsteps.methods.changed_problem import ChangedProblem
 from optsteps.methods.file import FileSchedules
 from optsteps.methods.handmade import GivenSchedules, HandMade
+from optsteps.methods.monitors import CRS, TORS, Curvature, Entropic, SolverMonitor
 from optsteps.methods.oss import OSS, calibrate_amplitude
 from optsteps.methods.paths import BOSS, GITS, Path
 
 __all__ = [
     "AYS",
     "BOSS",
+    "CRS",
     "GITS",
     "OSS",
+    "TORS",
     "ChangedProblem",
+    "Curvature",
+    "Entropic",
     "Evaluations",
     "FileSchedules",
     "GivenSchedules",
@@ -25,6 +30,7 @@ __all__ = [
     "SearchProblem",
     "SearchResult",
     "ShardedMethod",
+    "SolverMonitor",
     "calibrate_amplitude",
 ]
 

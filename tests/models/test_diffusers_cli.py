@@ -85,6 +85,24 @@ def test_a_saved_pipeline_and_a_file_of_prompts(
     assert "DPMSolverMultistepScheduler" in use
 
 
+@pytest.mark.parametrize("name", ["sd", "flux"])
+def test_monitors_on_a_saved_pipeline(
+    name: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the teacher's first time, a flow's of infinite noise level among them, to noise level 0."""
+    PIPELINES[name]().save_pretrained(tmp_path / "pipeline")
+    size = [f"model.{key}={value}" for key, value in SIZES.get(name, {}).items()]
+    given = [f"model.path={tmp_path}/pipeline", f"model.prompts={prompts}", *size, f"store.folder={tmp_path}/store"]
+    rivals = ["art", "solver_monitor", "tors", "entropic", "crs"]
+    found = start(monkeypatch, tmp_path, *given, "method=curvature", f"rivals=[{','.join(rivals)}]", "solver=dpmpp_2m")
+    rows = {row["method"]: row for row in found["rows"] if row["steps"] == 3}
+    [first] = {row["times"][0] for row in found["rows"] if row["method"] == "teacher"}
+    for method in ("curvature", *rivals):
+        times = rows[method]["times"]
+        assert times[0] == first
+        assert times[-1] == (-1 if name == "sd" else 0)
+
+
 def test_published_is_of_the_pipelines_own_kind_however_it_is_named(
     prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

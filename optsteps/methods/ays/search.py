@@ -10,17 +10,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from optsteps.conditions import Cond, take
 from optsteps.denoisers import call_nfe
 from optsteps.methods.ays.coordinate_search import check_candidates, descend
 from optsteps.methods.ays.criterion import CRITERIA, Criterion, Limited
-from optsteps.methods.ays.data import teacher_samples
+from optsteps.methods.ays.data import coupled_tables, teacher_samples
 from optsteps.methods.ays.klub import TabulatedKlub, check_order
 from optsteps.methods.ays.klub_table import CoupledTable
 from optsteps.methods.ays.levels import as_schedule, grid, intervals, positive_levels, start_levels
 from optsteps.methods.base import Evaluations, SearchProblem, SearchResult, ShardedMethod, steps_between
 from optsteps.methods.handmade import HandMade
-from optsteps.noise import sample_generator
 from optsteps.processes import Flow
 from optsteps.storage.shards import storable
 from optsteps.trajectories import Trajectories
@@ -137,7 +135,8 @@ class AYS(ShardedMethod):
             if problem.data is None or self._criterion(problem) == "teacher":
                 teacher = teacher_samples(problem, trajectories, index, self.seed)
                 part.teacher = teacher.cpu()
-            part.tables = self._measured(problem, trajectories, steps, index, teacher, cond)
+            levels = self._levels(problem, steps)
+            part.tables = coupled_tables(problem, trajectories, index, teacher, levels, self.seed, self.block_size)
             if self._has_ranges(problem):
                 if teacher is None:
                     teacher = teacher_samples(problem, trajectories, index, self.seed)
@@ -187,41 +186,6 @@ class AYS(ShardedMethod):
             }
             schedules[n] = as_schedule(problem, decision.paths[n][stop], described)
         return SearchResult(schedules, evidence=evidence)
-
-    def _measured(
-        self,
-        problem: SearchProblem,
-        trajectories: Trajectories,
-        steps: Sequence[int],
-        index: Tensor,
-        teacher: Tensor | None,
-        cond: Cond,
-    ) -> list[CoupledTable]:
-        """The table of this shard's data in blocks: the teacher's samples, or the shard's share of the problem's."""
-        if problem.data is None:
-            assert teacher is not None
-            numbers, data = index, teacher
-        else:
-            per_sample = len(problem.data) / len(problem.noise)
-            first, last = (round(int(k) * per_sample) for k in (index[0], index[-1] + 1))
-            numbers = torch.arange(first, last)
-            data, cond = problem.data[first:last], take(problem.data_cond, numbers)
-        levels = self._levels(problem, steps)
-        facts = {"process": problem.process.to_dict(), "seed": self.seed, "max_batch": self.max_batch}
-        tables = []
-        for block in torch.arange(len(numbers)).split(self.block_size):
-            measure = partial(
-                CoupledTable.measure,
-                process=problem.process,
-                data=data[block.to(data.device)],
-                cond=take(cond, block),
-                levels=levels,
-                generators=[sample_generator(self.seed, int(k), stream=2) for k in numbers[block]],
-                max_batch=self.max_batch,
-            )
-            inputs = (measure.keywords["data"], measure.keywords["cond"], levels, numbers[block])
-            tables.append(trajectories.once("coupled table", inputs, measure, **facts))
-        return tables
 
     def _has_ranges(self, problem: SearchProblem) -> bool:
         """Whether the starts' ranges are chosen. Bounds over different ranges do not tell which range is better."""
