@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from optsteps.denoisers import EDMDenoiser
-from optsteps.methods import SearchProblem
+from optsteps.methods import OSS, SearchProblem
 from optsteps.models.analytic import GaussianMixture
 from optsteps.models.checkpoint import load_network
 from optsteps.models.unet import UNet
@@ -62,6 +62,11 @@ def rough_problem(process: str, samples: int, teacher_steps: int) -> SearchProbl
         return 3 * torch.sin(4 * x / (clock.alpha(t) + clock.sigma(t)).to(x)[:, None])
 
     return dataclasses.replace(mixture_problem(process, samples, teacher_steps), denoiser=rough)
+
+
+def full_grid(**options: Any) -> OSS:
+    """OSS on all of the teacher's times."""
+    return OSS(**{"grid_steps": "all", **options})
 
 
 def random_unet(dtype: torch.dtype, seed: int = 0) -> UNet:

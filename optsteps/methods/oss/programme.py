@@ -81,7 +81,8 @@ class Programme(ABC):
     def nodes(self, problem: SearchProblem) -> Tensor:
         """Indices [N+1] of the teacher's times that may be chosen."""
         whole = problem.teacher.steps
-        default = min(25, whole) if isinstance(problem.solver, TwoStage) else whole
+        every_pair = isinstance(problem.solver, TwoStage) and self.windows is None
+        default = min(25, whole) if every_pair else whole
         steps = default if self.grid_steps is None else self.grid_steps
         if not 1 <= steps <= whole:
             raise ValueError(f"grid_steps must lie between 1 and the teacher's {whole} steps, got {steps}")

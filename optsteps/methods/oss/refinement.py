@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from optsteps.denoisers import CountedDenoiser
-from optsteps.methods.base import SearchProblem, SearchResult
+from optsteps.denoisers import CountedDenoiser, call_nfe
+from optsteps.methods.base import Evaluations, SearchProblem, SearchResult, steps_between
+from optsteps.methods.oss.amplitude import calibrate_amplitude
 from optsteps.metrics.statistics import Interval, spread
 from optsteps.metrics.teacher import mse
-from optsteps.storage.workers import RememberingWorkers, Workers
+from optsteps.storage.workers import ALONE, RememberingWorkers, Workers
 from optsteps.trajectories import Trajectories
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class RefinedSearch:
         """Search with a first block of samples on the coarse grid and around its path; then with twice the samples
         around the path that was found, as long as that lowers the error on samples that neither search saw."""
         used = 1
-        found = self._refined(used, self._coarse(used), spacing=self._spacing // 2)
+        found = self._refined(used, self._coarse(used), spacing=self.spacing // 2)
         while used < len(self.blocks):
             more = self._refined(used + 1, self.paths(found), spacing=2)
             used += 1
@@ -80,10 +81,13 @@ class RefinedSearch:
                 )
                 break
             self._decide(f"{self._count(used)} samples gain {gain.value:+.2f} dB over half of them {held_back}")
+        if self.method.amplitude:
+            calibrated = (calibrate_amplitude(self.problem, s, self.method.max_batch) for s in found.schedules.values())
+            found = replace(found, schedules={n: s for n, (s, _) in zip(found.schedules, calibrated, strict=True)})
         return replace(found, evidence={**found.evidence, "decisions": self.decisions})
 
     @property
-    def _spacing(self) -> int:
+    def spacing(self) -> int:
         """The coarse grid's, in the teacher's steps."""
         return max(1, self.problem.teacher.steps // max(COARSE, 2 * self.steps[-1]))
 
@@ -93,7 +97,7 @@ class RefinedSearch:
 
     def _coarse(self, used: int) -> Paths:
         """The paths on every node of a coarse grid."""
-        spacing = self._spacing
+        spacing = self.spacing
         grid = None if spacing == 1 else self.problem.teacher.steps // spacing
         found = self._searched(used, grid, None)
         self._decide(
@@ -121,7 +125,8 @@ class RefinedSearch:
         self._walked = max(self._walked, used)
         noise, cond = self.problem.samples(torch.cat(list(self.blocks[:used])))
         method = copy(self.method)
-        method.grid_steps, method.windows, method.walked = grid_steps, around, True
+        method.amplitude = False
+        method.grid_steps, method.windows, method.walked = grid_steps or "all", around, True
         method.blocks = [block.tolist() for block in self.blocks[:used]]
         return method.find(replace(self.problem, noise=noise, cond=cond), self.steps, self.workers)
 
@@ -149,6 +154,27 @@ class RefinedSearch:
         counter = self.problem.denoiser
         assert isinstance(counter, CountedDenoiser)
         self.decisions.append(f"{sentence} ({counter.evaluations:,} evaluations so far)")
+
+
+def planned_evaluations(method: OSS, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
+    """About what a search takes whose first doubling of the samples is its last, with two searches on closer nodes for
+    every number of samples."""
+    search = RefinedSearch(method, problem, steps, ALONE)
+    last = problem.teacher.steps
+    coarse, windowed = copy(method), copy(method)
+    coarse.grid_steps = last // search.spacing
+    even = {n: [k * last // n for k in range(n + 1)] for n in steps}
+    windowed.grid_steps, windowed.windows = "all", windows(even, steps, last, 1)
+    walk = problem.walker.nfe(problem.teacher)
+    fit = [m.evaluations(problem, steps).count / len(problem.noise) - walk for m in (coarse, windowed)]
+    used = [sum(len(block) for block in search.blocks[:number]) for number in (1, 2, 3)]
+    students = sum(problem.solver.nfe(steps_between(problem.teacher, n)) for n in steps)
+    nfe = call_nfe(problem.denoiser)
+    count = used[0] * (fit[0] + 2 * fit[1]) + (2 * used[1] * fit[1] if used[1] > used[0] else 0)
+    count += nfe * (used[2] * walk + 2 * (used[2] - used[1]) * students)
+    if method.amplitude:
+        count += nfe * len(problem.noise) * (len(steps) * walk + students)
+    return Evaluations(round(count), exact=False)
 
 
 def doubled(samples: int) -> list[Tensor]:

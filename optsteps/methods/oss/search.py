@@ -27,7 +27,7 @@ from optsteps.methods.oss.grid import flow_scale, grid_of
 from optsteps.methods.oss.per_sample import PerSample
 from optsteps.methods.oss.pooled import Pooled
 from optsteps.methods.oss.programme import Average, Orders, Paths, Programme, Start
-from optsteps.methods.oss.refinement import RefinedSearch
+from optsteps.methods.oss.refinement import RefinedSearch, planned_evaluations
 from optsteps.schedules import Schedule
 from optsteps.solvers.multistep import Multistep
 from optsteps.solvers.singlestep import TwoStage
@@ -66,10 +66,11 @@ class OSS(ShardedMethod):
         published: reproduce the released code. A level starts from the one before ("at most k steps"), the read-back
             mixes levels and may repeat index 0, and "median" averages the entries len//2 and len//2 - 1, truncated
             towards the clean end. A repeated index is a step of no length, which the `Schedule` leaves out.
-        grid_steps: number of the teacher's steps whose ends may be chosen, spread as evenly as possible. None: all
+        grid_steps: number of the teacher's steps whose ends may be chosen, spread as evenly as possible. "all": all
             steps, but 25 for solvers of two evaluations per step. "auto": a coarse grid, then only the nodes around its
             paths until these do not move, with two samples at first and twice as many as long as that lowers the error
-            on others that neither search saw (see `RefinedSearch`); for "pooled" alone.
+            on others that neither search saw (see `RefinedSearch`). None: "auto" for "pooled", which alone has it,
+            otherwise "all".
         amplitude: calibrate the schedules' amplitude (eq. 13) on the problem's samples.
         orders: "chosen": a step of a multistep solver has the order of least cost. "fixed": it has the solver's order,
             or the highest that its memory allows, as in samplers that take no orders (k-diffusion's, ComfyUI's).
@@ -97,7 +98,7 @@ class OSS(ShardedMethod):
         start: Start = "teacher",
         average: Average | None = None,
         published: bool = False,
-        grid_steps: int | Literal["auto"] | None = None,
+        grid_steps: int | Literal["auto", "all"] | None = None,
         amplitude: bool = False,
         max_batch: int = 512,
         shard_size: int = 64,
@@ -117,8 +118,11 @@ class OSS(ShardedMethod):
         if max_batch < 1 or shard_size < 1:
             raise ValueError(f"max_batch and shard_size must be at least 1, got {max_batch} and {shard_size}")
         self.start, self.average, self.published, self.amplitude = start, average, published, amplitude
-        self.max_batch, self.shard_size, self.grid_steps = max_batch, shard_size, grid_steps
+        self.max_batch, self.shard_size = max_batch, shard_size
+        self.grid_steps = grid_steps or ("auto" if average == "pooled" else "all")
         self.entries, self.orders = EntrySubset(channels, frames), orders
+        if isinstance(grid_steps, str) and grid_steps not in ("auto", "all"):
+            raise ValueError(f"grid_steps must be a number, 'auto' or 'all', got {grid_steps!r}")
         if grid_steps == "auto" and average != "pooled":
             raise ValueError("grid_steps='auto' searches one path for all samples: it needs average='pooled'")
         # of a search around a path, see `RefinedSearch`
@@ -129,6 +133,7 @@ class OSS(ShardedMethod):
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
         grid_of(problem.solver)
         available = len(self.programme.nodes(problem)) - 1
+        available = problem.teacher.steps if self.grid_steps == "auto" else available
         if max(steps) > available:
             raise ValueError(
                 f"{max(steps)} student steps were asked for, but the teacher has only {available} to choose from; a "
@@ -144,8 +149,11 @@ class OSS(ShardedMethod):
     def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
         """The teacher's walk and one evaluation for every source of every level but node 0 of the first, whose
         evaluation is the walk's; with two evaluations per step also one for every step from a source to a later target.
-        With `published`, which evaluates only what a level improves, the number is a maximum.
+        With `published`, which evaluates only what a level improves, the number is a maximum; with grid_steps "auto" it
+        is that of a search whose first doubling of the samples is its last.
         """
+        if self.grid_steps == "auto":
+            return planned_evaluations(self, problem, checked_steps(steps))
         programme, steps = self.programme, checked_steps(steps)
         nodes = programme.nodes(problem)
         solver, times = problem.solver, problem.teacher.times[nodes]
@@ -164,7 +172,7 @@ class OSS(ShardedMethod):
     def programme(self) -> Programme:
         """The programme that `average` names."""
         kind = Pooled if self.average == "pooled" else PerSample
-        grid_steps = None if self.grid_steps == "auto" else self.grid_steps
+        grid_steps = self.grid_steps if isinstance(self.grid_steps, int) else None
         return kind(
             self.start,
             self.average,
@@ -215,7 +223,7 @@ class OSS(ShardedMethod):
         """The same search with a programme for every sample by itself."""
         method = copy(self)
         method.average = "mean" if self.average == "pooled" else self.average
-        method.grid_steps = None if self.grid_steps == "auto" else self.grid_steps
+        method.grid_steps = "all" if self.grid_steps == "auto" else self.grid_steps
         return method
 
     def path_schedule(self, problem: SearchProblem, path: Tensor, orders: Tensor | None = None) -> Schedule:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from problems import (
     PROCESSES,
     Watched,
+    full_grid,
     mixture_problem,
     noise,
     rough_problem,
@@ -42,7 +43,7 @@ DTYPES = [torch.float64, torch.float32]
 
 
 def check_published(problem: SearchProblem, counts: Sequence[int], start: str = "free") -> None:
-    found = OSS(published=True, start=start).search(problem, counts)
+    found = full_grid(published=True, start=start).search(problem, counts)
     for n in counts:
         for number in range(len(problem.noise)):
             traced, _ = published(problem, number, n, start)
@@ -78,7 +79,7 @@ def test_the_released_loops_have_the_quirks_they_are_known_for() -> None:
         assert evaluations == 20 * 6 + 20
         path = torch.tensor([20 - i for i in reversed(traced.path)])
         free += int(path[0] > 0)
-        reached = end_mse(problem, OSS(average="mean", start="free").path_schedule(problem, path))[number].item()
+        reached = end_mse(problem, full_grid(average="mean", start="free").path_schedule(problem, path))[number].item()
         mixed += not math.isclose(reached, traced.least[-1][0] * size**2, rel_tol=1e-6)
     assert free >= 4  # most paths start below N
     assert mixed >= 2  # the path read back is often not the one that was costed
@@ -89,7 +90,7 @@ def test_the_released_loops_have_the_quirks_they_are_known_for() -> None:
 
 def test_repeats_of_the_first_index_are_left_out_of_the_schedule() -> None:
     problem = rough_problem("flow", samples=8, teacher_steps=12)
-    method = OSS(published=True)
+    method = full_grid(published=True)
     paths = method.search(problem, [3]).per_sample[3]
     repeating = paths[(paths[:, :2] == 0).all(1)]
     assert len(repeating) > 0
@@ -103,7 +104,7 @@ def test_repeats_of_the_first_index_are_left_out_of_the_schedule() -> None:
 
 
 def check_exact(problem: SearchProblem, counts: Sequence[int], start: str = "teacher") -> None:
-    found = OSS(average="mean", start=start).search(problem, counts)
+    found = full_grid(average="mean", start=start).search(problem, counts)
     clean = problem.teacher.times[-1]
     size = (problem.process.alpha(clean) + problem.process.sigma(clean)).item()  # of a unit of flow coordinates
     tolerance = 1e-6 if problem.noise.dtype == torch.float64 else 1e-3
@@ -139,7 +140,7 @@ def test_search_is_the_naive_programme_on_the_shipped_network(dtype: torch.dtype
 @pytest.mark.parametrize("process", PROCESSES)
 def test_traced_path_costs_what_it_says(process: str, start: str) -> None:
     problem = mixture_problem(process, samples=6, teacher_steps=20)
-    method = OSS(average="mean", start=start)
+    method = full_grid(average="mean", start=start)
     found = method.search(problem, [1, 3, 6])
     for n in (1, 3, 6):
         for number, path in enumerate(found.per_sample[n]):
@@ -151,7 +152,7 @@ def test_traced_path_costs_what_it_says(process: str, start: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_traced_path_costs_what_it_says_on_a_network(dtype: torch.dtype) -> None:
     problem = unet_problem(dtype, samples=3, teacher_steps=16)
-    method = OSS(average="mean")
+    method = full_grid(average="mean")
     found = method.search(problem, [4])
     for number, path in enumerate(found.per_sample[4]):
         reached = end_mse(problem, method.path_schedule(problem, path))[number].item()
@@ -161,7 +162,7 @@ def test_traced_path_costs_what_it_says_on_a_network(dtype: torch.dtype) -> None
 
 def test_all_of_the_teachers_steps_are_the_teacher() -> None:
     problem = mixture_problem("flow", samples=3, teacher_steps=9)
-    found = OSS(average="mean").search(problem, [9])
+    found = full_grid(average="mean").search(problem, [9])
     assert torch.equal(found.per_sample[9], torch.arange(10).expand(3, 10))
     assert torch.equal(found.schedules[9].times, problem.teacher.times)
     assert found.evidence["final_mse"][9].max() < 1e-28
@@ -207,7 +208,7 @@ def test_indices_do_not_depend_on_max_batch(model: str, options: dict[str, objec
         if model == "mixture"
         else unet_problem(torch.float64, samples=3, teacher_steps=12)
     )
-    one, seven, many = (OSS(max_batch=size, **options).search(problem, [3, 5]) for size in (1, 7, 512))
+    one, seven, many = (full_grid(max_batch=size, **options).search(problem, [3, 5]) for size in (1, 7, 512))
     for n in (3, 5):
         assert torch.equal(one.per_sample[n], many.per_sample[n])
         assert torch.equal(seven.per_sample[n], many.per_sample[n])
@@ -220,7 +221,9 @@ def test_indices_do_not_depend_on_max_batch(model: str, options: dict[str, objec
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_indices_do_not_depend_on_max_batch_on_the_shipped_network(dtype: torch.dtype) -> None:
     problem = shipped_problem(dtype, samples=4, teacher_steps=100)
-    one, seven, many = (OSS(average="mean", max_batch=size).search(problem, [5, 10]).per_sample for size in (1, 7, 512))
+    one, seven, many = (
+        full_grid(average="mean", max_batch=size).search(problem, [5, 10]).per_sample for size in (1, 7, 512)
+    )
     for n in (5, 10):
         differing = [int((other[n] != many[n]).sum()) for other in (one, seven)]
         print(f"\n{dtype} {n} steps: {differing} of {many[n].numel()} indices differ at max_batch 1 and 7", end="")
@@ -231,10 +234,10 @@ def test_indices_do_not_depend_on_max_batch_on_the_shipped_network(dtype: torch.
 @pytest.mark.parametrize("options", [{}, {"start": "free"}, {"average": "mean"}, {"published": True}])
 def test_one_search_answers_every_step_count(options: dict[str, object]) -> None:
     problem = mixture_problem("edm", samples=5, teacher_steps=24)
-    together = OSS(**options).search(problem, [10, 3, 5, 5])
+    together = full_grid(**options).search(problem, [10, 3, 5, 5])
     assert list(together.schedules) == [3, 5, 10]
     for n in (3, 5, 10):
-        alone = OSS(**options).search(problem, [n])
+        alone = full_grid(**options).search(problem, [n])
         assert alone.schedules[n] == together.schedules[n]
         assert torch.equal(alone.evidence["final_mse"][n], together.evidence["final_mse"][n])
         if alone.per_sample is not None:
@@ -244,9 +247,9 @@ def test_one_search_answers_every_step_count(options: dict[str, object]) -> None
 @pytest.mark.parametrize("options", [{}, {"average": "median"}, {"average": "mean"}, {"published": True}])
 def test_shards_change_nothing(options: dict[str, object]) -> None:
     problem = mixture_problem("vp", samples=7, teacher_steps=20)
-    whole = OSS(**options).search(problem, [2, 6])
+    whole = full_grid(**options).search(problem, [2, 6])
     for size in (1, 3, 7):
-        parts = OSS(shard_size=size, **options).search(problem, [2, 6])
+        parts = full_grid(shard_size=size, **options).search(problem, [2, 6])
         assert parts.nfe == pytest.approx(whole.nfe)
         for n in (2, 6):
             assert parts.schedules[n] == whole.schedules[n]
@@ -257,7 +260,7 @@ def test_shards_change_nothing(options: dict[str, object]) -> None:
 
 def test_partial_and_combine_are_the_search() -> None:
     problem = mixture_problem("edm", samples=5, teacher_steps=16)
-    for method in (OSS(), OSS(average="mean")):
+    for method in (full_grid(), full_grid(average="mean")):
         shards = [torch.tensor([0, 1, 2]), torch.tensor([3, 4])]
         partials, decision = [None, None], None
         for _ in range(10):
@@ -286,7 +289,7 @@ def test_only_useful_nodes_are_evaluated(counts: list[int], average: str) -> Non
     problem = mixture_problem("flow", samples=3, teacher_steps=last)
     watched = Watched(problem.denoiser)
     problem = dataclasses.replace(problem, denoiser=watched)
-    found = OSS(average=average).search(problem, counts)
+    found = full_grid(average=average).search(problem, counts)
     # the first level's one evaluation is the walk's
     expected = last + sum(useful_nodes(last, counts, level) for level in range(1, max(counts)))
     assert found.nfe == expected
@@ -296,7 +299,7 @@ def test_only_useful_nodes_are_evaluated(counts: list[int], average: str) -> Non
 
 def test_free_start_evaluates_the_useful_nodes() -> None:
     problem = mixture_problem("flow", samples=2, teacher_steps=24)
-    found = OSS(average="mean", start="free").search(problem, [5, 8])
+    found = full_grid(average="mean", start="free").search(problem, [5, 8])
     starts = 24 - 5  # beside the teacher's own, which its walk has evaluated
     assert found.nfe == 24 + starts + sum(useful_nodes(24, [5, 8], level) for level in range(1, 8))
 
@@ -304,23 +307,23 @@ def test_free_start_evaluates_the_useful_nodes() -> None:
 @pytest.mark.parametrize("start", ["teacher", "free"])
 def test_published_evaluates_no_more_than_the_released_loops(start: str) -> None:
     problem = mixture_problem("edm", samples=4, teacher_steps=20)
-    found = OSS(published=True, start=start).search(problem, [4, 8])
+    found = full_grid(published=True, start=start).search(problem, [4, 8])
     assert found.nfe <= 20 * 8 + 20 - 7  # the state at the noisy end never changes: it is evaluated once
 
 
 def test_guidance_counts_twice() -> None:
     problem = mixture_problem("edm", samples=2, teacher_steps=10)
-    plain = OSS(average="mean").search(problem, [3]).nfe
+    plain = full_grid(average="mean").search(problem, [3]).nfe
     doubled = Watched(problem.denoiser)
     doubled.nfe = 2
-    assert OSS(average="mean").search(dataclasses.replace(problem, denoiser=doubled), [3]).nfe == 2 * plain
+    assert full_grid(average="mean").search(dataclasses.replace(problem, denoiser=doubled), [3]).nfe == 2 * plain
 
 
 @pytest.mark.parametrize("max_batch", [1, 5, 64])
 def test_batches_are_common_and_bounded(max_batch: int) -> None:
     problem = mixture_problem("edm", samples=6, teacher_steps=20)
     watched = Watched(problem.denoiser)
-    OSS(average="mean", max_batch=max_batch).search(dataclasses.replace(problem, denoiser=watched), [4])
+    full_grid(average="mean", max_batch=max_batch).search(dataclasses.replace(problem, denoiser=watched), [4])
     assert max(watched.batches) <= max_batch
     walk = 20 * math.ceil(6 / max_batch)
     levels = [*(6 * useful_nodes(20, [4], level) for level in (1, 2, 3))]
@@ -357,7 +360,7 @@ def test_costs_lose_nothing_to_cancellation(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("process", PROCESSES)
 def test_pooled_is_the_naive_programme_on_stacked_samples(process: str, start: str) -> None:
     problem = mixture_problem(process, samples=5, teacher_steps=16)
-    found = OSS(average="pooled", start=start, shard_size=2).search(problem, [1, 4, 7])
+    found = full_grid(average="pooled", start=start, shard_size=2).search(problem, [1, 4, 7])
     for n in (1, 4, 7):
         traced = exact(problem, list(range(5)), n, start)
         indices = torch.tensor(found.schedules[n].metadata["indices"])
@@ -368,7 +371,7 @@ def test_pooled_is_the_naive_programme_on_stacked_samples(process: str, start: s
 
 def test_pooled_over_one_sample_is_per_sample() -> None:
     problem = mixture_problem("edm", samples=1, teacher_steps=24)
-    pooled, alone = (OSS(average=average).search(problem, [3, 8]) for average in ("pooled", "mean"))
+    pooled, alone = (full_grid(average=average).search(problem, [3, 8]) for average in ("pooled", "mean"))
     for n in (3, 8):
         assert torch.equal(pooled.schedules[n].times, alone.schedules[n].times)
         assert torch.equal(pooled.per_sample[n], alone.per_sample[n])
@@ -378,14 +381,14 @@ def test_pooled_over_one_sample_is_per_sample() -> None:
 def test_pooled_is_the_default_and_tells_what_every_sample_would_choose() -> None:
     """At the nodes that the pooled steps reach, as the naive programme of every sample says for the first level."""
     problem = mixture_problem("edm", samples=4, teacher_steps=16)
-    found, pooled = (method.search(problem, [1, 2, 5]) for method in (OSS(), OSS(average="pooled")))
+    found, pooled = (method.search(problem, [1, 2, 5]) for method in (full_grid(), full_grid(average="pooled")))
     assert {n: found.schedules[n] for n in (1, 2, 5)} == {n: pooled.schedules[n] for n in (1, 2, 5)}
-    alone = OSS().alone().search(problem, [1, 2, 5])
+    alone = full_grid().alone().search(problem, [1, 2, 5])
     for n in (1, 2):  # the first level's states are the same whoever chooses, and so the path of two steps
         assert torch.equal(found.per_sample[n], alone.per_sample[n])
     assert found.per_sample[5].shape == (4, 6)
     assert found.nfe == alone.nfe
-    assert OSS(published=True).average == "median"  # the released code's
+    assert full_grid(published=True).average == "median"  # the released code's
 
 
 # --- averages
@@ -405,7 +408,7 @@ def index_vectors(draw: st.DrawFn) -> tuple[Tensor, int]:
 @given(index_vectors(), st.sampled_from(["mean", "median", "published"]))
 def test_averages_keep_times_strictly_decreasing(drawn: tuple[Tensor, int], average: str) -> None:
     paths, last = drawn
-    method = OSS(average="median", published=True) if average == "published" else OSS(average=average)
+    method = full_grid(average="median", published=True) if average == "published" else full_grid(average=average)
     averaged = method.programme.averaged(paths, last)
     assert averaged[0] == 0
     assert averaged[-1] == last
@@ -422,8 +425,12 @@ def test_cal_medium_of_an_odd_count_is_not_the_median() -> None:
     last = 100
     from_clean = torch.tensor([[0, 10, 100], [0, 90, 100], [0, 20, 100]])
     paths = (last - from_clean).flip(1)
-    assert in_paper_order(OSS(average="median", published=True).programme.averaged(paths, last), last) == [0, 15, 100]
-    assert in_paper_order(OSS(average="median").programme.averaged(paths, last), last) == [0, 20, 100]
+    assert in_paper_order(full_grid(average="median", published=True).programme.averaged(paths, last), last) == [
+        0,
+        15,
+        100,
+    ]
+    assert in_paper_order(full_grid(average="median").programme.averaged(paths, last), last) == [0, 20, 100]
 
 
 @pytest.mark.parametrize("solver", ["euler", "dpmpp_2m", "heun"])
@@ -431,7 +438,7 @@ def test_cal_medium_of_an_odd_count_is_not_the_median() -> None:
 def test_states_on_disk_change_nothing(average: str, solver: str, tmp_path: Path) -> None:
     problem = dataclasses.replace(mixture_problem("edm", samples=5, teacher_steps=12), solver=build_solver(solver))
     on_disk = dataclasses.replace(problem, cache=Cache(scratch=tmp_path / "scratch"))
-    expected, found = (OSS(average=average, shard_size=2).search(one, [3, 5]) for one in (problem, on_disk))
+    expected, found = (full_grid(average=average, shard_size=2).search(one, [3, 5]) for one in (problem, on_disk))
     for n in (3, 5):
         assert torch.equal(found.schedules[n].times, expected.schedules[n].times)
         assert torch.equal(found.evidence["final_mse"][n], expected.evidence["final_mse"][n])
@@ -441,7 +448,7 @@ def test_states_on_disk_change_nothing(average: str, solver: str, tmp_path: Path
 @pytest.mark.parametrize("average", ["mean", "median"])
 def test_model_wide_schedule_is_the_average_of_the_samples(average: str) -> None:
     problem = mixture_problem("edm", samples=9, teacher_steps=30)
-    found = OSS(average=average).search(problem, [2, 6])
+    found = full_grid(average=average).search(problem, [2, 6])
     for n in (2, 6):
         paths = found.per_sample[n].double()
         assert len(paths.unique(dim=0)) > 1
@@ -458,7 +465,7 @@ def test_model_wide_schedule_is_the_average_of_the_samples(average: str) -> None
 @pytest.mark.parametrize("process", PROCESSES)
 def test_exactly_n_steps_between_the_teachers_ends(process: str, options: dict[str, object]) -> None:
     problem = mixture_problem(process, samples=4, teacher_steps=15)
-    found = OSS(**options).search(problem, range(1, 16))
+    found = full_grid(**options).search(problem, range(1, 16))
     for n in range(1, 16):
         schedule = found.schedules[n]
         assert schedule.steps == n
@@ -473,7 +480,7 @@ def test_teachers_own_starting_scale_is_kept() -> None:
     scaled = Schedule(problem.teacher.times, EDM(), initial_scale=70.0)
     problem = dataclasses.replace(problem, teacher=scaled)
     for start in ("teacher", "free"):
-        method = OSS(average="mean", start=start)
+        method = full_grid(average="mean", start=start)
         found = method.search(problem, [4])
         for number, path in enumerate(found.per_sample[4]):
             schedule = method.path_schedule(problem, path)
@@ -485,7 +492,7 @@ def test_teachers_own_starting_scale_is_kept() -> None:
 @pytest.mark.parametrize("process", PROCESSES)
 def test_free_start_travels_with_the_schedule(process: str, tmp_path) -> None:
     problem = mixture_problem(process, samples=12, teacher_steps=20)
-    method = OSS(average="mean", start="free")
+    method = full_grid(average="mean", start="free")
     found = method.search(problem, [3])
     below = (found.per_sample[3][:, 0] > 0).nonzero()[:, 0].tolist()
     assert below, "no sample starts below the teacher's first time: the test needs another seed"
@@ -517,7 +524,7 @@ def test_conditions_travel_with_their_samples(options: dict[str, object]) -> Non
     problem = dataclasses.replace(
         mixture_problem("edm", samples=6, teacher_steps=20), denoiser=two_classes, cond=torch.tensor([0, 1, 1, 0, 1, 0])
     )
-    method = OSS(max_batch=7, shard_size=4, **options)
+    method = full_grid(max_batch=7, shard_size=4, **options)
     together = method.search(problem, [4]).per_sample[4]
     for number in range(6):
         one = dataclasses.replace(
@@ -535,7 +542,7 @@ def test_a_nested_condition_is_the_same_search() -> None:
     nested = dataclasses.replace(
         problem, denoiser=lambda x, t, cond: two_classes(x, t, cond["label"]), cond={"label": problem.cond}
     )
-    for method in (OSS(max_batch=5), OSS(max_batch=5, average="mean")):
+    for method in (full_grid(max_batch=5), full_grid(max_batch=5, average="mean")):
         assert method.search(nested, [4]).schedules[4] == method.search(problem, [4]).schedules[4]
 
 
@@ -568,7 +575,7 @@ def peak_bytes(samples: int, **options: object) -> int:
     shrink = lambda x, t, cond: x / (1 + t[:, None]) ** 2  # noqa: E731
     problem = SearchProblem(shrink, EDM(), build_solver("euler"), noise(samples, 784), teacher(EDM(), 12))
     with LiveBytes() as live:
-        OSS(shard_size=8, **options).search(problem, [4])
+        full_grid(shard_size=8, **options).search(problem, [4])
     return live.peak
 
 
@@ -596,33 +603,33 @@ def test_memory_does_not_grow_with_the_number_of_samples(options: dict[str, obje
 )
 def test_unknown_options_are_named(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        OSS(**options)
+        full_grid(**options)
 
 
 @pytest.mark.parametrize("steps", [[], [0], [-1, 3], [2.5]])
 def test_step_counts_must_be_positive_integers(steps: list[float]) -> None:
     with pytest.raises(ValueError, match="step counts must be a list of integers of at least 1"):
-        OSS(average="mean").search(mixture_problem("edm", samples=1, teacher_steps=5), steps)
+        full_grid(average="mean").search(mixture_problem("edm", samples=1, teacher_steps=5), steps)
 
 
 @pytest.mark.parametrize("average", ["mean", "pooled"])
 def test_more_steps_than_the_teacher(average: str) -> None:
     with pytest.raises(ValueError, match="11 student steps were asked for, but the teacher has only 10"):
-        OSS(average=average).search(mixture_problem("edm", samples=1, teacher_steps=10), [5, 11])
+        full_grid(average=average).search(mixture_problem("edm", samples=1, teacher_steps=10), [5, 11])
 
 
 @pytest.mark.parametrize("name", ["ddim_stochastic", "sde_dpmpp_2m", "er_sde_2"])
 def test_a_stochastic_solver_is_refused(name: str) -> None:
     problem = dataclasses.replace(mixture_problem("edm", samples=1, teacher_steps=5), solver=build_solver(name))
     with pytest.raises(ValueError, match=f"'{name}' reaches only up to its noise"):
-        OSS(average="mean").search(problem, [2])
+        full_grid(average="mean").search(problem, [2])
 
 
 @pytest.mark.parametrize("name", ["heun", "dpmpp_2m"])
 def test_the_released_code_knows_euler_only(name: str) -> None:
     problem = dataclasses.replace(mixture_problem("edm", samples=1, teacher_steps=5), solver=build_solver(name))
     with pytest.raises(ValueError, match=f"Euler's steps only, not those of '{name}'"):
-        OSS(published=True).search(problem, [2])
+        full_grid(published=True).search(problem, [2])
 
 
 def test_a_coarser_grid_is_a_subset_of_the_teacher_s_times() -> None:
@@ -654,7 +661,7 @@ def test_a_denoiser_that_breaks_names_the_time(bad: float, average: str) -> None
         return torch.where(t[:, None] < 1, bad, x)
 
     with pytest.raises(ValueError, match=f"NaN or inf at time {first_bad:g} "):
-        OSS(average=average).search(dataclasses.replace(problem, denoiser=breaks), [4])
+        full_grid(average=average).search(dataclasses.replace(problem, denoiser=breaks), [4])
 
 
 def test_a_denoiser_that_breaks_in_the_search_alone_names_the_time() -> None:
@@ -666,14 +673,14 @@ def test_a_denoiser_that_breaks_in_the_search_alone_names_the_time() -> None:
         return torch.where((len(calls) > 20) & (t[:, None] < 1), math.nan, x / (1 + t[:, None]))
 
     with pytest.raises(ValueError, match=r"NaN or inf at time 0\.\d+ \(sample \d+ of the batch\)"):
-        OSS(average="mean").search(dataclasses.replace(problem, denoiser=breaks_later), [4])
+        full_grid(average="mean").search(dataclasses.replace(problem, denoiser=breaks_later), [4])
 
 
 def test_a_denoiser_of_another_shape_names_shapes_and_time() -> None:
     problem = mixture_problem("edm", samples=3, teacher_steps=6)
     narrow = dataclasses.replace(problem, denoiser=lambda x, t, cond: x[:, :1])
     with pytest.raises(ValueError, match=r"shape \(3, 1\) for an input of shape \(3, 2\) at time 80"):
-        OSS(average="mean").search(narrow, [2])
+        full_grid(average="mean").search(narrow, [2])
 
 
 def test_noise_and_cond_go_together() -> None:
@@ -693,6 +700,6 @@ def test_no_graph_is_built() -> None:
     weight = torch.ones((), dtype=torch.float64, requires_grad=True)
     problem = mixture_problem("edm", samples=2, teacher_steps=8)
     learnable = dataclasses.replace(problem, denoiser=lambda x, t, cond: weight * problem.denoiser(x, t, cond))
-    found = OSS(average="mean").search(learnable, [3])
+    found = full_grid(average="mean").search(learnable, [3])
     assert not found.evidence["final_mse"][3].requires_grad
     assert not sample(learnable.denoiser, found.schedules[3], problem.solver, problem.noise).requires_grad

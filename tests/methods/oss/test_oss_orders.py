@@ -7,10 +7,10 @@ import math
 
 import pytest
 import torch
-from problems import mixture_problem, noise, teacher, three_gaussians, unet_problem
+from problems import full_grid, mixture_problem, noise, teacher, three_gaussians, unet_problem
 from torch import Tensor
 
-from optsteps.methods import OSS, SearchProblem
+from optsteps.methods import SearchProblem
 from optsteps.processes import Flow
 from optsteps.sampling import sample
 from optsteps.solvers import SOLVERS, Denoise, build_solver
@@ -65,7 +65,7 @@ def naive(problem: SearchProblem, number: int, steps: int, stride: int = 1) -> t
 @pytest.mark.parametrize("solver", MULTISTEP)
 def test_search_is_the_naive_programme(solver: str, process: str) -> None:
     problem = problem_with(process, solver)
-    found = OSS(average="mean").search(problem, [2, 4])
+    found = full_grid(average="mean").search(problem, [2, 4])
     assert found.per_sample is not None
     assert found.per_sample_orders is not None
     for n in (2, 4):
@@ -80,7 +80,7 @@ def test_search_is_the_naive_programme(solver: str, process: str) -> None:
 @pytest.mark.parametrize("solver", TWO_STAGE)
 def test_search_with_two_evaluations_a_step_is_the_naive_programme(solver: str, process: str) -> None:
     problem = problem_with(process, solver)
-    found = OSS(average="mean", grid_steps=6).search(problem, [2, 3])
+    found = full_grid(average="mean", grid_steps=6).search(problem, [2, 3])
     assert found.per_sample is not None
     assert found.per_sample_orders is None
     assert found.schedules[3].orders is None
@@ -95,7 +95,7 @@ def test_search_with_two_evaluations_a_step_is_the_naive_programme(solver: str, 
 @pytest.mark.parametrize("solver", [*MULTISTEP, *TWO_STAGE])
 def test_the_path_read_back_costs_what_it_says(solver: str, process: str) -> None:
     problem = problem_with(process, solver, samples=6, teacher_steps=20)
-    method = OSS(average="mean", grid_steps=10 if solver in TWO_STAGE else None)
+    method = full_grid(average="mean", grid_steps=10 if solver in TWO_STAGE else None)
     found = method.search(problem, [3, 5])
     end = sample(problem.denoiser, problem.teacher, problem.solver, problem.noise)
     for n in (3, 5):
@@ -110,7 +110,7 @@ def test_the_path_read_back_costs_what_it_says(solver: str, process: str) -> Non
 @pytest.mark.parametrize("solver", ["dpmpp_3m", "unipc"])
 def test_pooled_of_one_sample_is_its_own_search(solver: str) -> None:
     problem = problem_with("edm", solver, samples=1, teacher_steps=16)
-    own, pooled = OSS(average="mean").search(problem, [3, 5]), OSS(average="pooled").search(problem, [3, 5])
+    own, pooled = full_grid(average="mean").search(problem, [3, 5]), full_grid(average="pooled").search(problem, [3, 5])
     for n in (3, 5):
         assert torch.equal(own.schedules[n].times, pooled.schedules[n].times)
         assert own.schedules[n].orders == pooled.schedules[n].orders
@@ -119,8 +119,8 @@ def test_pooled_of_one_sample_is_its_own_search(solver: str) -> None:
 @pytest.mark.parametrize("average", ["mean", "pooled"])
 def test_batches_and_shards_change_nothing(average: str) -> None:
     problem = problem_with("vp", "unipc", samples=5, teacher_steps=16)
-    whole = OSS(average=average).search(problem, [4])
-    parts = OSS(average=average, max_batch=3, shard_size=2).search(problem, [4])
+    whole = full_grid(average=average).search(problem, [4])
+    parts = full_grid(average=average, max_batch=3, shard_size=2).search(problem, [4])
     assert torch.equal(whole.schedules[4].times, parts.schedules[4].times)
     assert whole.schedules[4].orders == parts.schedules[4].orders
     assert whole.nfe == pytest.approx(parts.nfe)
@@ -130,7 +130,7 @@ def test_batches_and_shards_change_nothing(average: str) -> None:
 
 def test_the_model_wide_orders_are_the_most_frequent_ones() -> None:
     problem = problem_with("edm", "dpmpp_3m", samples=9, teacher_steps=20)
-    found = OSS(average="mean").search(problem, [4])
+    found = full_grid(average="mean").search(problem, [4])
     expected = [max((1, 2, 3), key=column.tolist().count) for column in found.per_sample_orders[4].T]
     counts = [max(column.tolist().count(m) for m in (1, 2, 3)) for column in found.per_sample_orders[4].T]
     for chosen, column, count in zip(found.schedules[4].orders, found.per_sample_orders[4].T, counts, strict=True):
@@ -141,7 +141,7 @@ def test_the_model_wide_orders_are_the_most_frequent_ones() -> None:
 
 def test_evaluations_of_two_stage_search_are_one_a_pair() -> None:
     problem = problem_with("edm", "dpm2", samples=2, teacher_steps=12)
-    found = OSS(average="mean", grid_steps=6).search(problem, [3])
+    found = full_grid(average="mean", grid_steps=6).search(problem, [3])
     walk = 2 * 12  # the teacher's
     first = 6 - 3 + 1  # from node 0, which the walk has evaluated, to nodes 1 ... 4
     second = 4 + sum(1 for i in range(1, 5) for j in range(2, 6) if i < j)
@@ -154,7 +154,7 @@ def test_a_flow_that_leaves_from_infinity() -> None:
     problem = SearchProblem(
         three_gaussians().denoiser(Flow()), Flow(), build_solver("dpmpp_2m"), noise(4, 2), teacher(Flow(), 14)
     )
-    found = OSS(average="mean").search(problem, [4])
+    found = full_grid(average="mean").search(problem, [4])
     assert bool((found.per_sample_orders[4][:, :2] == 1).all())
     assert all(math.isfinite(v) for v in found.evidence["final_mse"][4].tolist())
 
@@ -162,7 +162,7 @@ def test_a_flow_that_leaves_from_infinity() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_network_in_its_own_precision(dtype: torch.dtype) -> None:
     problem = dataclasses.replace(unet_problem(dtype, samples=2, teacher_steps=12), solver=build_solver("dpmpp_2m"))
-    method = OSS(average="mean")
+    method = full_grid(average="mean")
     found = method.search(problem, [3])
     end = sample(problem.denoiser, problem.teacher, problem.solver, problem.noise, problem.cond)
     for number, (path, orders) in enumerate(zip(found.per_sample[3], found.per_sample_orders[3], strict=True)):
@@ -178,13 +178,13 @@ def test_every_deterministic_solver_can_be_searched_with() -> None:
         problem = dataclasses.replace(mixture_problem("edm", samples=2, teacher_steps=8), solver=build_solver(name))
         if problem.solver.stochastic:
             continue
-        assert OSS(average="mean").search(problem, [2]).schedules[2].steps == 2
+        assert full_grid(average="mean").search(problem, [2]).schedules[2].steps == 2
 
 
 @pytest.mark.parametrize("average", ["mean", "pooled"])
 def test_fixed_orders_are_those_that_a_sampler_without_orders_runs(average: str) -> None:
     problem = problem_with("edm", "dpmpp_2m", samples=4, teacher_steps=20)
-    schedules = OSS(average=average, orders="fixed").search(problem, [4, 6]).schedules
+    schedules = full_grid(average=average, orders="fixed").search(problem, [4, 6]).schedules
     for n, schedule in schedules.items():
         assert schedule.orders == (1, *[2] * (n - 1))
         plain = dataclasses.replace(schedule, orders=None)
@@ -192,10 +192,10 @@ def test_fixed_orders_are_those_that_a_sampler_without_orders_runs(average: str)
         assert torch.equal(
             sample(problem.denoiser, schedule, problem.solver, x), sample(problem.denoiser, plain, full, x)
         )
-    chosen = OSS(average=average).search(problem, [4, 6]).schedules
+    chosen = full_grid(average=average).search(problem, [4, 6]).schedules
     assert any(schedule.orders != schedules[n].orders for n, schedule in chosen.items())
     with pytest.raises(ValueError, match="orders must be 'chosen' or 'fixed', got 'none'"):
-        OSS(orders="none")  # type: ignore[arg-type]
+        full_grid(orders="none")  # type: ignore[arg-type]
 
 
 def test_a_schedule_searched_in_another_form_of_the_solver_is_worse() -> None:
@@ -203,7 +203,7 @@ def test_a_schedule_searched_in_another_form_of_the_solver_is_worse() -> None:
     errors = {}
     for flow_as in ("flow", "edm"):
         problem = problem_with("flow", "dpmpp_2m" if flow_as == "flow" else "dpmpp_2m_edm", 16, 40)
-        schedule = OSS(average="pooled", orders="fixed").search(problem, [8]).schedules[8]
+        schedule = full_grid(average="pooled", orders="fixed").search(problem, [8]).schedules[8]
         assert schedule.metadata["solver"] == "dpmpp_2m"
         assert schedule.metadata.get("flow_as", "flow") == flow_as
         noise_ = noise(64, 2, seed=9)
