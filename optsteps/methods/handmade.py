@@ -96,10 +96,12 @@ class BetweenEnds(ShardedMethod):
         return Evaluations(walks * len(problem.noise) * call_nfe(problem.denoiser))
 
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
-        if any(len(self.outlines(problem, n)) > 1 for n in checked_steps(steps)):
-            return super().search(problem, steps, workers)
+        counts = checked_steps(steps)
+        self.check(problem, counts)
+        if any(len(self.outlines(problem, n)) > 1 for n in counts):
+            return super().search(problem, counts, workers)
         start = time.perf_counter()
-        schedules = {n: self.schedules(problem, n)[0] for n in checked_steps(steps)}
+        schedules = {n: self.schedules(problem, n)[0] for n in counts}
         return SearchResult(schedules, seconds=time.perf_counter() - start)
 
     def partial(
@@ -107,9 +109,13 @@ class BetweenEnds(ShardedMethod):
     ) -> dict[int, Tensor]:
         """By step count, the squared differences [R, b] between the samples on every range and the teacher's."""
         trajectories = Trajectories(problem.denoiser, self.max_batch, problem.cache)
+        return self.errors(problem, steps, index, trajectories, self.teacher_ends(problem, index))
+
+    def teacher_ends(self, problem: SearchProblem, index: Tensor) -> Tensor:
+        """The teacher's samples [b, ...] of the noise `index` [b]."""
+        trajectories = Trajectories(problem.denoiser, self.max_batch, problem.cache)
         noise, cond = problem.samples(index)
-        teacher = trajectories.ends(problem.teacher, problem.walker, noise, cond, index=index)
-        return self.errors(problem, steps, index, trajectories, teacher)
+        return trajectories.ends(problem.teacher, problem.walker, noise, cond, index=index)
 
     def errors(
         self, problem: SearchProblem, steps: Sequence[int], index: Tensor, trajectories: Trajectories, teacher: Tensor
@@ -179,7 +185,8 @@ class HandMade(BetweenEnds):
         family: name of the family.
         final, noise_max, noise_min, max_batch, shard_size: see `BetweenEnds`. The families that reach noise level 0 by
             themselves are `time_uniform` and, under a flow, `flow_shift`.
-        parameters: the family's own parameters.
+        parameters: the family's own parameters. The scale of `cosine` may be "data": the standard deviation of all
+            entries of the teacher's samples, for which the teacher is walked.
 
     Raises:
         ValueError: unknown family; otherwise as `BetweenEnds`.
@@ -199,6 +206,67 @@ class HandMade(BetweenEnds):
             raise ValueError(f"unknown schedule {family!r}; known: {', '.join(FAMILIES)}")
         super().__init__(final, noise_max, noise_min, max_batch, shard_size)
         self.family, self.parameters = family, parameters
+
+    @property
+    def measures_scale(self) -> bool:
+        """Whether the scale is that of the teacher's samples, which nobody knows before the search."""
+        return self.family == "cosine" and self.parameters.get("scale") == "data"
+
+    def scaled(self, scale: float) -> HandMade:
+        """The method with a scale that is known."""
+        return HandMade(
+            self.family, self.final, self.noise_max, self.noise_min, self.max_batch, self.shard_size, scale=scale
+        )
+
+    def outlines(self, problem: SearchProblem, steps: int) -> list[Schedule]:
+        return self.scaled(1.0).outlines(problem, steps) if self.measures_scale else super().outlines(problem, steps)
+
+    def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
+        """As of `BetweenEnds`, and the teacher's walk where its samples have the scale."""
+        found = super().evaluations(problem, steps)
+        if not self.measures_scale or found.count:
+            return found
+        return Evaluations(problem.walker.nfe(problem.teacher) * len(problem.noise) * call_nfe(problem.denoiser))
+
+    def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
+        return (
+            Method.search(self, problem, steps, workers)
+            if self.measures_scale
+            else super().search(problem, steps, workers)
+        )
+
+    def rounds(self, steps: Sequence[int]) -> int:
+        return 2 if self.measures_scale else 1
+
+    def partial(
+        self, problem: SearchProblem, steps: Sequence[int], index: Tensor, previous: Any = None, decision: Any = None
+    ) -> Any:
+        """With the scale to be measured, first the moments [3] of the samples' entries: count, sum, sum of squares."""
+        if not self.measures_scale:
+            return super().partial(problem, steps, index)
+        if decision is None:
+            ends = self.teacher_ends(problem, index).double()
+            return torch.stack([ends.new_tensor(ends.numel()), ends.sum(), ends.square().sum()]).cpu()
+        known = self.scaled(decision)
+        if all(len(known.outlines(problem, n)) == 1 for n in steps):
+            return None
+        with problem.uncounted():  # the first round's walk
+            teacher = self.teacher_ends(problem, index)
+        trajectories = Trajectories(problem.denoiser, self.max_batch, problem.cache)
+        return known.errors(problem, steps, index, trajectories, teacher)
+
+    def combine(
+        self, problem: SearchProblem, steps: Sequence[int], partials: Sequence[Any], decision: Any = None
+    ) -> Any:
+        if not self.measures_scale:
+            return super().combine(problem, steps, partials)
+        if decision is None:
+            count, total, squares = torch.stack(list(partials)).sum(0)
+            return float((squares / count - (total / count).square()).sqrt())
+        known = self.scaled(decision)
+        if partials[0] is None:
+            return SearchResult({n: known.schedules(problem, n)[0] for n in steps})
+        return known.combine(problem, steps, partials)
 
     @property
     def in_noise_levels(self) -> bool:

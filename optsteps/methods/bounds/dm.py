@@ -31,9 +31,9 @@ class DM(BetweenEnds):
     uniform time for latents. Minimised from several starts, that bound gives worse schedules than uniform log-SNR.
     Here all steps but the last two count by themselves, which is the authors' rule for 4 and 5 steps.
 
-    The log-SNRs lie between finite ends. Where the teacher starts at an infinite noise level (a flow's t = 1), the
-    schedule starts there too and the bound is that of a walk from the largest finite one (`Process.t_finite`). Where it
-    ends at noise level 0, the bound is that of the steps to the teacher's last positive time, and a last step goes to 0.
+    The log-SNRs lie between finite ends. Where the teacher starts at an infinite noise level (a flow's t = 1), so does
+    the schedule, and the bound is that of a walk from the largest finite level (`Process.t_finite`). Where the teacher
+    ends at level 0, the bound is that of the steps to its last positive time, and a last step goes to 0.
 
     Args:
         p: of the assumed error. The authors advise 1 for pixels and 2 for latents.

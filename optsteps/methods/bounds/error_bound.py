@@ -1,4 +1,4 @@
-"""The bound that DM-NonUniform minimises (Xue et al., arXiv:2402.17376): what the errors of a walk's predictions add up to.
+"""The bound that DM-NonUniform minimises (Xue et al., arXiv:2402.17376): how the errors of predictions add up.
 
 D is assumed to err by w = sigma^p / alpha. A multistep exponential integrator in log-SNR adds to the last sample a
 combination of the D's, with the orders 1, 2, 3, ..., 3, 2, 1 and the weights
@@ -42,8 +42,11 @@ def error_bound(log_snr: Tensor, errors: Tensor, truncated: int) -> Tensor:
 
 
 def integral_weights(log_snr: Tensor) -> Tensor:
-    """J of the steps of walks through the log-SNRs [..., n+1]: [..., n, 3], for the predictions two and one times before
-    a step and at its start; 0 for those that its order does not reach. Those of a step sum to e^lambda' - e^lambda.
+    """J of the steps of walks through the log-SNRs [..., n+1].
+
+    Returns:
+        [..., n, 3], for the predictions two and one times before a step and at its start; 0 for those that its order
+        does not reach. Those of a step sum to e^lambda' - e^lambda.
     """
     length, start = log_snr.diff(dim=-1), log_snr[..., :-1].exp()
     steps = length.shape[-1]

@@ -34,7 +34,8 @@ class Gaussian(ShardedMethod):
     starts, because there are many local minima.
 
     The model is asked nothing where there are clean samples; otherwise the covariance is that of the teacher's samples.
-    A few samples show the largest eigenvalues alone, and these too large.
+    A few samples show the largest eigenvalues alone, and these too large, so the covariance is shrunk towards a multiple
+    of the identity, see `covariance_spectrum`.
 
     The schedule has the teacher's ends. Where the teacher starts at an infinite noise level or ends at level 0, the
     inner times lie between the largest finite one (`Process.t_finite`) and its last positive time.
@@ -48,8 +49,8 @@ class Gaussian(ShardedMethod):
         max_batch: most samples in one call of the denoiser.
         shard_size: samples that one shard of the teacher's walks holds.
 
-    `SearchResult.evidence`: "spectrum", the eigenvalues, descending [K], and "errors", by step count the root of the
-    expected squared distance over that of the exact end.
+    `SearchResult.evidence`: "spectrum", the eigenvalues [K] and how often each occurs [K], and "errors", by step count the
+    root of the expected squared distance over that of the exact end.
 
     Raises:
         ValueError: an unknown source or start, no start; in `check`, a stochastic solver, or a problem without data where
@@ -91,7 +92,9 @@ class Gaussian(ShardedMethod):
         if not self._from_teacher(problem) and problem.data is not None and len(problem.data) < 2:
             raise ValueError("gaussian needs at least 2 clean samples for a covariance, and the problem has 1")
         if self._from_teacher(problem) and len(problem.noise) < 2:
-            raise ValueError("gaussian needs at least 2 of the teacher's samples for a covariance, and the search has 1")
+            raise ValueError(
+                "gaussian needs at least 2 of the teacher's samples for a covariance, and the search has 1"
+            )
 
     def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
         """The teacher's walk, or nothing where the covariance is that of data."""
@@ -114,7 +117,7 @@ class Gaussian(ShardedMethod):
     ) -> SearchResult:
         walked = [part for part in partials if part is not None]
         clean = torch.cat(walked) if walked or problem.data is None else problem.data
-        error = GaussianError(problem, covariance_spectrum(clean.flatten(1)))
+        error = GaussianError(problem, *covariance_spectrum(clean.flatten(1)))
         found = {n: self._least(error, n) for n in steps}
         described = {
             "method": self.name,
@@ -128,7 +131,11 @@ class Gaussian(ShardedMethod):
             for n, (times, _) in found.items()
         }
         return SearchResult(
-            schedules, evidence={"spectrum": error.spectrum, "errors": {n: value for n, (_, value) in found.items()}}
+            schedules,
+            evidence={
+                "spectrum": torch.stack([error.variances, error.counts]),
+                "errors": {n: value for n, (_, value) in found.items()},
+            },
         )
 
     def _from_teacher(self, problem: SearchProblem) -> bool:
@@ -139,7 +146,7 @@ class Gaussian(ShardedMethod):
         first, last = error.inner_ends
         ends = error.process.time_of_log_snr([first, last])
         ramp = torch.linspace(0, 1, steps + 1, dtype=torch.float64)[1:-1]
-        deviation = float(error.spectrum.sum() / error.entries) ** 0.5
+        deviation = float((error.variances * error.counts).sum() / error.counts.sum()) ** 0.5
         starts = []
         for name in self.starts:
             for parameters in [{"scale": deviation * s} for s in _SCALES] if name == "cosine" else [{}]:
@@ -162,21 +169,17 @@ class GaussianError:
 
     Args:
         problem: its process, its solver and the ends of its teacher count.
-        spectrum: eigenvalues of the covariance [K], float64; those of 0 may be left out, because no first-order step
-            errs there.
+        variances: eigenvalues of the covariance [K], float64.
+        counts: how often each occurs [K].
     """
 
     problem: SearchProblem
-    spectrum: Tensor
+    variances: Tensor
+    counts: Tensor
 
     @property
     def process(self) -> Process:
         return self.problem.process
-
-    @property
-    def entries(self) -> int:
-        """Number of entries of a sample."""
-        return self.problem.noise[0].numel()
 
     @property
     def inner_ends(self) -> tuple[float, float]:
@@ -194,13 +197,13 @@ class GaussianError:
     def __call__(self, log_snr: Tensor) -> Tensor:
         """Root of the expected squared distance between the walk's end and the exact ODE's over that of the exact end;
         a scalar, with a graph where the log-SNRs [n+1] have one."""
-        teacher, unit = self.problem.teacher, torch.ones(len(self.spectrum), 1, dtype=torch.float64)
+        teacher, unit = self.problem.teacher, torch.ones(len(self.variances), 1, dtype=torch.float64)
         schedule = Schedule(self.times(log_snr), self.process, initial_scale=teacher.initial_scale)
-        walked = sample(gaussian_denoiser(self.process, self.spectrum), schedule, self.problem.solver, unit)[:, 0]
+        walked = sample(gaussian_denoiser(self.process, self.variances), schedule, self.problem.solver, unit)[:, 0]
         alpha, sigma = self.process.alpha(teacher.times[[0, -1]]), self.process.sigma(teacher.times[[0, -1]])
-        start, end = (alpha**2 * self.spectrum[:, None] + sigma**2).unbind(1)
+        start, end = (alpha**2 * self.variances[:, None] + sigma**2).unbind(1)
         exact = schedule.scale.detach() * (end / start).sqrt()
-        return ((walked - exact).square().sum() / exact.square().sum()).sqrt()
+        return ((self.counts * (walked - exact).square()).sum() / (self.counts * exact.square()).sum()).sqrt()
 
 
 def gaussian_denoiser(process: Process, variances: Tensor) -> Denoiser:
@@ -213,12 +216,27 @@ def gaussian_denoiser(process: Process, variances: Tensor) -> Denoiser:
     return denoiser
 
 
-def covariance_spectrum(samples: Tensor) -> Tensor:
-    """Positive eigenvalues [K] of the covariance of samples [S, D], descending, float64."""
+def covariance_spectrum(samples: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues [K] of the covariance of samples [S, D], descending, and how often each occurs [K], float64.
+
+    The sample covariance is shrunk towards the identity times its mean eigenvalue by the share that has the least
+    expected squared error for Gaussian data (OAS, Chen et al., arXiv:0907.4698, Eq. 23).
+    """
     samples = samples.double()
     if min(samples.shape) > _MOST:
         samples = samples[:_MOST]
+    size, entries = samples.shape
     centred = samples - samples.mean(0)
-    products = centred @ centred.T if len(samples) < samples.shape[1] else centred.T @ centred
-    values = torch.linalg.eigvalsh(products).flip(0).cpu() / (len(samples) - 1)
-    return values[values > 1e-12 * values[0]]
+    products = centred @ centred.T if size < entries else centred.T @ centred
+    values = torch.linalg.eigvalsh(products).flip(0).clamp(min=0).cpu() / (size - 1)
+    counts = torch.ones_like(values)
+    if entries > len(values):
+        values, counts = torch.cat([values, values.new_zeros(1)]), torch.cat([counts, counts.new_ones(1)])
+        counts[-1] = entries - size
+    total, squares = (counts * values).sum(), (counts * values**2).sum()
+    if total == 0:
+        raise ValueError("the samples of the covariance are all the same")
+    spread = (size + 1 - 2 / entries) * (squares - total**2 / entries)
+    share = float(((1 - 2 / entries) * squares + total**2) / spread) if spread > 0 else 1.0
+    share = min(1.0, share)
+    return (1 - share) * values + share * total / entries, counts

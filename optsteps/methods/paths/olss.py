@@ -72,7 +72,9 @@ class Reach:
         values, vectors = torch.linalg.eigh(products / (length[:, None] * length))
         basis = length[:, None] * vectors * values.clamp(min=0).sqrt()
         predictions, states = table.predictions(), table.states()
-        alpha, sigma = (part[:-1, None] for part in (table.process.alpha(table.times), table.process.sigma(table.times)))
+        alpha, sigma = (
+            part[:-1, None] for part in (table.process.alpha(table.times), table.process.sigma(table.times))
+        )
         # eps, or D where eps is the state itself
         seen = torch.where(alpha == 0, predictions, (states[:-1] - alpha * predictions) / sigma)
         self.states, self.seen = states @ basis, seen @ basis
