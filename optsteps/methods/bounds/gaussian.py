@@ -34,14 +34,15 @@ class Gaussian(ShardedMethod):
     starts, because there are many local minima.
 
     The model is asked nothing where there are clean samples; otherwise the covariance is that of the teacher's samples.
-    A few samples show the largest eigenvalues alone, and these too large, so the covariance is shrunk towards a multiple
-    of the identity, see `covariance_spectrum`.
+    A few samples show the largest eigenvalues alone, and these too large, so the covariance is shrunk towards a
+    multiple of the identity, see `covariance_spectrum`.
 
     The schedule has the teacher's ends. Where the teacher starts at an infinite noise level or ends at level 0, the
     inner times lie between the largest finite one (`Process.t_finite`) and its last positive time.
 
     Args:
-        source: of the covariance: "data", the problem's clean samples, or "teacher". None: the data where there are any.
+        source: of the covariance: "data", the problem's clean samples, or "teacher". None: the data where there are
+            any.
         starts: families of `optsteps.schedules`; "cosine" is tried with several multiples of the data's standard
             deviation.
         iterations: of the optimiser from every start, at most.
@@ -49,12 +50,12 @@ class Gaussian(ShardedMethod):
         max_batch: most samples in one call of the denoiser.
         shard_size: samples that one shard of the teacher's walks holds.
 
-    `SearchResult.evidence`: "spectrum", the eigenvalues [K] and how often each occurs [K], and "errors", by step count the
-    root of the expected squared distance over that of the exact end.
+    `SearchResult.evidence`: "spectrum", the eigenvalues and how often each occurs [2, K], and "errors", by step count
+    the root of the expected squared distance over that of the exact end.
 
     Raises:
-        ValueError: an unknown source or start, no start; in `check`, a stochastic solver, or a problem without data where
-            the source is "data".
+        ValueError: an unknown source or start, no start, or `least_gap` outside [0, 1); in `check`, a stochastic
+            solver, fewer than 2 samples, or a problem without data where the source is "data".
     """
 
     name = "gaussian"
@@ -86,8 +87,8 @@ class Gaussian(ShardedMethod):
             )
         if self.source == "data" and problem.data is None:
             raise ValueError(
-                "gaussian with source='data' needs clean samples and the problem has none; give it a data set, or let the "
-                "source be the teacher"
+                "gaussian with source='data' needs clean samples and the problem has none; give it a data set, or let "
+                "the source be the teacher"
             )
         if not self._from_teacher(problem) and problem.data is not None and len(problem.data) < 2:
             raise ValueError("gaussian needs at least 2 clean samples for a covariance, and the problem has 1")

@@ -35,8 +35,8 @@ class HSO(BetweenEnds):
     method asks the network nothing and knows no solver. The ends are as of `DM`.
 
     Their evolution also varies the range, which here is an option: the first time between 0.96 and 1 and the last
-    between 0.01 and 0.03 of the process's clock, on a grid, by the same sum with a penalty. A shorter range nearly always
-    has the lesser sum. Compare schedules of one range.
+    between 0.01 and 0.03 of the process's clock, on a grid, by the same sum with a penalty. A shorter range nearly
+    always has the lesser sum, so compare schedules of one range.
 
     Args:
         p: of the assumed error: 2 for latents. For pixels the authors of the assumption take 1, and with it the sum is
@@ -72,14 +72,14 @@ class HSO(BetweenEnds):
         if nodes < 2:
             raise ValueError(f"nodes must be at least 2, got {nodes}")
         if search_range and (noise_max, noise_min) != (None, None):
-            raise ValueError("search_range chooses the range; leave noise_max and noise_min out, or search_range")
+            raise ValueError("search_range chooses the range; leave out search_range, or noise_max and noise_min")
         self.p, self.penalty, self.search_range, self.nodes = p, penalty, search_range, nodes
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
         if (self.penalty or self.search_range) and not math.isfinite(problem.process.t_limit):
             raise ValueError(
-                "hso's penalty and its search of the range are stated in shares of the process's clock, which has no end "
-                f"under {problem.process!r}; leave both out"
+                "hso's penalty and its search of the range are stated in shares of the process's clock, which has no "
+                f"end under {problem.process!r}; leave both out"
             )
         if max(steps) >= self.nodes:
             raise ValueError(f"{max(steps)} steps were asked for, but hso's grid has {self.nodes} nodes; raise nodes")

@@ -20,9 +20,9 @@ class OLSS(TeacherTableMethod):
     """The path whose every step goes as far as a linear regression on what the path has seen can follow the teacher.
 
     From a node i the path goes to the farthest of the teacher's times t_j at which x_j is regressed on x_i and eps at
-    the path's nodes up to i with a mean squared error of at most e, over all samples and entries; to the next time where
-    there is none. Bisection finds the least e with which n steps reach the end. Where fewer do with that e and more with
-    any smaller one, the longest steps are halved.
+    the path's nodes up to i with a mean squared error of at most e, over all samples and entries; to the next time
+    where there is none. Bisection finds the least e with which n steps reach the end. Where fewer do with that e and
+    more with any smaller one, the longest steps are halved.
 
     No solver's rule is in it: the regression may combine all that was seen as it likes, as the authors' sampler does.
     Here the student's own solver samples at these times. At a flow's t = 1, where eps is the noise itself, D takes its
@@ -65,8 +65,8 @@ class Reach:
 
     def __init__(self, table: TeacherTable) -> None:
         self.steps = table.steps
-        # vectors whose dot products are the table's, so that regressions are projections; each of the basis is scaled to
-        # length 1 first, because their lengths differ by many orders
+        # vectors whose dot products are the table's, so that regressions are projections; each of the basis is scaled
+        # to length 1 first, because their lengths differ by many orders
         (products,) = table.products
         length = products.diagonal().clamp(min=torch.finfo(torch.float64).tiny).sqrt()
         values, vectors = torch.linalg.eigh(products / (length[:, None] * length))

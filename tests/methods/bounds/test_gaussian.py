@@ -42,7 +42,7 @@ def gaussian_problem(process: str, solver: str = "euler", teacher_steps: int = 1
 @pytest.mark.parametrize("process", ["edm", "vp", "flow"])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_the_error_is_that_of_walks_of_whole_samples(process: str, solver: str) -> None:
-    """A walk of a linear model maps the noise by a matrix, and the exact ODE by the root of a quotient of covariances."""
+    """A walk of a linear model maps the noise by a matrix, the exact ODE by the root of a quotient of covariances."""
     problem, matrix = gaussian_problem(process, solver), covariance()
     error = GaussianError(problem, torch.linalg.eigvalsh(matrix), torch.ones(4, dtype=torch.float64))
     places = torch.linspace(*error.inner_ends, 6, dtype=torch.float64)

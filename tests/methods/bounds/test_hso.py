@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def vp_problem(teacher_steps: int = 10):
 
 def fitness(times: list[float], process: VP, p: float, penalty: float) -> float:
     total = 0.0
-    for t, t_next in zip(times[:-1], times[1:], strict=True):
+    for t, t_next in pairwise(times):
         start, end = (float(process.log_snr(u)) for u in (t, t_next))
         level = math.exp(-(start + end) / 2)
         total += level / (1 + level**-2) ** ((p - 1) / 2) * (math.exp(end) - math.exp(start))
@@ -100,11 +100,8 @@ def test_what_it_cannot_take_is_named() -> None:
             method.search(edm, [4])
     with pytest.raises(ValueError, match="raise nodes"):
         HSO(nodes=5).search(edm, [5])
-    for settings_of in (
-        {"p": -1.0},
-        {"penalty": float("nan")},
-        {"nodes": 1},
-        {"search_range": True, "noise_max": 50.0},
-    ):
-        with pytest.raises(ValueError, match="must be|search_range"):
+    with pytest.raises(ValueError, match="leave out search_range"):
+        HSO(search_range=True, noise_max=50.0)
+    for settings_of in ({"p": -1.0}, {"penalty": float("nan")}, {"nodes": 1}):
+        with pytest.raises(ValueError, match="must be"):
             HSO(**settings_of)
