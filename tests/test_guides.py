@@ -27,6 +27,7 @@ GUIDES = [
             "models/diffusers",
             "methods/oss",
             "methods/ays",
+            "methods/bounds",
             "methods/monitors",
         )
     ),

@@ -324,3 +324,21 @@ def test_prompts_in_genevals_form(tmp_path: Path) -> None:
 def test_prompts_are_lines(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a cat \n\n{a dog}\n")
     assert read_prompts(tmp_path / "a.txt") == ["a cat", "{a dog}"]
+
+
+@pytest.mark.parametrize("kind", ["sd", "flux", "wan"])
+def test_methods_without_a_search_of_their_own(
+    kind: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On discrete timesteps, and on flows whose first noise level is infinite or large."""
+    PIPELINES[kind]().save_pretrained(tmp_path / kind)
+    given = [f"model.path={tmp_path}/{kind}", f"model.prompts={prompts}", "store.folder=null", "test.oracle=0"]
+    given += [f"model.{name}={value}" for name, value in SIZES.get(kind, {}).items()]
+    rivals = "rivals=[dm,hso,olss,cosine_data]"
+    rows = start(monkeypatch, tmp_path, *given, "method=gaussian", rivals, "solver=dpmpp_2m")["rows"]
+    found = {(row["method"], row["steps"]): row for row in rows}
+    for method in ("gaussian", "dm", "hso", "olss", "cosine_data"):
+        for n in (2, 3):
+            row = found[method, n]
+            assert row["times"][-1] == (-1 if kind == "sd" else 0)
+            assert len(row["times"]) == n + 1

@@ -549,3 +549,15 @@ def test_other_json_and_missing_file(tmp_path: Path) -> None:
             Schedule.load(path)
     with pytest.raises(FileNotFoundError, match=r"missing\.json"):
         Schedule.load(tmp_path / "missing.json")
+
+
+def test_a_formula_of_ones_own_is_built_as_the_families_are() -> None:
+    def squares(process: Process, ramp: torch.Tensor, ends: torch.Tensor, power: float = 2.0) -> torch.Tensor:
+        return ends[0] + ramp**power * (ends[1] - ends[0])
+
+    built = build_schedule(squares, EDM(), 4, 9.0, 1.0, power=1.0)
+    assert built.times.tolist() == [9.0, 7.0, 5.0, 3.0, 1.0]
+    assert (built.metadata["family"], built.metadata["power"]) == ("squares", 1.0)
+    assert build_schedule(squares, EDM(), 3, 9.0, 1.0, final="zero").times.tolist() == [9.0, 7.0, 1.0, 0.0]
+    with pytest.raises(ValueError, match=r"'squares' has the parameters \['power'\]"):
+        build_schedule(squares, EDM(), 4, 9.0, 1.0, rho=3.0)
