@@ -14,7 +14,7 @@ from optsteps.comparison import TEACHER
 from optsteps.metrics.statistics import Interval, Verdict, spread, verdict
 from optsteps.reporting.number_format import number_format
 from optsteps.reporting.sweep.run_rows import RunRow, gather, in_order, with_figure
-from optsteps.reporting.sweep.table_layout import METHOD, TableLayout
+from optsteps.reporting.sweep.table_layout import METHOD, TableLayout, field_label, listed
 
 Role = Literal["rival", "oracle", "reference"]
 _OPPOSITE: dict[Verdict, Verdict] = {"better": "worse", "worse": "better", "no better": "no better"}
@@ -89,6 +89,15 @@ def aggregate(run_rows: Sequence[RunRow], layout: TableLayout, figure: str) -> l
         best = _is_best(cell, cells.values())
         judged.append(replace(cell, best=best, verdict=against.verdict if against else None))
     return _ordered(judged, names)
+
+
+def unpaired(layout: TableLayout) -> str:
+    """What is said of a baseline that no cell is compared with."""
+    shared = listed(map(field_label, dict.fromkeys([*layout.group, *layout.over, "nfe"])))
+    return (
+        f"Nothing is compared with {layout.baseline}: no runs of another method have the same {shared}, or they are "
+        "too few and hold no verdict on it."
+    )
 
 
 def _cell(fields: Mapping[str, Any], runs: Sequence[RunRow], figure: str) -> SweepCell:

@@ -44,8 +44,9 @@ class UnfinishedJob:
     reason: str = ""
 
     def __str__(self) -> str:
-        name = f"{' '.join(self.overrides)} ({self.folder})" if self.overrides else str(self.folder)
-        return f"{name} {_WORDS[self.state]}{f': {self.reason}' if self.reason else ''}"
+        named = " ".join(self.overrides)
+        what = f"{named} {_WORDS[self.state]} ({self.folder})" if named else f"{self.folder} {_WORDS[self.state]}"
+        return f"{what}: {self.reason}" if self.reason else what
 
 
 _WORDS = {"failed": "failed", "running": "still runs", "missing": "has no folder yet"}

@@ -12,6 +12,7 @@ from typing import Any
 from optsteps.metrics.statistics import Verdict
 from optsteps.reporting.markdown import NOTHING, markdown_lines
 from optsteps.reporting.number_format import number_format
+from optsteps.reporting.row_notes import row_notes
 from optsteps.reporting.sweep.aggregate import FEWEST, SweepCell
 from optsteps.reporting.sweep.run_rows import in_order
 from optsteps.reporting.sweep.table_layout import METHOD, TableLayout, field_label, listed
@@ -131,7 +132,8 @@ def notes(table: SweepTable) -> list[str]:
         sentences.append(
             "Oracle: searched for the very samples it is judged on, a bound and no rival; never bold or compared."
         )
-    return [*sentences, *_reference_notes(table)]
+    methods = [str(cell.fields[METHOD]) for cell in cells if METHOD in cell.fields]
+    return [*sentences, *row_notes(methods), *_reference_notes(table)]
 
 
 def _baseline_notes(table: SweepTable, cells: Sequence[SweepCell]) -> list[str]:

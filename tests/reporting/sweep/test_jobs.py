@@ -117,7 +117,7 @@ def test_the_reason_is_the_one_that_was_noted(tmp_path: Path) -> None:
     assert len(zero.reason) < 400
     assert one.reason == "it was killed, or its machine went down"
     assert two.reason == "its metrics.json is gone"
-    assert str(three) == f"seed=3 ({tmp_path}) has no folder yet"
+    assert str(three) == f"seed=3 has no folder yet ({tmp_path})"
 
 
 def test_a_run_without_a_sweep(tmp_path: Path) -> None:
