@@ -13,13 +13,10 @@ from optsteps.reporting.sweep.aggregate import aggregate, unpaired
 from optsteps.reporting.sweep.jobs import UnfinishedJob, jobs_sentences, unfinished_jobs
 from optsteps.reporting.sweep.method_variants import name_variants
 from optsteps.reporting.sweep.report import FORMATS, write_sweep_report
-from optsteps.reporting.sweep.run_rows import LeftOutWarning, RunRow, read_run_rows
+from optsteps.reporting.sweep.run_rows import INCOMPLETE, LeftOutWarning, RunRow, read_run_rows
 from optsteps.reporting.sweep.table_layout import choose_layout, telling_fields
 from optsteps.text.escaping import printable
 from optsteps.text.terminal import say
-
-# the report is written, and something is not in it
-INCOMPLETE = 3
 
 
 def parser() -> argparse.ArgumentParser:

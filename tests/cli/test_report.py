@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from optsteps.cli import report as command
+from optsteps.reporting.sweep.run_rows import INCOMPLETE
 
 
 def start(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -89,7 +90,7 @@ def test_jobs_that_are_not_finished_are_named_everywhere(
     job(tmp_path / "1-a", ["seed=1"], "ValueError: no <b>such</b> thing")
     with pytest.raises(SystemExit) as stopped:
         start(monkeypatch, tmp_path)
-    assert stopped.value.code == command.INCOMPLETE
+    assert stopped.value.code == INCOMPLETE
     page, text = ((tmp_path / "report" / name).read_text() for name in ("report.html", "report.md"))
     page = page[: page.index("<script>")]
     assert "<b>such" not in page
