@@ -133,9 +133,11 @@ def _by_method(leaders: Iterable[Leader]) -> dict[str, list[Leader]]:
 
 
 def _places(group: Sequence[Leader], leaders: Sequence[Leader], layout: TableLayout) -> str:
-    if len(group) == len(leaders):
-        return f"in all {len(leaders)} places" if len(leaders) > _FEW else f"at {_listed_places(group, layout)}"
-    return f"in {len(group)} of {len(leaders)} places" if len(group) > _FEW else f"at {_listed_places(group, layout)}"
+    if len(group) <= _FEW:
+        return f"at {_listed_places(group, layout)}"
+    count = f"all {len(leaders)}" if len(group) == len(leaders) else f"{len(group)} of {len(leaders)}"
+    names = [field_label(name) for name in dict.fromkeys([*layout.rows, layout.column]) if name != METHOD]
+    return f"for {count} {'values' if len(names) == 1 else 'combinations'} of {listed(names)}"
 
 
 def _listed_places(group: Sequence[Leader], layout: TableLayout) -> str:

@@ -30,6 +30,8 @@ _ROLES: Mapping[Role, str] = {
     "oracle": "Dotted with hollow marks: an oracle, searched for the very samples it is judged on, a bound, no rival.",
     "reference": "The grey dotted line is the teacher, a reference.",
 }
+# sentences of an answer that the page shows without being asked
+_MOST_IN_SIGHT = 6
 _Choice = tuple[str, ...]
 
 
@@ -89,6 +91,8 @@ def page(
 def _answer(answer: Answer) -> str:
     places = "".join(f"<li>{html(sentence)}</li>" for sentence in answer.places)
     listed = f'<ul class="places">{places}</ul>' if places else ""
+    if len(answer.places) > _MOST_IN_SIGHT:
+        listed = f"<details><summary>each of these {len(answer.places)}</summary>{listed}</details>"
     return f'<p class="answer">{html(answer.headline)}</p><p class="surety">{html(answer.surety)}</p>{listed}'
 
 

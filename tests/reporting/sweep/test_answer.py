@@ -78,11 +78,14 @@ def test_many_places_are_counted() -> None:
     for nfe in range(5, 10):
         rows += [row("oss", 0, 20 + nfe, nfe, {"edm": 2 + nfe}), row("edm", 0, 18, nfe)]
     assert answer(rows).headline == (
-        "oss is best in PSNR in all 5 places, better than the next by 7.00 to 11.00 dB PSNR, each interval clear of 0."
+        "oss is best in PSNR for all 5 values of NFE budget, better than the next by 7.00 to 11.00 dB PSNR, each "
+        "interval clear of 0."
     )
     rows += [row("ays", 0, 40, 5, {"oss": 15, "edm": 22})]
     headline = answer(rows).headline
-    assert headline.startswith("oss is best in PSNR in 4 of 5 places, better than the next by 8.00 to 11.00")
+    assert headline.startswith(
+        "oss is best in PSNR for 4 of 5 values of NFE budget, better than the next by 8.00 to 11.00"
+    )
     assert "; ays is best in PSNR at 5 NFE, better than oss by 15.00 dB PSNR [14.00, 16.00]." in headline
     assert len(answer(rows).places) == 5
 
@@ -90,6 +93,7 @@ def test_many_places_are_counted() -> None:
 def test_groups_are_named_and_seeds_counted(sweep: Path) -> None:
     run_rows = read_run_rows(sweep)
     found = answer(run_rows, choose_layout(run_rows, figures=["psnr"]))
+    assert found.headline.startswith("oss is best in PSNR for all 4 combinations of solver and NFE budget, better than")
     assert "5 NFE (euler)" in found.places[0]
     assert "paired differences over 3 runs that differ in seed" in found.surety
     assert "a single run" in found.surety

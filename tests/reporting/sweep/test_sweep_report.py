@@ -86,6 +86,17 @@ def test_the_page_explains_an_oracle_only_where_there_is_one(write_run: Callable
         assert ("an oracle" in text) == ("oracle: searched" in text) == there
 
 
+def test_an_answer_for_many_places_is_folded(write_run: Callable[..., Path], tmp_path: Path) -> None:
+    for count, folded in ((3, False), (4, True)):
+        for k in range(count):
+            write_run(tmp_path / str(count) / str(k), solver=f"solver{k}")
+        run_rows = read_run_rows(tmp_path / str(count))
+        write_sweep_report(tmp_path / f"of_{count}", run_rows, choose_layout(run_rows, figures=["psnr"]), ["html"])
+        page = (tmp_path / f"of_{count}" / "report.html").read_text()
+        assert page.count("<li>") == 2 * count
+        assert ("<details>" in page) == folded
+
+
 def test_two_seeds_have_no_interval(write_run: Callable[..., Path], tmp_path: Path) -> None:
     for seed in (0, 1):
         write_run(tmp_path / str(seed), seed=seed)
