@@ -30,10 +30,25 @@ CONFIG_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.par
 _MENDABLE = (HydraException, OmegaConfBaseException, ValueError, OSError, ImportError)
 
 
-def _chosen(*groups: str) -> str:
-    """The choices of these config groups, e.g. mnist-oss-euler; groups that the command does not have are left out."""
+def _chosen(group: str) -> str:
+    """The choice of a config group, e.g. mnist."""
+    choice: str = HydraConfig.get().runtime.choices[group]
+    return choice
+
+
+def _pipeline_name(*, _parent_: DictConfig) -> str:
+    """The name of a model that lies at `path`: the last part of that, e.g. sd15 of models/sd15 or of somebody/sd15."""
+    if OmegaConf.is_missing(_parent_, "path"):  # which is asked for later
+        return "diffusers"
+    path = Path(str(_parent_.path))
+    return (path.name if path.name != ".." else "") or path.resolve().name or "diffusers"
+
+
+def _run_name(*, _root_: DictConfig) -> str:
+    """What is trained or sampled, and with what, e.g. mnist-oss-euler."""
+    of = OmegaConf.select(_root_, "training.name") or OmegaConf.select(_root_, "model.name")
     choices = HydraConfig.get().runtime.choices
-    return "-".join(choices[group] for group in groups if choices.get(group))
+    return "-".join([of, *(choices[group] for group in ("method", "solver") if choices.get(group))])
 
 
 def _sweep_name() -> str | None:
@@ -60,6 +75,8 @@ def _sweep_direction() -> str | None:
 
 OmegaConf.register_new_resolver("home_cache", _home_cache, replace=True)
 OmegaConf.register_new_resolver("chosen", _chosen, replace=True)
+OmegaConf.register_new_resolver("pipeline_name", _pipeline_name, replace=True)
+OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
 OmegaConf.register_new_resolver("sweep_name", _sweep_name, replace=True)
 OmegaConf.register_new_resolver("sweep_direction", _sweep_direction, replace=True)
 # of a model or training, in the path of a run's folder

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-JOB = "job.json"
+from optsteps.reporting.sweep.jobs import JOB
+
 Record = dict[str, Any]
 
 

@@ -22,8 +22,9 @@ from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 
 from optsteps.cli.common import root_error
-from optsteps.cli.sweep import JOB, Record, job_digest, records
+from optsteps.cli.sweep import Record, job_digest, records
 from optsteps.reporting.run.reading import METRICS
+from optsteps.reporting.sweep.jobs import JOB, NO_END
 from optsteps.running.keys import RESULTS_KEY
 from optsteps.running.launch import module_path
 from optsteps.storage.claims import Claim
@@ -96,7 +97,7 @@ def _attempt(function: Callable[[], Any], file: Path, facts: Record, returned: s
     hydra = HydraConfig.get()
     log = partial(configure_log, DictConfig(OmegaConf.to_container(hydra.job_logging, resolve=True)), hydra.verbose)
     # stands until the job says otherwise: also where this process dies with it
-    _write(file, {**facts, "failed": "did not come to its end: it was killed, or still runs"})
+    _write(file, {**facts, "failed": NO_END})
     process = context.Process(target=_job, args=(function, file, facts, returned, log, dict(os.environ)))
     with _environment(module_path()):  # of the server, where it is to be started
         process.start()
