@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from optsteps.cli.common import readable_errors
+from optsteps.cli.errors import readable_errors
 from optsteps.export import diffusers_snippet, read_schedule, to_comfyui, to_csv, to_kdiffusion
 from optsteps.processes import EDM, VP, Flow, Process
 from optsteps.schedules import Schedule, resampled

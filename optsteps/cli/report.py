@@ -7,7 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from optsteps.cli.common import readable_errors
+from optsteps.cli.errors import readable_errors
 from optsteps.reporting.sweep.method_variants import name_variants
 from optsteps.reporting.sweep.report import FORMATS, write_sweep_report
 from optsteps.reporting.sweep.run_rows import LeftOutWarning, read_run_rows

@@ -8,17 +8,21 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from optsteps.cli.common import CONFIG_DIR, readable_errors
+from optsteps.cli.common import CONFIG_DIR
+from optsteps.cli.errors import errors_pass_hydra, readable_errors
 from optsteps.cli.schema import Train, checked
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
 def job(config: DictConfig) -> None:
     """Check what was composed, and train."""
-    config = checked(config, Train)
-    from optsteps.cli.train_job import train  # loads torch and Lightning: a mistake in the command is reported before
+    with errors_pass_hydra([]):
+        config = checked(config, Train)
+        from optsteps.cli.train_job import (
+            train,
+        )  # loads torch and Lightning: a mistake is reported before
 
-    train(config, Path(HydraConfig.get().runtime.output_dir))
+        train(config, Path(HydraConfig.get().runtime.output_dir))
 
 
 @readable_errors

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from optsteps.cli.common import _home_cache, readable_errors
+from optsteps.cli.common import _home_cache
+from optsteps.cli.errors import readable_errors
 from optsteps.running.version import code_version
 
 
