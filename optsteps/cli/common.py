@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from optsteps.cli.choices import add_command_choices
 from optsteps.cli.rivals import add_rivals_source
 from optsteps.storage.files import file_name
 
@@ -53,5 +54,5 @@ OmegaConf.register_new_resolver("sweep_direction", _sweep_direction, replace=Tru
 # of a model or training, in the path of a run's folder
 OmegaConf.register_new_resolver("file_name", file_name, replace=True)
 
-
+add_command_choices()
 add_rivals_source()

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 from optsteps.cli.errors import readable_errors
+from optsteps.cli.version import versions
 from optsteps.reporting.sweep.method_variants import name_variants
 from optsteps.reporting.sweep.report import FORMATS, write_sweep_report
 from optsteps.reporting.sweep.run_rows import LeftOutWarning, read_run_rows
@@ -43,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--formats", nargs="+", choices=FORMATS, default=FORMATS, help="what to write (default: everything)"
     )
+    options.add_argument("--version", action="version", version=versions())
     return options
 
 

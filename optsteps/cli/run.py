@@ -1,4 +1,4 @@
-"""`optsteps`: one experiment, or with -m a sweep of them."""
+"""`optsteps`: one experiment, with -m a sweep of them, or the first files of a part of one's own."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from optsteps.cli.common import CONFIG_DIR
-from optsteps.cli.errors import errors_pass_hydra, readable_errors
+from optsteps.cli.errors import errors_pass_hydra, readable_errors, refuse_unknown_options
+from optsteps.cli.new import new
 from optsteps.cli.rival_names import check_rival_names
 from optsteps.cli.schema import Run, checked
 from optsteps.cli.sweep import Sweep
+from optsteps.cli.version import versions
 from optsteps.deprecation import CHOICES
 from optsteps.text.terminal import say
 
@@ -73,6 +75,16 @@ def _command(hydra_config: HydraConf) -> str:
 @readable_errors
 def main() -> None:
     """Entry point; exits with 1 where a job of a sweep failed."""
+    if sys.argv[1:2] == ["new"]:
+        new(sys.argv[2:])
+    elif sys.argv[1:] == ["--version"]:
+        say(versions())
+    else:
+        _run_jobs()
+
+
+def _run_jobs() -> None:
+    refuse_unknown_options()
     Sweep.folder, Sweep.refused = None, []
     try:
         job()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import hydra
@@ -9,8 +10,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from optsteps.cli.common import CONFIG_DIR
-from optsteps.cli.errors import errors_pass_hydra, readable_errors
+from optsteps.cli.errors import errors_pass_hydra, readable_errors, refuse_unknown_options
 from optsteps.cli.schema import Train, checked
+from optsteps.cli.version import versions
+from optsteps.text.terminal import say
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
@@ -28,7 +31,11 @@ def job(config: DictConfig) -> None:
 @readable_errors
 def main() -> None:
     """Entry point."""
-    job()
+    if sys.argv[1:] == ["--version"]:
+        say(versions())
+    else:
+        refuse_unknown_options()
+        job()
 
 
 if __name__ == "__main__":
