@@ -62,9 +62,12 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
         experiment = compose_experiment(config, device, method_name)
     except SystemExit as error:
         raise _exited(error) from error
-    logger: Logger = instantiate(config.logger)  # loads Lightning: a run that is refused says so before
+    except Exception:
+        if config.logger.get("group") is not None:  # which shows all jobs of a sweep
+            _logger(config).finalize("failed")
+        raise
+    logger = _logger(config)
     try:
-        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
         write_config(folder, config)
         facts = run_facts(experiment, command)  # before anything is spent: it may fail
         share = Share.of_rank(experiment, device, rank)
@@ -95,6 +98,13 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     written = [("report and schedules", folder), *(("how to sample with them", path) for path in usage)]
     say(run_summary(rows, verdict_rows, failures, written))
     return rows
+
+
+def _logger(config: DictConfig) -> Logger:
+    """The logger, told of the config. It loads Lightning, which takes seconds: a run that is refused says so before."""
+    logger: Logger = instantiate(config.logger)
+    logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+    return logger
 
 
 def _exited(error: SystemExit) -> ValueError:
