@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import sys
 import types
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -29,6 +30,26 @@ _LATER = "lightning.pytorch.loggers."
 _PLAIN = (int, float, str, bool, type(None))
 
 
+def check_packages(content: Mapping[str, Any]) -> None:
+    """Refuse a config (JSON data) that needs packages which are not there; nothing is imported for the answer.
+
+    Raises:
+        ValueError: the package of a `_target_` cannot be found, or one that it needs when it is called.
+    """
+    for path, node in target_nodes(content):
+        name = node["_target_"]
+        package, needed = name.partition(".")[0], _NEEDED.get(name)
+        if package and not _is_there(package):
+            raise ValueError(f"{path}._target_={name}: {_missing(None, package)}")
+        if needed is not None and not _is_there(needed):
+            raise ValueError(f"{path}._target_={name}: it needs {needed}, which is not installed{_extra(needed)}")
+
+
+def _is_there(package: str) -> bool:
+    """Whether a package is loaded or can be found."""
+    return sys.modules[package] is not None if package in sys.modules else find_spec(package) is not None
+
+
 def check_targets(content: Mapping[str, Any], supplied: Mapping[str, Sequence[str]]) -> None:
     """Hold the arguments of every `_target_` in a config to its signature.
 
@@ -44,7 +65,6 @@ def check_targets(content: Mapping[str, Any], supplied: Mapping[str, Sequence[st
             names), is missing, is null, or has another type.
     """
     for path, node in target_nodes(content):
-        _check_packages(path, node["_target_"])
         if node["_target_"].startswith(_LATER):
             continue
         target = _located(path, node["_target_"])
@@ -53,13 +73,6 @@ def check_targets(content: Mapping[str, Any], supplied: Mapping[str, Sequence[st
         except (TypeError, ValueError):  # no function, or one that does not say; instantiation will say the former
             continue
         _check(path, node, target, parameters, supplied.get(path, ()))
-
-
-def _check_packages(path: str, name: str) -> None:
-    """Refuse a target that would miss a package when it is called."""
-    package = _NEEDED.get(name)
-    if package is not None and find_spec(package) is None:
-        raise ValueError(f"{path}._target_={name}: it needs {package}, which is not installed{_extra(package)}")
 
 
 def _located(path: str, name: str) -> Any:

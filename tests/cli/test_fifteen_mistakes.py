@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 import optsteps
 
-# the target is 3 s on a machine that does nothing else; here two cores may serve several tests
-SECONDS = 15
+# of a processor: on a machine that does nothing else, the command answers in about that time, and the target is 3 s
+SECONDS = 10.0
 MISTAKES = {
     "a group that does not exist": (["modle=mnist"], "there is no modle (did you mean model?)"),
     "a choice that does not exist": (["solver=dpmp_2m"], "(did you mean dpmpp_2m?)"),
@@ -22,7 +22,7 @@ MISTAKES = {
     "a setting without =": (["mnist"], "a setting is written KEY=VALUE"),
     "a value of another type": (["test.samples=many"], "test.samples=many: it should be a valid integer"),
     "a decimal comma": (["store.limit_gb=0,5"], "a decimal number with a point, store.limit_gb=0.5"),
-    "no step at all": (["steps=0"], "steps=[0]: it should be greater than or equal to 1"),
+    "no step at all": (["steps=0"], "steps=0: it should be greater than or equal to 1"),
     "more steps than the teacher has": (["steps=200", "model=mixture"], "the teacher has only 100 to choose from"),
     "a rival that does not exist": (["rivals=[edm,aays]"], "(did you mean ays?)"),
     "rivals without brackets": (["rivals=edm,ays"], "a list is written 'rivals=[edm,ays]'"),
@@ -58,15 +58,21 @@ def desk(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def processor_seconds() -> float:
+    """What the processes that this one has started took, as far as they have ended."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_answered_at_once_in_one_paragraph(mistake: str, desk: Path) -> None:
     arguments, answer = MISTAKES[mistake]
     path = os.pathsep.join([str(desk), str(Path(optsteps.__file__).parents[1])])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     line = [sys.executable, "-m", "optsteps.cli.run", *arguments]
-    begun = time.monotonic()
+    before = processor_seconds()
     done = subprocess.run(line, cwd=desk, env=environment, capture_output=True, text=True, check=False)
-    seconds = time.monotonic() - begun
+    seconds = processor_seconds() - before
     print(f"{mistake}: {seconds:.1f} s")
     assert done.returncode == 1
     assert answer in done.stderr
