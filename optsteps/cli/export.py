@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from optsteps.cli.common import readable_errors
+from optsteps.cli.errors import readable_errors
+from optsteps.cli.version import versions
 from optsteps.export import diffusers_snippet, read_schedule, to_comfyui, to_csv, to_kdiffusion
 from optsteps.processes import EDM, VP, Flow, Process
 from optsteps.schedules import Schedule, resampled
@@ -58,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
         help="resample to N steps: noise levels are interpolated linearly in their logarithm",
     )
     options.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to the terminal")
+    options.add_argument("--version", action="version", version=versions())
     return options
 
 

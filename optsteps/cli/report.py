@@ -8,7 +8,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from optsteps.cli.common import readable_errors
+from optsteps.cli.errors import readable_errors
+from optsteps.cli.version import versions
 from optsteps.reporting.sweep.aggregate import aggregate, unpaired
 from optsteps.reporting.sweep.jobs import UnfinishedJob, jobs_sentences, unfinished_jobs
 from optsteps.reporting.sweep.method_variants import name_variants
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--formats", nargs="+", choices=FORMATS, default=FORMATS, help="what to write (default: everything)"
     )
+    options.add_argument("--version", action="version", version=versions())
     return options
 
 

@@ -14,7 +14,7 @@ from omegaconf.errors import MissingMandatoryValue
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic_core import ErrorDetails
 
-from optsteps.cli.targets import check_targets, typed
+from optsteps.cli.targets import check_packages, check_targets, typed
 from optsteps.running.targets import MODEL_ARGUMENTS
 from optsteps.text.suggestion import suggestion
 
@@ -264,6 +264,7 @@ def checked(config: DictConfig, kind: type[Run] | type[Train]) -> DictConfig:
         raise ValueError(f"{error.full_key} has no default: give {error.full_key}=...") from None
     try:
         kind.model_validate(content)
+        check_packages(content)
         valid = kind.model_validate(content, context=_names())
     except ValidationError as error:
         raise ValueError(_paragraph(error.errors(), content, kind)) from None

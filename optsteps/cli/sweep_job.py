@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 
-from optsteps.cli.common import root_error
+from optsteps.cli.errors import root_error
 from optsteps.cli.sweep import Record, job_digest, records
 from optsteps.reporting.run.reading import METRICS
 from optsteps.reporting.sweep.jobs import JOB, NO_END
@@ -90,7 +90,7 @@ def _attempt(function: Callable[[], Any], file: Path, facts: Record, returned: s
     # a server that has imported everything and computed nothing: children are forked off it at once, and no thread or
     # GPU context of ours comes with them
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["optsteps.running.run"])
+    context.set_forkserver_preload(["optsteps.running.run", "optsteps.loggers.results"])
     # joblib's workers call for a method of their own, which the server does not know
     if multiprocessing.get_start_method(allow_none=True) == "loky":
         multiprocessing.set_start_method(None, force=True)

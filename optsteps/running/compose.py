@@ -49,7 +49,6 @@ def compose_experiment(config: DictConfig, device: torch.device, method_name: st
     steps = _steps(config, model, solver, teacher)
     data, data_cond = clean_samples(config, model, device)
     choose_metric(config.metric, model)
-    judges = build_judges(config.metric.judges, model, unseen_samples(config))
     noise, cond = draw_samples(config, model, range(config.search.samples), device)
     experiment = Experiment(
         config=config,
@@ -60,7 +59,7 @@ def compose_experiment(config: DictConfig, device: torch.device, method_name: st
         comparison_teacher=comparison_teacher,
         walker=walker,
         methods=methods,
-        judges=judges,
+        judges=[],
         steps=steps,
         snap=_snap(config, model),
         noise=noise,
@@ -68,8 +67,10 @@ def compose_experiment(config: DictConfig, device: torch.device, method_name: st
         data=data,
         data_cond=data_cond,
     )
+    experiment = _without_unable_rivals(experiment)
+    judges = build_judges(config.metric.judges, model, unseen_samples(config))  # the slowest: some load networks
     check_figures(judges, config, model.shape, steps)
-    return _without_unable_rivals(experiment)
+    return replace(experiment, judges=judges)
 
 
 def _model(config: DictConfig, device: torch.device) -> Model:

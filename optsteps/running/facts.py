@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
+from importlib.metadata import version
 
-import lightning as L
 import torch
 
 import optsteps
@@ -33,7 +33,7 @@ def run_facts(experiment: Experiment, command: str) -> dict[str, str]:
         "command": command,
         "device": str(experiment.device),
         "max_batch": str(config.max_batch),
-        "versions": f"optsteps {optsteps.__version__}, torch {torch.__version__}, lightning {L.__version__}, "
+        "versions": f"optsteps {optsteps.__version__}, torch {torch.__version__}, lightning {version('lightning')}, "
         f"Python {platform.python_version()}",
         "commit": code_version(),
     }

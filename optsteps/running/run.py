@@ -6,15 +6,14 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from optsteps.comparison import Comparison, Row, verdicts
 from optsteps.denoisers import call_nfe
 from optsteps.export import run_snippets
-from optsteps.loggers.results import log_results
 from optsteps.methods import SearchResult
 from optsteps.reporting.run.folder import USAGE, write_config, write_report
 from optsteps.reporting.run.summary import run_summary, terminal_text
@@ -29,6 +28,9 @@ from optsteps.running.share import Share, compute, probe_model
 from optsteps.storage.files import write_atomically
 from optsteps.storage.sources import remember_sources
 from optsteps.text.terminal import say
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +58,16 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
             compute(config, method_name, rank)
         return []
     device = launch_device(config.runner)
-    logger: Logger = instantiate(config.logger)
     try:
-        try:
-            experiment = compose_experiment(config, device, method_name)
-        finally:  # a run that is refused is logged too; the config of any other is complete now
-            logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+        experiment = compose_experiment(config, device, method_name)
+    except SystemExit as error:
+        raise _exited(error) from error
+    except Exception:
+        if config.logger.get("group") is not None:  # which shows all jobs of a sweep
+            _logger(config).finalize("failed")
+        raise
+    logger = _logger(config)
+    try:
         write_config(folder, config)
         facts = run_facts(experiment, command)  # before anything is spent: it may fail
         share = Share.of_rank(experiment, device, rank)
@@ -80,16 +86,30 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
         usage = [_write_usage(folder, results[method_name])] if experiment.model.in_diffusers else []
         facts |= {**share.keys.described, **checks}
         paths = write_report(folder, title, rows, verdict_rows, facts, method_name, results, experiment.model.decode)
-    except SystemExit as error:  # of a model, a data set or a judge: with status 0 it would pass for a result
+    except SystemExit as error:
         logger.finalize("failed")
-        raise ValueError(f"something in this run called sys.exit({error.code!r}) before there was a result") from error
+        raise _exited(error) from error
     except BaseException:
         logger.finalize("failed")
         raise
+    from optsteps.loggers.results import log_results
+
     log_results(logger, rows, verdict_rows, [*usage, *paths], time.perf_counter() - start)
     written = [("report and schedules", folder), *(("how to sample with them", path) for path in usage)]
     say(run_summary(rows, verdict_rows, failures, written))
     return rows
+
+
+def _logger(config: DictConfig) -> Logger:
+    """The logger, told of the config. It loads Lightning, which takes seconds: a run that is refused says so before."""
+    logger: Logger = instantiate(config.logger)
+    logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+    return logger
+
+
+def _exited(error: SystemExit) -> ValueError:
+    """The error of a model, a data set or a judge that ends the process: with status 0 it would pass for a result."""
+    return ValueError(f"something in this run called sys.exit({error.code!r}) before there was a result")
 
 
 def results_key(config: DictConfig, method_name: str) -> str:

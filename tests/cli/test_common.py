@@ -11,7 +11,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
-from optsteps.cli.common import CONFIG_DIR, _home_cache, readable_errors
+from optsteps.cli.common import CONFIG_DIR, _home_cache
+from optsteps.cli.errors import readable_errors
 from optsteps.running.version import code_version
 
 
