@@ -20,7 +20,7 @@ from optsteps.reporting.run.folder import USAGE, write_config, write_report
 from optsteps.reporting.run.summary import run_summary, terminal_text
 from optsteps.running.compose import compose_experiment
 from optsteps.running.device import device_name, launch_device
-from optsteps.running.facts import run_facts
+from optsteps.running.facts import formula_range, run_facts
 from optsteps.running.keys import keys_of
 from optsteps.running.launch import failed_ranks, further_ranks, this_rank
 from optsteps.running.oracle import judge_oracle
@@ -63,6 +63,8 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
         finally:  # a run that is refused is logged too; the config of any other is complete now
             logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
         write_config(folder, config)
+        for sentence in formula_range(experiment.teacher):
+            log.warning("the teacher: %s", sentence)
         facts = run_facts(experiment, command)  # before anything is spent: it may fail
         share = Share.of_rank(experiment, device, rank)
         with further_ranks(config, method_name, folder, rank) as ranks, share.progress:
