@@ -44,9 +44,10 @@ def read_schedule(
     as the `timesteps=` argument of a pipeline of diffusers.
 
     Args:
-        source: numbers; or text: "a, b, c", one number a line, a JSON or Python list, a printed tensor or array, a saved
-            workflow of ComfyUI with one list of sigmas, or CSV with a column `time` or `noise_level` and, where steps
-            have orders, `order`; or the path of a file with such text. What follows a # on a line is a comment.
+        source: numbers; or text: "a, b, c", one number a line, a JSON or Python list, a tensor or an array as Python
+            prints it, a saved workflow of ComfyUI with one list of sigmas, or CSV with a column `time` or `noise_level`
+            and, where steps have orders, `order`; or the path of a file with such text. What follows a # on a line is a
+            comment.
         process: the process of the model they are for.
         form: the expected form of the text, one of `READABLE_FORMS`; None takes the form that the text has. A list in
             brackets and one without them are the same.

@@ -260,7 +260,12 @@ def test_a_saved_workflow() -> None:
 def test_printed_tensors_and_arrays(form: str | None, levels: list[float]) -> None:
     levels = sorted(levels, reverse=True)
     tensor = torch.tensor(levels, dtype=torch.float64)
-    for text in (repr(tensor), f"torch.{tensor}\n", repr(np.array(levels)), f"np.array([{str(np.array(levels))[1:-1]}])"):
+    for text in (
+        repr(tensor),
+        f"torch.{tensor}\n",
+        repr(np.array(levels)),
+        f"np.array([{str(np.array(levels))[1:-1]}])",
+    ):
         read = read_schedule(text, EDM(), form, "append-zero")
         torch.testing.assert_close(read.times[:-1], tensor, rtol=1e-3, atol=1e-4)
 
