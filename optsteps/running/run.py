@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from optsteps.comparison import Comparison, Row, verdicts
 from optsteps.denoisers import call_nfe
-from optsteps.export import run_snippets
+from optsteps.export import missing_solver, run_snippets
 from optsteps.loggers.results import log_results
 from optsteps.methods import SearchResult
 from optsteps.reporting.run.folder import USAGE, write_config, write_report
@@ -65,6 +65,9 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
         write_config(folder, config)
         for sentence in formula_range(experiment.teacher):
             log.warning("the teacher: %s", sentence)
+        if experiment.model.in_diffusers:
+            for sentence in missing_solver(experiment.solver.name, experiment.model.process):
+                log.warning("%s: %s", USAGE, sentence)
         facts = run_facts(experiment, command)  # before anything is spent: it may fail
         share = Share.of_rank(experiment, device, rank)
         with further_ranks(config, method_name, folder, rank) as ranks, share.progress:
