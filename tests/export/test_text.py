@@ -405,5 +405,9 @@ def test_snippets_of_a_run(tmp_path: Path) -> None:
     own_grid = run_snippets({4: Schedule([999, 500, -1], SD)}, diffusers.DDIMScheduler())
     assert "# DDIMScheduler computes" in own_grid
     assert "EulerDiscreteScheduler.from_config(" in own_grid
+    ipndm = run_snippets({2: Schedule([999, 500, -1], SD, metadata={"solver": "ipndm"})})
+    assert "# no scheduler of diffusers is known that runs a given schedule with ipndm under this process: the" in ipndm
+    assert "the export takes EulerDiscreteScheduler, another solver" in ipndm
+    assert "no scheduler of diffusers" not in text + own_grid
     amplified = run_snippets({1: Schedule([999, -1], SD, amplitude=[[[1.0, 0.0]]])})
     assert all(line.startswith("#") for line in amplified.splitlines())
