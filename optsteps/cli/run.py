@@ -38,7 +38,8 @@ def _job(config: DictConfig) -> float | None:
     composed = _composed(config)
     config = checked(config, Run)  # while Hydra is there to be asked
     named = _named_rivals(hydra_config.overrides.task)
-    config.optional_rivals = [name for name in config.optional_rivals if name not in named]
+    for key in ("optional_rivals", "flow_rivals"):
+        config[key] = [name for name in config[key] if name not in named]
     folder, method = Path(hydra_config.runtime.output_dir), hydra_config.runtime.choices["method"]
     check_rival_names(config.get("rivals", {}), method, hydra_config.runtime.choices, hydra_config.overrides.task)
     from optsteps.cli.job import run_job  # loads torch and Lightning: a mistake in the command is reported before

@@ -185,6 +185,8 @@ class Run(Part):
     """What the main method is compared with, by name."""
     optional_rivals: list[str]
     """Rivals that are left out, with a sentence, where they cannot take part."""
+    flow_rivals: list[str]
+    """Of these, rivals that only a flow has."""
     metric: Metric
     model: Node
     """The model that is sampled."""

@@ -13,13 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from optsteps.comparison import Comparison, Row, verdicts
 from optsteps.denoisers import call_nfe
-from optsteps.export import run_snippets
+from optsteps.export import missing_solver, run_snippets
 from optsteps.methods import SearchResult
 from optsteps.reporting.run.folder import USAGE, write_config, write_report
 from optsteps.reporting.run.summary import run_summary, terminal_text
 from optsteps.running.compose import compose_experiment
 from optsteps.running.device import device_name, launch_device
-from optsteps.running.facts import run_facts
+from optsteps.running.facts import formula_range, run_facts
 from optsteps.running.keys import keys_of
 from optsteps.running.launch import failed_ranks, further_ranks, this_rank
 from optsteps.running.oracle import judge_oracle
@@ -69,6 +69,11 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
     logger = _logger(config)
     try:
         write_config(folder, config)
+        for sentence in formula_range(experiment.teacher):
+            log.warning("the teacher: %s", sentence)
+        if experiment.model.in_diffusers:
+            for sentence in missing_solver(experiment.solver.name, experiment.model.process):
+                log.warning("%s: %s", USAGE, sentence)
         facts = run_facts(experiment, command)  # before anything is spent: it may fail
         share = Share.of_rank(experiment, device, rank)
         with further_ranks(config, method_name, folder, rank) as ranks, share.progress:

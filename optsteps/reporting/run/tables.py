@@ -110,6 +110,8 @@ def range_table(rows: Sequence[Row]) -> str:
     lines = []
     for row, schedule in scheduled:
         whose = schedule.metadata.get("range", "the teacher's" if _ends(schedule) == teachers else "its method's")
+        if levels := schedule.metadata.get("formula_levels"):
+            whose = f"{whose}, the formula's from {levels[0]:.4g} to {levels[1]:.4g}"
         if row.teacher is not None:
             whose = f"{whose}, compared with {row.teacher.steps} steps of the teacher from there"
         ends = [f"{level:.4g}" for level in _ends(schedule)]
