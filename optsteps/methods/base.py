@@ -116,10 +116,12 @@ class Evaluations:
     Attributes:
         count: of all samples together, guidance counted as 2.
         exact: whether the network's answers cannot change the number. Otherwise `count` is an estimate or a maximum.
+        kept: of all samples together, the states and predictions that a store keeps; None for one an evaluation.
     """
 
     count: int
     exact: bool = True
+    kept: int | None = None
 
 
 class Method:

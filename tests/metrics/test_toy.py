@@ -93,7 +93,8 @@ def test_a_judge_sorts_the_truth_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(np, "sort", lambda x, **options: (sizes.append(x.shape[1]), sort(x, **options))[1])
     measured = judge.judge(x, x, None)["sliced_wasserstein"]
     assert measured.interval.value == pytest.approx(distance, rel=1e-12)
-    assert measured.sets is not None and measured.sets.tolist() == pytest.approx(sets, rel=1e-12)
+    assert measured.sets is not None
+    assert measured.sets.tolist() == pytest.approx(sets, rel=1e-12)
     assert sizes == [40, *[5] * 8]
 
 

@@ -23,13 +23,13 @@ def start(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> Non
 
 
 def planned(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *overrides: str) -> dict[str, str]:
-    """The last column of the plan's table, by stage; the network is never called."""
+    """The evaluations of the plan's table, by stage; none of them is made, only timed calls of the model."""
     with monkeypatch.context() as patch:
         patch.setattr("optsteps.denoisers.CountedDenoiser.__call__", lambda *_: pytest.fail("an evaluation"))
         start(patch, Path("/nowhere"), "plan=true", "hydra.output_subdir=null", "hydra.run.dir=.", *overrides)
     said = capsys.readouterr().out
-    rows = [line.split("  ") for line in said.splitlines() if re.search(r"\d$|\?$", line.strip())]
-    return {row[0].strip(): row[-1].strip().replace(",", "") for row in ([c for c in r if c.strip()] for r in rows)}
+    rows = [line.split("  ") for line in said.splitlines() if re.search(r"\d (s|min|h)$|\?$", line.strip())]
+    return {row[0].strip(): row[-2].strip().replace(",", "") for row in ([c for c in r if c.strip()] for r in rows)}
 
 
 def spent(said: str) -> dict[str, int]:

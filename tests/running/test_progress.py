@@ -44,7 +44,7 @@ def test_a_line_for_each_event(capsys: pytest.CaptureFixture[str], caplog: pytes
 def test_ranks_are_counted_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     further = Progress("H200", 1, tmp_path)
     watched = further.watch(double)
-    with Progress("cpu", 0, tmp_path) as progress, progress.stage("teacher", evaluations=100):
+    with Progress("cpu", 0, tmp_path) as progress, progress.stage("teacher"):
         watched(torch.ones(20, 2), torch.ones(20))
         assert json.loads((tmp_path / "1.json").read_text()) == {"device": "H200", "evaluations": 40}
         progress.watch(double)(torch.ones(5, 2), torch.ones(5))
