@@ -14,7 +14,7 @@ _LESS = {
     "search": "search.samples or teacher.steps, or leave methods out (rivals=none)",
     "compare": "test.samples, or leave rivals out (rivals=none)",
     "oracle": "test.oracle, which may be 0",
-    "check": "nothing, or check_model=false",
+    "check": "it to none (check_model=false)",
 }
 
 

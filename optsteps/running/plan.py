@@ -178,7 +178,9 @@ def plan_table(stages: Sequence[Stage], rate: float) -> Table:
 def plan_note(stages: Sequence[Stage], rate: float, store: ShardStore | None) -> str:
     """What the table's numbers are, and the room on the disk: a paragraph."""
     about = f" {ABOUT}" if any(not stage.exact for stage in stages) else ""
-    note = f"{CAPTION}{about} Times are about those of the network alone, at {_significant(rate)} evaluations per second."
+    note = (
+        f"{CAPTION}{about} Times are about those of the network alone, at {_significant(rate)} evaluations per second."
+    )
     if store is None:
         return note
     kept, free = sum(stage.kept for stage in stages), store.free()

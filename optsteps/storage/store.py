@@ -76,9 +76,11 @@ class ShardStore:
 
     def get(self, key: str) -> Tree | None:
         """The shard of this key, with tensors on the CPU; None where there is no whole one."""
-        for path in self._folder_of(key).glob(f"{key}.*"):
-            match = _SHARD.fullmatch(path.name)
-            if match is None or not path.is_file():  # a folder, or a pipe that would be waited for
+        folder = self._folder_of(key)
+        for name in os.listdir(folder) if folder.is_dir() else ():
+            match, path = _SHARD.fullmatch(name), folder / name
+            # a folder or a pipe, which would be waited for, is none
+            if match is None or match["key"] != key or not path.is_file():
                 continue
             try:
                 content = path.read_bytes()

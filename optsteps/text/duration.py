@@ -12,7 +12,8 @@ def duration(seconds: float) -> str:
     """Seconds in the unit that suits them, such as "3.2 min"."""
     for unit in ("h", "min"):
         if seconds >= 1.5 * _UNITS[unit]:
-            return f"{seconds / _UNITS[unit]:,.3g} {unit}"
+            number = seconds / _UNITS[unit]
+            return f"{number:.2g} {unit}" if number < 10 else f"{number:,.0f} {unit}"
     return f"{seconds:.0f} s" if seconds >= 1 or seconds == 0 else "<1 s"
 
 
