@@ -154,7 +154,7 @@ class Method:
         checked_steps(steps)
 
     def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations | None:
-        """Evaluations of a search that shares nothing with others, for `plan=true`; None where unknown before it."""
+        """Evaluations of a search that shares nothing with others, for the run's plan; None where unknown."""
         return None
 
     def alone(self) -> Method | None:
