@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,12 +43,14 @@ def _job(config: DictConfig) -> float | None:
         config[key] = [name for name in config[key] if name not in named]
     folder, method = Path(hydra_config.runtime.output_dir), hydra_config.runtime.choices["method"]
     check_rival_names(config.get("rivals", {}), method, hydra_config.runtime.choices, hydra_config.overrides.task)
+    in_sweep = hydra_config.mode != RunMode.RUN
+    if not in_sweep:  # what follows is silent for some seconds
+        say(f"{time.strftime('%H:%M:%S')} loading {config.model.name}", sys.stderr)
     from optsteps.cli.job import run_job  # loads torch and Lightning: a mistake in the command is reported before
 
     for group, choice in hydra_config.runtime.choices.items():
         if f"{group}={choice}" in CHOICES:
             warnings.warn(f"{group}={choice} is {CHOICES[f'{group}={choice}']} now", FutureWarning, stacklevel=2)
-    in_sweep = hydra_config.mode != RunMode.RUN
     return run_job(config, folder, method, _command(hydra_config), composed, in_sweep)
 
 

@@ -19,11 +19,11 @@ Record = dict[str, Any]
 
 
 def job_digest(config: DictConfig) -> str:
-    """The digest that a job is known by: of its resolved config without the logger and the folders, which change no
-    result."""
+    """The digest that a job is known by: of its resolved config without the logger, the folders and the budget, which
+    change no result."""
     from optsteps.storage.store import digest  # which loads torch: a command answers before
 
-    parts = {key: config[key] for key in config if key not in ("logger", "store", "paths", "hydra")}
+    parts = {key: config[key] for key in config if key not in ("logger", "store", "paths", "hydra", "budget")}
     resolve = partial(OmegaConf.to_container, resolve=True)
     facts = {key: resolve(part) if OmegaConf.is_config(part) else part for key, part in parts.items()}
     return digest({**facts, "precision": OmegaConf.select(config, "store.precision")})

@@ -131,10 +131,12 @@ class Evaluations:
     Attributes:
         count: of all samples together, guidance counted as 2.
         exact: whether the network's answers cannot change the number. Otherwise `count` is an estimate or a maximum.
+        kept: of all samples together, the states and predictions that a store keeps; None for one an evaluation.
     """
 
     count: int
     exact: bool = True
+    kept: int | None = None
 
 
 class Method:
@@ -167,7 +169,7 @@ class Method:
         checked_steps(steps)
 
     def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations | None:
-        """Evaluations of a search that shares nothing with others, for `plan=true`; None where unknown before it."""
+        """Evaluations of a search that shares nothing with others, for the run's plan; None where unknown."""
         return None
 
     def alone(self) -> Method | None:
