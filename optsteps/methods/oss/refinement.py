@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 # steps of the coarse grid, at least twice as many as the student's
 COARSE = 20
-# samples of the first search
-FIRST = 2
+# the first search has at least two samples, and as many as hold so many numbers: a point of the plane says little
+_NUMBERS = 64
 # searches around a path, at most, before it is taken as it is
 _MOST = 4
 
@@ -51,7 +51,7 @@ class RefinedSearch:
         cache = self.problem.cache
         remembering = RememberingWorkers(cache.workers, "record")
         self.problem = replace(self.problem, cache=replace(cache, workers=remembering))
-        self.blocks = doubled(len(self.problem.noise))
+        self.blocks = blocks(self.problem.noise)
         self.decisions: list[str] = []
         self._walked = 0
 
@@ -67,9 +67,9 @@ class RefinedSearch:
                 self._decide(f"{self._count(used)} samples choose the schedules that half of them do")
                 found = more
                 break
-            if used == len(self.blocks):
+            if used == len(self.blocks) or len(self.blocks[used]) < 2:
                 found = more
-                self._decide(f"{self._count(used)} samples are all there are")
+                self._decide(f"{self._count(used)} samples, and none are left that could tell whether they are better")
                 break
             gain = self._gain(found, more, self.blocks[used])
             held_back = f"on {len(self.blocks[used])} others [{gain.low:+.2f}, {gain.high:+.2f}]"
@@ -177,9 +177,10 @@ def planned_evaluations(method: OSS, problem: SearchProblem, steps: Sequence[int
     return Evaluations(round(count), exact=False)
 
 
-def doubled(samples: int) -> list[Tensor]:
-    """The numbers of the samples in blocks, each of which doubles what came before; the last holds the rest."""
-    ends = [min(FIRST, samples)]
+def blocks(noise: Tensor) -> list[Tensor]:
+    """The numbers of the samples of noise [B, ...] in blocks, each of which doubles what came before, but for the last."""
+    samples = len(noise)
+    ends = [min(max(2, -(-_NUMBERS // noise[0].numel())), samples)]
     while ends[-1] < samples:
         ends.append(min(2 * ends[-1], samples))
     return [torch.arange(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
