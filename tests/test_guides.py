@@ -20,7 +20,7 @@ GUIDES = [
     ROOT / "conf" / "README.md",
     *(
         ROOT / "optsteps" / room / "README.md"
-        for room in ("solvers", "metrics", "export", "models/diffusers", "methods/oss", "methods/ays")
+        for room in ("solvers", "metrics", "export", "models/diffusers", "methods/oss", "methods/ays", "methods/paths")
     ),
 ]
 PAGES = [*GUIDES, *sorted((ROOT / "experiments").glob("**/README.md"))]

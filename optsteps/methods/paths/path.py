@@ -14,7 +14,7 @@ from torch import Tensor
 from optsteps.denoisers import call_nfe
 from optsteps.methods.base import Evaluations, SearchProblem, SearchResult, checked_steps, steps_between
 from optsteps.methods.paths.base import TeacherTableMethod
-from optsteps.methods.paths.shortest_path import shortest_path
+from optsteps.methods.paths.shortest_path import forward, shortest_path
 from optsteps.methods.paths.step_errors import step_errors
 from optsteps.methods.paths.teacher_table import table_of
 from optsteps.methods.paths.two_stage_errors import two_stage_errors
@@ -42,14 +42,14 @@ class StepErrors:
     """A shard's errors of steps.
 
     Attributes:
-        sums: of the squares and of their roots for every order of the student's solver [M, 2, n, ..., n], as
-            `step_errors` returns them.
-        euler: those of Euler's steps [2, n, n].
+        own: sums of the squares and of their roots for every order of the student's solver [M, 2, P], as `step_errors`
+            returns them, of the P entries that are `forward`.
+        euler: those of Euler's steps [1, 2, P].
         size: sum of the mean squares of the teacher's samples.
         ends: these samples [b, ...]; None where the shard was read from a store.
     """
 
-    sums: Tensor
+    own: Tensor
     euler: Tensor
     size: float
     ends: Tensor | None = field(default=None, metadata={"stored": False})
@@ -97,8 +97,8 @@ class Path(TeacherTableMethod):
 
     What an error made at noise level s does to the end is not in the teacher's table, and the best guess depends on the
     model. So there is a path for each of several weights w(s) of errors in EDM's coordinates and for several kinds of
-    edges, and they race: all of them sample with the real solver from half of the search's noise, and the best from the
-    other half too. For every step count the one with the least mean logarithm of the squared difference to the
+    edges, and they race: all of them sample with the real solver from a quarter of the search's noise, and the best
+    from the rest too. For every step count the one with the least mean logarithm of the squared difference to the
     teacher's samples wins, that of the highest mean PSNR.
 
     Args:
@@ -109,7 +109,7 @@ class Path(TeacherTableMethod):
         orders: as of `OSS`: "chosen", or "fixed" for samplers that take no orders.
         finalists: candidates of a step count that run on all samples.
         grid_steps: number of the teacher's steps whose ends may be chosen, spread as evenly as possible. None: all up
-            to 200 for solvers without a memory, up to 100 for pairs, 40 for triples, 25 for two evaluations a step.
+            to 200 for Euler's steps, up to 100 for pairs, 40 for triples, 25 for two evaluations a step.
         max_batch, shard_size, channels, frames: see `TeacherTableMethod`.
 
     `SearchResult.evidence`: "finalists", by step count -10 log10 of the mean square of every finalist, a mean over
@@ -127,7 +127,7 @@ class Path(TeacherTableMethod):
         weights: Sequence[Weight] = ("edm", "flow", 0.5, 1.0, 2.0, 4.0, 8.0),
         norms: Sequence[Norm] = ("squared",),
         orders: Literal["chosen", "fixed"] = "chosen",
-        finalists: int = 6,
+        finalists: int = 3,
         grid_steps: int | None = None,
         max_batch: int = 512,
         shard_size: int = 64,
@@ -158,7 +158,7 @@ class Path(TeacherTableMethod):
             raise ValueError(
                 f"path knows solvers of one and of two evaluations per step; {problem.solver.name!r} is neither"
             )
-        available = len(self.nodes(problem)) - 1
+        available = len(self.nodes(problem, problem.solver)) - 1
         if max(steps) > available:
             raise ValueError(f"{max(steps)} student steps were asked for, but the grid has only {available}")
 
@@ -168,11 +168,11 @@ class Path(TeacherTableMethod):
         solver, samples = problem.solver, len(problem.noise)
         candidates = len(self.weights) * len(self.norms) * len(self._edges(problem))
         finalists = min(self.finalists, candidates)
-        walks = candidates * _half(samples) + finalists * (samples - _half(samples))
+        walks = candidates * _first(samples) + finalists * (samples - _first(samples))
         walk = sum(solver.nfe(steps_between(problem.teacher, n)) for n in checked_steps(steps))
         pairs = 0
         if isinstance(solver, TwoStage):
-            times = problem.teacher.times[self.nodes(problem)]
+            times = problem.teacher.times[self.nodes(problem, solver)]
             i, j = torch.triu_indices(len(times), len(times), 1)
             pairs = int((~solver.single(solver.formulas(problem.process), times[i], times[j])).sum())
         count = samples * (problem.walker.nfe(problem.teacher) + pairs) + walks * walk
@@ -181,10 +181,10 @@ class Path(TeacherTableMethod):
     def rounds(self, steps: Sequence[int]) -> int:
         return 3
 
-    def nodes(self, problem: SearchProblem) -> Tensor:
-        """Indices [n] of the teacher's times that may be chosen."""
+    def nodes(self, problem: SearchProblem, solver: Solver) -> Tensor:
+        """Indices [n] of the teacher's times that may be chosen where the edges are this solver's steps."""
         whole = problem.teacher.steps
-        most = _GRID_TWO_STAGE if isinstance(problem.solver, TwoStage) else _GRID[_memory(problem.solver)]
+        most = _GRID_TWO_STAGE if isinstance(solver, TwoStage) else _GRID[_memory(solver)]
         steps = min(most, whole) if self.grid_steps is None else self.grid_steps
         if not 1 <= steps <= whole:
             raise ValueError(f"grid_steps must lie between 1 and the teacher's {whole} steps, got {steps}")
@@ -224,7 +224,7 @@ class Path(TeacherTableMethod):
         samples = len(problem.noise)
         if decision is None:
             candidates = self._candidates(problem, steps, partials)
-            return Heat(candidates, 0, _half(samples), {n: torch.empty(len(candidates[n]), 0) for n in steps})
+            return Heat(candidates, 0, _first(samples), {n: torch.empty(len(candidates[n]), 0) for n in steps})
         logs = {n: torch.cat([decision.logs[n], *(part.logs[n] for part in partials)], 1) for n in steps}
         # a walk that diverged is the worst
         figures = {n: -10 * logs[n].nan_to_num(torch.inf, torch.inf, -torch.inf).mean(1) for n in steps}
@@ -240,7 +240,11 @@ class Path(TeacherTableMethod):
         noise, cond = problem.samples(index)
         trajectories = Trajectories(problem.denoiser, self.max_batch, problem.cache)
         record = trajectories.record(problem.teacher, problem.walker, noise, cond)
-        table, solver, nodes = table_of(problem, record, self.entries), problem.solver, self.nodes(problem)
+        table, solver, nodes = (
+            table_of(problem, record, self.entries),
+            problem.solver,
+            self.nodes(problem, problem.solver),
+        )
         if isinstance(solver, TwoStage):
             own = two_stage_errors(problem, record, cond, nodes, self.max_batch, self.entries)[None]
         else:
@@ -248,35 +252,35 @@ class Path(TeacherTableMethod):
             memory = _memory(solver)
             own = torch.stack([step_errors(table, solver, m, memory, nodes) for m in range(1, memory + 2)])
         size = float(table.squares(table.states()[-1]).sum())
-        return StepErrors(own, step_errors(table, Euler(), 1, 0, nodes), size, record.states[:, -1].clone())
+        euler = step_errors(table, Euler(), 1, 0, self.nodes(problem, Euler()))[None]
+        own, euler = (errors[..., forward(errors.shape[-1], errors.ndim - 4)] for errors in (own, euler))
+        return StepErrors(own, euler, size, record.states[:, -1].clone())
 
     def _candidates(
         self, problem: SearchProblem, steps: Sequence[int], shards: Sequence[StepErrors]
     ) -> dict[int, list[Schedule]]:
         """A path for every weight, norm and kind of edges; without those that are the same."""
-        own, euler = (torch.stack([getattr(shard, name) for shard in shards]).sum(0) for name in ("sums", "euler"))
         size = (sum(shard.size for shard in shards) / len(problem.noise)) ** 0.5
-        nodes = self.nodes(problem)
-        times = problem.teacher.times[nodes]
         found: dict[int, list[Schedule]] = {n: [] for n in steps}
-        for edges, weight, norm in product(self._edges(problem), self.weights, self.norms):
-            errors = euler[None] if edges is _euler else own
-            factor = self._factor(problem, times, weight, size)
-            costs = errors[:, 1] * factor if norm == "l2" else errors[:, 0] * factor**2
-            for n in steps:
-                path, orders = edges(problem.solver, costs, n)
-                schedule = self.schedule(
-                    problem,
-                    times[path],
-                    weight=weight,
-                    norm=norm,
-                    edges=edges.__name__.strip("_"),
-                    indices=nodes[path].tolist(),
-                )
-                if orders is not None:
-                    schedule = replace(schedule, orders=_taken(problem, schedule.times, orders))
-                if all(s.orders != schedule.orders or not torch.equal(s.times, schedule.times) for s in found[n]):
-                    found[n].append(schedule)
+        for edges in self._edges(problem):
+            solver, name = (Euler(), "euler") if edges is _euler else (problem.solver, "own")
+            nodes = self.nodes(problem, solver)
+            times = problem.teacher.times[nodes]
+            packed = torch.stack([getattr(shard, name) for shard in shards]).sum(0)
+            possible = forward(len(nodes), _memory(solver))
+            errors = packed.new_full((*packed.shape[:2], *possible.shape), torch.inf)
+            errors[..., possible] = packed
+            for weight, norm in product(self.weights, self.norms):
+                factor = self._factor(problem, times, weight, size)
+                costs = errors[:, 1] * factor if norm == "l2" else errors[:, 0] * factor**2
+                for n in steps:
+                    path, orders = edges(problem.solver, costs, n)
+                    described = {"weight": weight, "norm": norm, "edges": edges.__name__.strip("_")}
+                    schedule = self.schedule(problem, times[path], **described, indices=nodes[path].tolist())
+                    if orders is not None:
+                        schedule = replace(schedule, orders=_taken(problem, schedule.times, orders))
+                    if all(s.orders != schedule.orders or not torch.equal(s.times, schedule.times) for s in found[n]):
+                        found[n].append(schedule)
         return found
 
     def _edges(self, problem: SearchProblem) -> list[Edges]:
@@ -305,9 +309,9 @@ def _memory(solver: Solver) -> int:
     return min(solver.order - 1, 2) if isinstance(solver, Multistep) else 0
 
 
-def _half(samples: int) -> int:
+def _first(samples: int) -> int:
     """How many samples all candidates run on."""
-    return (samples + 1) // 2
+    return (samples + 3) // 4
 
 
 def _taken(problem: SearchProblem, times: Tensor, orders: Tensor) -> tuple[int, ...]:

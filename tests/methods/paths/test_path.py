@@ -17,8 +17,9 @@ from optsteps.denoisers import call_nfe
 from optsteps.methods import OSS, Path, SearchProblem
 from optsteps.methods.paths.path import Heat, Misses
 from optsteps.metrics.teacher import mse
+from optsteps.processes import EDM
 from optsteps.sampling import sample
-from optsteps.schedules import Schedule
+from optsteps.schedules import Schedule, build_schedule
 from optsteps.solvers import build_solver
 from optsteps.solvers.multistep import Euler, Multistep
 from optsteps.storage.store import ShardStore
@@ -42,8 +43,7 @@ def candidates(method: Path, problem: SearchProblem, steps: list[int]) -> dict[i
 # --- candidates
 
 
-@pytest.mark.parametrize("norm", ["squared", "l2"])
-@pytest.mark.parametrize("weight", ["edm", "flow", 0.5, 2.0])
+@pytest.mark.parametrize(("weight", "norm"), [("edm", "l2"), ("flow", "squared"), (0.5, "squared"), (2.0, "l2")])
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("process", ["edm", "vp", "flow"])
 def test_no_path_has_a_smaller_error(process: str, solver: str, weight: Any, norm: Any) -> None:
@@ -105,14 +105,14 @@ def test_a_coarser_grid_has_some_of_the_teachers_times() -> None:
     indices = Path(grid_steps=5).search(problem, [3]).schedules[3].metadata["indices"]
     assert set(indices) <= {0, 4, 8, 12, 16, 20}
     heun = replace(problem, solver=build_solver("heun"), teacher=mixture_problem("vp", 1, 40).teacher)
-    assert len(Path().nodes(heun)) == 26
+    assert len(Path().nodes(heun, heun.solver)) == 26
 
 
 # --- race
 
 
-def missed(problem: SearchProblem, schedule: Schedule, samples: int) -> Tensor:
-    """PSNR of range 1 to the teacher's samples, of the first of the problem's noise."""
+def nearness(problem: SearchProblem, schedule: Schedule, samples: int) -> Tensor:
+    """-10 log10 of the mean square, a mean over the first of the problem's samples."""
     noise = problem.noise[:samples]
     goal = sample(problem.denoiser, problem.teacher, problem.walker, noise)
     return -10 * mse(sample(problem.denoiser, schedule, problem.solver, noise), goal).log10().mean()
@@ -126,18 +126,17 @@ def test_the_winner_is_the_best_of_the_finalists(process: str, solver: str, samp
     method = Path(finalists=2, shard_size=2)
     found = method.search(problem, [3, 5])
     for n, running in candidates(method, problem, [3, 5]).items():
-        half = (samples + 1) // 2
-        finalists = sorted(running, key=lambda s: -float(missed(problem, s, half)))[:2]
-        ranked = sorted(finalists, key=lambda s: -float(missed(problem, s, samples)))
+        first = (samples + 3) // 4
+        finalists = sorted(running, key=lambda s: -float(nearness(problem, s, first)))[:2]
+        ranked = sorted(finalists, key=lambda s: -float(nearness(problem, s, samples)))
         assert found.schedules[n] == ranked[0]
-        expected = torch.stack([missed(problem, s, samples) for s in ranked])
+        expected = torch.stack([nearness(problem, s, samples) for s in ranked])
         torch.testing.assert_close(found.evidence["finalists"][n], expected)
 
 
 def test_a_candidate_that_diverged_does_not_win() -> None:
     problem, method = mixture_problem("edm", samples=2, teacher_steps=30), Path(finalists=3)
-    schedules = candidates(method, problem, [3])[3][:3]
-    assert len(schedules) == 3
+    schedules = [build_schedule("edm", EDM(), 3, 80.0, 0.002, rho=rho) for rho in (5.0, 7.0, 9.0)]
     heat = Heat({3: schedules}, 0, 2, {3: torch.empty(3, 0)})
     logs = torch.tensor([[torch.nan, -3.0], [-1.0, -1.0], [torch.inf, -2.0]])
     found = method.combine(problem, [3], [Misses({3: logs})], heat)
@@ -163,7 +162,7 @@ def test_the_teachers_walk_and_the_race_are_all_that_is_evaluated(process: str, 
     found = method.search(problem, [2, 5])
     walks = [sum(map(problem.solver.nfe, some)) for some in running.values()]
     finals = [min(2, len(some)) * problem.solver.nfe(some[0]) for some in running.values()]
-    expected = 5 * problem.walker.nfe(problem.teacher) + 3 * sum(walks) + 2 * sum(finals)
+    expected = 5 * problem.walker.nfe(problem.teacher) + 2 * sum(walks) + 3 * sum(finals)
     if not isinstance(problem.solver, Multistep):
         # every pair of nodes but those whose step takes one evaluation
         expected += 5 * {"edm": 78, "vp": 78 - 12, "flow": 78 - 23}[process]
@@ -186,7 +185,7 @@ def test_far_fewer_evaluations_than_oss_for_schedules_as_good() -> None:
     path, oss = Path().search(problem, [5, 8]), OSS().search(problem, [5, 8])
     assert path.nfe < oss.nfe / 2
     for n in (5, 8):
-        assert missed(problem, path.schedules[n], 32) > missed(problem, oss.schedules[n], 32) - 0.3
+        assert nearness(problem, path.schedules[n], 32) > nearness(problem, oss.schedules[n], 32) - 0.3
 
 
 # --- shards, stores
@@ -202,7 +201,7 @@ def test_batches_and_shards_change_nothing(process: str, solver: str) -> None:
     assert parts.nfe == pytest.approx(whole.nfe)
 
 
-@pytest.mark.parametrize("lost", range(1, 10, 2))
+@pytest.mark.parametrize("lost", [1, 4, 7])
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "heun"])
 def test_a_search_that_was_cut_off_counts_no_evaluation_twice(solver: str, lost: int, tmp_path: File) -> None:
     """The teacher's samples are walked to again where the shards before are read from a store."""
@@ -213,7 +212,7 @@ def test_a_search_that_was_cut_off_counts_no_evaluation_twice(solver: str, lost:
     for searched in (problem, cached):
         first = method.search(searched, [2, 3], workers)
         assert (first.nfe, first.schedules) == (expected.nfe, expected.schedules)
-        shards = sorted((file for file in (tmp_path / "shards").rglob("*.safetensors")), key=modified)
+        shards = sorted((tmp_path / "shards").rglob("*.safetensors"), key=modified)
         assert len(shards) == 9  # three rounds of three shards
         for file in shards[-lost:]:
             file.unlink()
