@@ -29,6 +29,7 @@ GUIDES = [
             "methods/ays",
             "methods/bounds",
             "methods/monitors",
+            "methods/paths",
         )
     ),
 ]

@@ -11,12 +11,14 @@ from optsteps.cli.errors import readable_errors
 from optsteps.cli.version import versions
 from optsteps.export import diffusers_snippet, read_schedule, to_comfyui, to_csv, to_kdiffusion
 from optsteps.processes import EDM, VP, Flow, Process
-from optsteps.schedules import Schedule, resampled
+from optsteps.schedules import PUBLISHED_LEVELS, Schedule, build_schedule, resampled
 from optsteps.schedules.reading import ENDS, FORMS, READABLE_FORMS, End, text_form
 from optsteps.schedules.schedule import FORMAT
 from optsteps.storage.documents import read_text
 from optsteps.storage.files import write_atomically
 
+# what a published schedule is named by, in place of a file
+PUBLISHED = "published:"
 PROCESSES: dict[str, Callable[[], Process]] = {"sd": VP.scaled_linear, "ddpm": VP.linear, "flow": Flow, "edm": EDM}
 
 
@@ -29,7 +31,11 @@ def parser() -> argparse.ArgumentParser:
         "the schedule with optsteps.apply and says why.",
     )
     options.add_argument(
-        "file", type=Path, metavar="FILE", help="schedule_<n>.json of a run; with --from, what to read"
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="schedule_<n>.json of a run; with --from, what to read; or published:NAME, the noise levels that AYS's "
+        f"authors published for {', '.join(PUBLISHED_LEVELS)}",
     )
     options.add_argument("--to", choices=[*FORMS, "diffusers", "schedule"], help="what to write")
     options.add_argument(
@@ -93,13 +99,21 @@ def _read(path: Path, form: str | None, process: str | None, end: End | None) ->
     if form is None:
         if process is not None or end is not None:
             raise ValueError("--process and --end are for --from; a schedule file holds its own")
-        return _loaded(path)
+        return _published(str(path).removeprefix(PUBLISHED)) if str(path).startswith(PUBLISHED) else _loaded(path)
     if process is None:
         raise ValueError(f"--from needs --process, the model's: {', '.join(PROCESSES)}, or a schedule file with it")
     try:
         return read_schedule(path, _process(process), form, end)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _published(name: str) -> Schedule:
+    """The published schedule of a kind of model, which its users run to noise level 0."""
+    if name not in PUBLISHED_LEVELS:
+        raise ValueError(f"nothing is published for {name!r}; known: {', '.join(PUBLISHED_LEVELS)}")
+    process = VP.scaled_linear() if name in ("sd15", "sdxl") else EDM()
+    return build_schedule("published", process, 10, final="zero", model=name)
 
 
 def _loaded(path: Path) -> Schedule:

@@ -12,7 +12,7 @@ import pytest
 from optsteps import Schedule, build_schedule
 from optsteps.cli import export as command
 from optsteps.processes import VP, Flow
-from optsteps.schedules import resampled
+from optsteps.schedules import PUBLISHED_LEVELS, resampled
 
 AYS = "14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029"
 
@@ -139,3 +139,21 @@ def test_another_number_of_steps(saved: Path, tmp_path: Path, monkeypatch: pytes
         start(monkeypatch, saved, "--steps", 8, "--to", "comfyui")
     error = capsys.readouterr().err
     assert "--steps 8: the 2 steps of this schedule have orders" in error
+
+
+@pytest.mark.parametrize("name", list(PUBLISHED_LEVELS))
+def test_published_levels_by_name(name: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """As their users have them: the levels, the last replaced by 0, and any other number of steps."""
+    start(monkeypatch, f"published:{name}", "--to", "comfyui")
+    printed = [float(level) for level in capsys.readouterr().out.split(",")]
+    assert printed[1:-1] == pytest.approx(PUBLISHED_LEVELS[name][1:-1])
+    assert printed[0] == pytest.approx(PUBLISHED_LEVELS[name][0], rel=1e-4)
+    assert printed[-1] == 0
+    start(monkeypatch, f"published:{name}", "--steps", 8, "--to", "comfyui")
+    assert len(capsys.readouterr().out.split(",")) == 9
+
+
+def test_nothing_is_published_for_others(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    with pytest.raises(SystemExit):
+        start(monkeypatch, "published:sd9", "--to", "comfyui")
+    assert "nothing is published for 'sd9'; known: sd15, sdxl" in capsys.readouterr().err

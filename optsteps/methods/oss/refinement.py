@@ -178,7 +178,7 @@ def planned_evaluations(method: OSS, problem: SearchProblem, steps: Sequence[int
 
 
 def blocks(noise: Tensor) -> list[Tensor]:
-    """The numbers of the samples of noise [B, ...] in blocks, each of which doubles what came before, but for the last."""
+    """Numbers of the samples of noise [B, ...] in blocks, each of which doubles what came before, but for the last."""
     samples = len(noise)
     ends = [min(max(2, -(-_NUMBERS // noise[0].numel())), samples)]
     while ends[-1] < samples:
