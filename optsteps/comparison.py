@@ -37,6 +37,7 @@ class Row:
         oracle: each schedule was searched for the very sample it is judged on, so the row is a bound and no rival.
         search_nfe: network evaluations, per sample of the search, that finding the schedules of all step counts needs.
         search_seconds: wall time of that search.
+        search_evaluations: network evaluations of that search, of all its samples together.
         path_error: mean squared difference to the teacher at every time [n+1], None for the oracle.
         teacher: the many-step schedule that the samples are compared with; None for the comparison's own.
     """
@@ -52,6 +53,7 @@ class Row:
     search_seconds: float = 0.0
     path_error: Tensor | None = None
     teacher: Schedule | None = None
+    search_evaluations: int = 0
 
 
 @dataclass(frozen=True)
@@ -150,19 +152,22 @@ class Comparison:
         search_nfe: float = 0.0,
         search_seconds: float = 0.0,
         own_start: bool = False,
+        search_evaluations: int = 0,
     ) -> Row:
         """The row of a schedule: its samples and what is measured on them.
 
         Args:
             method: name of the row.
             schedule: to sample with.
-            search_nfe, search_seconds: as in `Row`.
+            search_nfe, search_seconds, search_evaluations: as in `Row`.
             own_start: compare with a teacher that begins where the schedule does (`from_start_of`).
         """
         if own_start:
             comparison = self.from_start_of(schedule)
             if comparison is not self:
-                row = comparison.judge(method, schedule, search_nfe, search_seconds)
+                row = comparison.judge(
+                    method, schedule, search_nfe, search_seconds, search_evaluations=search_evaluations
+                )
                 return replace(row, teacher=comparison.teacher)
         x, nfe = self.samples(schedule)
         return Row(
@@ -174,6 +179,7 @@ class Comparison:
             self._measured(x, self.teacher_samples(), self.cond),
             search_nfe=search_nfe,
             search_seconds=search_seconds,
+            search_evaluations=search_evaluations,
             path_error=self.path_error(schedule),
         )
 
@@ -288,6 +294,7 @@ def as_data(row: Row) -> dict[str, Any]:
         "nfe": row.nfe,
         "samples": len(row.samples),
         "search_nfe": row.search_nfe,
+        "search_evaluations": row.search_evaluations,
         "search_seconds": row.search_seconds,
         "times": None if row.schedule is None else row.schedule.times.tolist(),
         "noise_levels": None if row.schedule is None else row.schedule.noise_levels.tolist(),

@@ -49,7 +49,8 @@ def made_up(teacher: Tensor, process: Process | None = None, t_max: float = 80.0
                 error[0] = torch.nan
             x = teacher + size * noise(*teacher.shape, seed=seed)
             cost = 4950.0 if name == "oss" else 0.0
-            rows.append(Row(name, n, n, found, x, figures(psnr, batch, seed), False, cost, cost / 100, error))
+            figures_of_row, total = figures(psnr, batch, seed), 64 * int(cost)
+            rows.append(Row(name, n, n, found, x, figures_of_row, False, cost, cost / 100, error, None, total))
     for n in (5, 10):
         few = figures(30.0, batch // 4, 8)
         del few["kid"]

@@ -42,12 +42,13 @@ def final(of: Comparison, schedule: Schedule) -> Tensor:
 
 def test_a_row_is_the_sampler_s_answer_and_its_distance_to_the_teacher_s() -> None:
     given, schedule = compare_on(), build_schedule("logsnr", EDM(), 6, **ENDS)
-    row = given.judge("logsnr", schedule, search_nfe=7.0, search_seconds=2.0)
+    row = given.judge("logsnr", schedule, search_nfe=7.0, search_seconds=2.0, search_evaluations=70)
     assert torch.allclose(row.samples, final(given, schedule), rtol=1e-12)
     expected = (final(given, schedule) - final(given, given.teacher)).square().mean(1)
     assert row.measurements["mse"].values is not None
     assert torch.allclose(row.measurements["mse"].values, expected)
     assert (row.method, row.steps, row.nfe, row.search_nfe, row.search_seconds) == ("logsnr", 6, 6, 7, 2)
+    assert row.search_evaluations == as_data(row)["search_evaluations"] == 70
     assert not row.oracle
 
 

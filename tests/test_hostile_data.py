@@ -279,6 +279,11 @@ RUNS: dict[str, tuple[Callable[[Path, Trap], None], str]] = {
     "text for a number": (row(nfe="ten"), r"wrong rows\[2\].nfe.*got 'ten'"),
     "yes for a number": (row(steps=True), r"wrong rows\[2\].steps"),
     "no steps": (row(steps=0), r"wrong rows\[2\].steps.*got 0"),
+    "less than no search": (row(search_evaluations=-1), r"wrong rows\[2\].search_evaluations.*got -1"),
+    "no evaluations in a second": (
+        edited(lambda m: m.update(evaluations_per_second=0)),
+        "wrong evaluations_per_second.*got 0",
+    ),
     "a number for text": (row(method=5), r"wrong rows\[2\].method.*got 5"),
     "a long name": (row(method="x" * 1000), r"wrong rows\[2\].method"),
     "levels below nothing": (row(noise_levels=[1.0, -1.0]), r"wrong rows\[2\].noise_levels\[1\]"),

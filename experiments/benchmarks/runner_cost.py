@@ -93,7 +93,7 @@ def scaling(overrides: list[str]) -> None:
             seconds, samples = row["search_seconds"], config.search.samples
             print(
                 f"scaling {' '.join(overrides)}: {devices} processes, {samples} samples searched in {seconds:.1f} s, "
-                f"{samples / seconds:.2f} samples/s, {samples * row['search_nfe'] / seconds:,.0f} evaluations/s",
+                f"{samples / seconds:.2f} samples/s, {row['search_evaluations'] / seconds:,.0f} evaluations/s",
                 flush=True,
             )
 

@@ -60,7 +60,7 @@ def _scalars(steps: int, rows: Sequence[Row], verdicts: Sequence[VerdictRow]) ->
     scalars: dict[str, float] = {}
     for row in rows:
         if row.steps == steps:
-            cost = {"search_nfe": row.search_nfe, "search_seconds": row.search_seconds}
+            cost = {name: getattr(row, name) for name in ("search_nfe", "search_evaluations", "search_seconds")}
             numbers = {"steps": row.steps, "nfe": row.nfe, "samples": len(row.samples), **cost}
             for name, measurement in row.measurements.items():
                 numbers |= _ends(name, measurement.interval)
@@ -93,10 +93,21 @@ def _tables(logger: FallbackWandbLogger, rows: Sequence[Row], verdicts: Sequence
     ends = [end for name in names for end in (name, f"{name} low", f"{name} high")]
     compared = []
     for row in rows:
-        facts = [row.method, row.steps, row.nfe, row.oracle, len(row.samples), row.search_nfe, row.search_seconds]
+        facts = [row.method, row.steps, row.nfe, row.oracle, len(row.samples)]
+        cost = [row.search_nfe, row.search_evaluations, row.search_seconds]
         intervals = [row.measurements[name].interval if name in row.measurements else None for name in names]
-        compared.append([*facts, *(end for interval in intervals for end in _cells(interval))])
-    header = ["method", "steps", "nfe", "oracle", "samples", "search nfe", "search seconds", *ends]
+        compared.append([*facts, *cost, *(end for interval in intervals for end in _cells(interval))])
+    header = [
+        "method",
+        "steps",
+        "nfe",
+        "oracle",
+        "samples",
+        "search nfe",
+        "search evaluations",
+        "search seconds",
+        *ends,
+    ]
     _table(logger, "comparison", header, compared)
 
     judged = [[v.method, v.rival, v.steps, v.nfe, v.figure, *_cells(v.difference), v.verdict] for v in verdicts]

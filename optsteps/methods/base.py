@@ -106,11 +106,14 @@ class SearchResult:
     Attributes:
         schedules: the model-wide schedule for every step count.
         nfe: network evaluations per sample of the problem, counted; the teacher's included. `Method.search` sets it.
+        evaluations: network evaluations of all samples together, guidance counted as 2; `Method.search` sets it. A
+            search that takes fewer samples than the problem has spends them on these alone.
         seconds: wall time. `Method.search` sets it.
         per_sample: for methods that choose per sample, for every step count the indices [B, n+1] into the teacher's
             times, 0 being the noisy end; None otherwise.
         per_sample_orders: with them, for solvers of several orders, the orders of the steps [B, n]; None otherwise.
-        evidence: numbers that the choice rests on, for plots; see the method.
+        evidence: numbers that the choice rests on, for plots; see the method. Under "decisions", a list of plain
+            sentences on what the search decided on its way, which the report of a run shows.
         own_start: the schedules begin where somebody else begins, which no search chose: a comparison holds their
             samples to those of a teacher that begins there too.
     """
@@ -122,6 +125,7 @@ class SearchResult:
     per_sample_orders: Mapping[int, Tensor] | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
     own_start: bool = False
+    evaluations: int = 0
 
 
 @dataclass(frozen=True)
@@ -215,14 +219,15 @@ class Method:
         self.check(problem, steps)
         with counting(problem.denoiser) as denoiser:
             result = self.find(replace(problem, denoiser=denoiser), steps, workers)
-        nfe = denoiser.evaluations / len(problem.noise)
-        return replace(result, nfe=nfe, seconds=time.perf_counter() - start)
+        spent, samples = denoiser.evaluations, len(problem.noise)
+        return replace(result, nfe=spent / samples, evaluations=spent, seconds=time.perf_counter() - start)
 
     def find(self, problem: SearchProblem, steps: Sequence[int], workers: Workers) -> SearchResult:
         """The search itself, of a problem that `check` has passed.
 
         Args:
-            problem: its denoiser is counted; the result's `nfe` and `seconds` are set from outside.
+            problem: its denoiser is counted; the result's `nfe`, `evaluations` and `seconds` are set from
+                outside.
             steps: ascending, without repetition.
             workers: as in `search`.
         """

@@ -18,7 +18,7 @@ class ChangedProblem(Method):
 
     OSS, for example, cannot search with a stochastic solver, under which a distance to the teacher means nothing, but
     may search with a deterministic one. And it needs only some of the many samples that a criterion of distributions
-    needs. The result's `nfe` is per sample that the method searched with.
+    needs. The result's `nfe` is per sample that the method searched with, and its `evaluations` are of these together.
 
     Args:
         method: the search.

@@ -91,7 +91,8 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str, label:
         stages = planned(experiment)
         _check_limits(config, stages, None, store_of(config))
         share = Share.of_rank(experiment, device, rank, label)
-        _show_plan(config, stages, model_rate(experiment), label)
+        rate = model_rate(experiment)
+        _show_plan(config, stages, rate, label)
         share.progress.expect(evaluations_by_stage(stages))
         with further_ranks(config, method_name, folder, rank) as ranks, share.progress:
             for name, reason in experiment.left_out.items():
@@ -107,7 +108,8 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str, label:
         title = f"{experiment.model.name}: {method_name} with {experiment.solver.name}"
         usage = [_write_usage(folder, results[method_name])] if experiment.model.in_diffusers else []
         facts |= {**share.keys.described, **checks}
-        paths = write_report(folder, title, rows, verdict_rows, facts, method_name, results, experiment.model.decode)
+        decode = experiment.model.decode
+        paths = write_report(folder, title, rows, verdict_rows, facts, method_name, results, decode, rate)
     except SystemExit as error:
         logger.finalize("failed")
         raise _exited(error) from error
@@ -118,7 +120,7 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str, label:
 
     log_results(logger, rows, verdict_rows, [*usage, *paths], time.perf_counter() - start)
     written = [("report and schedules", folder), *(("how to sample with them", path) for path in usage)]
-    say(run_summary(rows, verdict_rows, failures, written))
+    say(run_summary(rows, verdict_rows, failures, written, rate))
     return rows
 
 
@@ -173,7 +175,8 @@ def _judge_schedules(share: Share, comparison: Comparison, results: Mapping[str,
         for n in steps:
             compared = share.experiment.compared(results, n)
             for name, (schedule, result) in compared.items():
-                rows.append(comparison.judge(name, schedule, result.nfe, result.seconds, result.own_start))
+                cost = (result.nfe, result.seconds, result.own_start, result.evaluations)
+                rows.append(comparison.judge(name, schedule, *cost))
                 share.progress.advance(len(rows) / (len(steps) * len(compared)))
     return rows
 

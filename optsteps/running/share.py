@@ -87,6 +87,8 @@ class Share:
         for name, method in experiment.methods.items():
             with self.progress.stage(f"search {name}"):
                 result = method.search(problem, experiment.steps, self.search_workers(name, self.keys.problem))
+                if result.nfe and not result.evaluations:  # a method with a search of its own that counts per sample
+                    result = replace(result, evaluations=round(result.nfe * len(problem.noise)))
                 if experiment.snap and not isinstance(method, GivenSchedules):  # a given schedule is run as it is
                     snapped = {n: schedule.snapped() for n, schedule in result.schedules.items()}
                     result = replace(result, schedules=snapped)

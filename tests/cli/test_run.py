@@ -138,7 +138,13 @@ def test_a_run_leaves_what_it_promises_and_is_repeatable(tmp_path: Path, monkeyp
     written = {str(path.relative_to(folders[0])) for path in folders[0].rglob("*") if path.is_file()}
     promised = {"metrics.json", "report.md", "schedules.png", "path_error.png", "samples_2.png", "schedule_3.json"}
     assert promised | {"config.yaml", ".hydra/config.yaml"} <= written
-    first, second = (json.loads((folder / "metrics.json").read_text())["rows"] for folder in folders)
+    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    first, second = (written["rows"] for written in metrics)
+    assert all(written["evaluations_per_second"] > 0 for written in metrics)
+    spent = {row["method"]: (row["search_nfe"], row["search_evaluations"]) for row in first if row["steps"] == 3}
+    assert all(evaluations == 3 * nfe for nfe, evaluations in spent.values())
+    assert spent["oss"][1] > spent["edm"][1] == 0
+    assert "that the run measured." in (folders[0] / "report.md").read_text()
     for a, b in zip(first, second, strict=True):
         assert {k: v for k, v in a.items() if k != "search_seconds"} == {
             k: v for k, v in b.items() if k != "search_seconds"

@@ -64,7 +64,8 @@ def scalars(metrics: dict[str, Any]) -> dict[tuple[str, int], float]:
     """Every number of metrics.json that a logger is to hold, by name and step count."""
     found = {}
     for row in metrics["rows"]:
-        numbers = {key: row[key] for key in ("steps", "nfe", "samples", "search_nfe", "search_seconds")}
+        cost = ("search_nfe", "search_evaluations", "search_seconds")
+        numbers = {key: row[key] for key in ("steps", "nfe", "samples", *cost)}
         for name, figure in row["figures"].items():
             numbers |= {name: figure["value"], f"{name}/low": figure["low"], f"{name}/high": figure["high"]}
         found |= {(f"{row['method']}/{name}", row["steps"]): value for name, value in numbers.items()}

@@ -33,10 +33,13 @@ def test_numbers_that_are_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyP
     logger = FallbackWandbLogger(str(tmp_path), "optsteps", "disabled")
     log_results(logger, rows, [], [tmp_path / "metrics.json"], 1.5)
     assert logged[5]["oss/psnr"] == 30
+    cost = [logged[5][f"oss/search_{name}"] for name in ("nfe", "evaluations", "seconds")]
+    assert cost == [4950, 64 * 4950, 49.5]
+    assert cost in [line[5:8] for line in tables["comparison"]]
     assert math.isnan(logged[5]["oss/psnr/low"])
     assert logged[0] == {"wall_seconds": 1.5}
     assert [line[4:] for line in tables["schedules"] if line[2] == 0] == [[None, None]] * 9
     assert not any(
         isinstance(cell, float) and not math.isfinite(cell) for line in tables["comparison"] for cell in line
     )
-    assert [30, None, None] in [line[7:10] for line in tables["comparison"]]
+    assert [30, None, None] in [line[8:11] for line in tables["comparison"]]

@@ -15,7 +15,7 @@ from problems import mixture_problem
 from torch import Tensor
 
 from optsteps.denoisers import CountedDenoiser, counting
-from optsteps.methods import AYS, OSS, Method, SearchProblem, SearchResult, ShardedMethod
+from optsteps.methods import AYS, OSS, ChangedProblem, Method, SearchProblem, SearchResult, ShardedMethod
 from optsteps.schedules import Schedule
 from optsteps.solvers import build_solver
 from optsteps.storage.store import ShardStore
@@ -107,10 +107,34 @@ def test_a_search_within_a_search_counts_where_its_shards_are_read_from_a_store(
             return method.search(problem, steps, workers)
 
     problem = mixture_problem("vp", 7, 12)
-    expected = method.search(problem, [2, 3]).nfe
-    assert expected > 0
+    expected = method.search(problem, [2, 3])
+    assert expected.evaluations == expected.nfe * 7 > 0
     for _ in range(2):
-        assert Within().search(problem, [2, 3], stored(tmp_path)).nfe == expected
+        found = Within().search(problem, [2, 3], stored(tmp_path))
+        assert (found.nfe, found.evaluations) == (expected.nfe, expected.evaluations)
+
+
+def test_evaluations_are_those_of_all_samples_that_took_part() -> None:
+    """Also of a search that takes the first few of the problem's, and with guidance."""
+
+    class OfTheFirst(Method):
+        def find(self, problem: SearchProblem, steps: Sequence[int], workers: Workers) -> SearchResult:
+            noise, cond = problem.samples(torch.arange(3))
+            problem.denoiser(noise, torch.ones(3), cond)
+            return SearchResult({n: problem.teacher for n in steps})
+
+    problem = mixture_problem("edm", 12, 8)
+    found = OfTheFirst().search(problem, [2])
+    assert (found.evaluations, found.nfe) == (3, 3 / 12)
+    assert isinstance(found.evaluations, int)
+
+    def guided(x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        return problem.denoiser(x, t, cond)
+
+    guided.nfe = 2  # type: ignore[attr-defined]
+    assert OfTheFirst().search(dataclasses.replace(problem, denoiser=guided), [2]).evaluations == 6
+    few = ChangedProblem(OSS(), samples=5).search(problem, [2])
+    assert few.evaluations == few.nfe * 5 == OSS().search(problem, [2]).evaluations * 5 / 12
 
 
 @pytest.mark.parametrize("lost", [1, 4, 7, 10])

@@ -46,6 +46,7 @@ def write_report(
     method: str,
     searches: Mapping[str, SearchResult],
     decode: Callable[[Tensor], Tensor] | None = None,
+    rate: float | None = None,
 ) -> list[Path]:
     """Write every schedule, metrics.json, report.md and the pictures, in that order.
 
@@ -61,6 +62,7 @@ def write_report(
             schedules/{method}_{steps}.json.
         searches: the results of the methods' searches, which hold the evidence for their choices.
         decode: makes images of samples that are latents; None where samples are no latents.
+        rate: network evaluations per second; None where it was not measured.
 
     Returns:
         The files written.
@@ -86,12 +88,14 @@ def write_report(
         "title": title,
         "method": method,
         "facts": dict(facts),
+        "evaluations_per_second": rate,
         "rows": [as_data(row) for row in rows],
         "verdicts": [asdict(v) for v in verdicts],
         **({"early_stopping": curves} if curves else {}),
     }
     write(METRICS, as_json(numbers))
-    write("report.md", report_markdown(title, rows, verdicts, facts, {}).encode())
+    decisions = decisions_of(searches)
+    write("report.md", report_markdown(title, rows, verdicts, facts, {}, decisions, rate).encode())
     # the main method is drawn as the first
     pictures = _pictures(sorted(rows, key=lambda row: row.method != method), decode)
     if curves:
@@ -100,8 +104,14 @@ def write_report(
     for name, (_, png) in pictures.items():
         write(name, png)
     images = {caption: name for name, (caption, _) in pictures.items()}
-    write("report.md", report_markdown(title, rows, verdicts, facts, images).encode())
+    write("report.md", report_markdown(title, rows, verdicts, facts, images, decisions, rate).encode())
     return list(files.values())
+
+
+def decisions_of(searches: Mapping[str, SearchResult]) -> dict[str, list[str]]:
+    """The sentences that searches left on what they decided, by method; methods without any are left out."""
+    found = {name: result.evidence.get("decisions") for name, result in searches.items()}
+    return {name: list(map(str, said)) for name, said in found.items() if isinstance(said, (list, tuple)) and said}
 
 
 def write_config(folder: Path, config: DictConfig) -> Path:

@@ -56,7 +56,8 @@ class FigureData(IntervalData):
 
 
 class RowData(_Data):
-    """A row of the comparison; a noise level of None is infinite."""
+    """A row of the comparison; a noise level of None is infinite, and `search_evaluations` of None is not known, as in
+    a run of a version that did not write it."""
 
     method: _Name
     steps: _Steps
@@ -65,6 +66,7 @@ class RowData(_Data):
     figures: dict[_Name, FigureData]
     noise_levels: Annotated[list[_Level | None], Field(min_length=2)] | None = None
     search_nfe: _Amount = 0.0
+    search_evaluations: _Amount | None = None
 
 
 class VerdictData(_Data):
@@ -86,6 +88,7 @@ class Metrics(_Data):
     facts: dict[str, str | int | float | bool | None]
     verdicts: list[VerdictData] = []
     method: _Name | None = None
+    evaluations_per_second: Annotated[float, Field(ge=1 / _LARGEST, le=_LARGEST)] | None = None
 
 
 def read_metrics(run: Path) -> Metrics:

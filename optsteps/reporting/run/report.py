@@ -25,6 +25,8 @@ def report_markdown(
     verdicts: Sequence[VerdictRow],
     facts: Mapping[str, str],
     images: Mapping[str, str],
+    decisions: Mapping[str, Sequence[str]] | None = None,
+    rate: float | None = None,
 ) -> str:
     """The text of report.md: verdicts, the tables behind them, how to read these, pictures, and facts about the run.
 
@@ -34,13 +36,19 @@ def report_markdown(
         facts: about the run (model, solver, process, teacher, seed, versions, command), by name. `PSNR data range` also
             stands in the notes.
         images: link of each picture relative to the report, by caption.
+        decisions: sentences on what a search decided on its way, by method.
+        rate: network evaluations per second; None where it was not measured.
     """
-    sentences = [f"**{markdown(sentence)}**" for sentence in verdict_sentences(verdicts)]
-    parts = [f"# {markdown(title)}", *(sentences or [NO_VERDICT]), "## Figures", markdown_table(rows)]
+    said = [f"**{markdown(sentence)}**" for sentence in verdict_sentences(verdicts)]
+    parts = [f"# {markdown(title)}", *(said or [NO_VERDICT]), "## Figures", markdown_table(rows, rate)]
     if verdicts:
         parts += ["## Verdicts", verdict_table(verdicts)]
     if any(row.schedule is not None for row in rows):
         parts += ["## Ranges", range_table(rows)]
+    if decisions:
+        parts.append("## What the searches decided")
+        for name, sentences in decisions.items():
+            parts += [f"{markdown(name)}:", _bullets(map(markdown, sentences))]
     parts += ["## How to read this", _bullets(_notes(rows, facts))]
     if images:
         parts += ["## Pictures", *(f"![{markdown(caption)}]({link})" for caption, link in images.items())]

@@ -14,7 +14,11 @@ from optsteps.reporting.run.tables import terminal_table, verdict_sentences
 
 
 def run_summary(
-    rows: Sequence[Row], verdicts: Sequence[VerdictRow], warnings: Iterable[str], places: Iterable[tuple[str, Path]]
+    rows: Sequence[Row],
+    verdicts: Sequence[VerdictRow],
+    warnings: Iterable[str],
+    places: Iterable[tuple[str, Path]],
+    rate: float | None = None,
 ) -> str:
     """The table of all rows, warnings in red, the verdicts in sentences, and paths; as wide as the terminal.
 
@@ -22,10 +26,11 @@ def run_summary(
         rows, verdicts: of the comparison.
         warnings: a sentence each.
         places: the files and folders to name, each with its path.
+        rate: network evaluations per second; None where it was not measured.
     """
 
     def write(console: Console) -> None:
-        console.print(terminal_table(rows))
+        console.print(terminal_table(rows, rate))
         for sentence in warnings:
             console.print(sentence, style="red")
         for sentence in verdict_sentences(verdicts):

@@ -14,12 +14,18 @@ from optsteps.metrics.base import Measurement
 from optsteps.reporting.markdown import NOTHING, markdown_lines
 from optsteps.reporting.number_format import NUMBER_FORMATS, number_format
 from optsteps.reporting.row_notes import row_notes
+from optsteps.reporting.search_cost import cost_and_time
 from optsteps.schedules import Schedule
 from optsteps.text.escaping import markdown
 
 CAPTION = (
     "Value [95 % interval]. NFE: network evaluations per sample, guidance included; search NFE: what finding the "
-    "schedules of all step counts cost. Bold: the best estimate at equal NFE."
+    "schedules of all step counts cost, per sample of the search; search total: of all its samples together. Bold: the "
+    "best estimate at equal NFE."
+)
+TIME_CAPTION = (
+    "In round brackets: the network's time for the total, at the {rate:,.12g} evaluations per second that the run "
+    "measured."
 )
 ORACLE_CAPTION = "Oracle: searched for the very sample it is judged on, a bound and no rival; n: how many samples."
 NO_VERDICT = "No rival was sampled at equal NFE: there is no verdict."
@@ -45,10 +51,10 @@ def _header(rows: Sequence[Row], names: Sequence[str]) -> list[TextCell]:
         higher = next(row.measurements[name].higher_is_better for row in rows if name in row.measurements)
         arrow = {True: "↑", False: "↓", None: ""}[higher]
         cells.append(TextCell(number_format(name).label, f"{number_format(name).unit} {arrow}".strip()))
-    return [*cells, TextCell("search", "NFE")]
+    return [*cells, TextCell("search", "NFE"), TextCell("search", "total")]
 
 
-def _cells(row: Row, rows: Sequence[Row], names: Sequence[str]) -> list[TextCell]:
+def _cells(row: Row, rows: Sequence[Row], names: Sequence[str], rate: float | None) -> list[TextCell]:
     mark = f"(oracle, n={len(row.samples)})" if row.oracle else ""
     cells = [TextCell(row.method, mark), TextCell(str(row.steps)), TextCell(f"{row.nfe:g}")]
     for name in names:
@@ -58,8 +64,10 @@ def _cells(row: Row, rows: Sequence[Row], names: Sequence[str]) -> list[TextCell
             cells.append(TextCell(text, number_format(name).interval(interval), text == _best(row, rows, name)))
         else:
             cells.append(TextCell(NOTHING))
-    searched = not (row.oracle or row.method == TEACHER)
-    return [*cells, TextCell(f"{row.search_nfe:,.0f}" if searched else NOTHING)]
+    if row.oracle or row.method == TEACHER:
+        return [*cells, TextCell(NOTHING), TextCell(NOTHING)]
+    total = cost_and_time([row.search_evaluations], [] if rate is None else [row.search_evaluations / rate])
+    return [*cells, TextCell(f"{row.search_nfe:,.0f}"), TextCell(*total)]
 
 
 def _best(row: Row, rows: Sequence[Row], name: str) -> str | None:
@@ -85,13 +93,18 @@ def _ordered(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (row.method != TEACHER, row.steps, row.oracle))
 
 
-def _caption(rows: Sequence[Row]) -> str:
-    notes = [ORACLE_CAPTION] if any(row.oracle for row in rows) else []
+def _caption(rows: Sequence[Row], rate: float | None) -> str:
+    notes = [] if rate is None else [TIME_CAPTION.format(rate=float(f"{rate:.2g}"))]
+    notes += [ORACLE_CAPTION] if any(row.oracle for row in rows) else []
     return " ".join([CAPTION, *notes, *row_notes(row.method for row in rows)])
 
 
-def markdown_table(rows: Sequence[Row]) -> str:
-    """All measurements of all rows as a Markdown table, with a line on how to read it."""
+def markdown_table(rows: Sequence[Row], rate: float | None = None) -> str:
+    """All measurements of all rows as a Markdown table, with a line on how to read it.
+
+    Args:
+        rate: network evaluations per second; None where it was not measured.
+    """
 
     def joined(cell: TextCell) -> str:
         text = f"**{markdown(cell.text)}**" if cell.bold else markdown(cell.text)
@@ -99,8 +112,8 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
     names = figure_names(rows)
     header = [joined(cell) for cell in _header(rows, names)]
-    lines = [[joined(cell) for cell in _cells(row, rows, names)] for row in _ordered(rows)]
-    return f"{markdown_lines(header, lines)}\n\n{_caption(rows)}"
+    lines = [[joined(cell) for cell in _cells(row, rows, names, rate)] for row in _ordered(rows)]
+    return f"{markdown_lines(header, lines)}\n\n{_caption(rows, rate)}"
 
 
 def range_table(rows: Sequence[Row]) -> str:
@@ -126,17 +139,21 @@ def _ends(schedule: Schedule) -> tuple[float, float]:
     return float(levels[0]), float(levels[levels > 0][-1])
 
 
-def terminal_table(rows: Sequence[Row]) -> Table:
+def terminal_table(rows: Sequence[Row], rate: float | None = None) -> Table:
     """All measurements of all rows as a table for the terminal, with intervals below their values.
 
-    MSE is left out where there is PSNR, which says the same: a table of few columns then fits 80 letters.
+    MSE is left out where there is PSNR, which says the same, and the two columns of the search are one: a table of few
+    columns then fits 80 letters.
+
+    Args:
+        rate: as in `markdown_table`.
     """
     names = [
         name for name in figure_names(rows) if name != "mse" or not any("psnr" in row.measurements for row in rows)
     ]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-    table.caption, table.caption_justify = Text(_caption(rows)), "left"
-    for i, cell in enumerate(_header(rows, names)):
+    table.caption, table.caption_justify = Text(_caption(rows, rate)), "left"
+    for i, cell in enumerate(_stacked(_header(rows, names))):
         table.add_column(Text(f"{cell.text}\n{cell.detail}"), justify="right" if i else "left", vertical="top")
     group = None
     for row in _ordered(rows):
@@ -146,10 +163,17 @@ def terminal_table(rows: Sequence[Row]) -> Table:
         table.add_row(
             *(
                 Text.assemble((cell.text, "bold green" if cell.bold else ""), (f"\n{cell.detail}".rstrip(), "dim"))
-                for cell in _cells(row, rows, names)
+                for cell in _stacked(_cells(row, rows, names, rate))
             )
         )
     return table
+
+
+def _stacked(cells: Sequence[TextCell]) -> list[TextCell]:
+    """The cells with the last two, on the search, above each other."""
+    *others, nfe, total = cells
+    below = [nfe.detail, *(text for text in (total.text, total.detail) if text != nfe.text)]
+    return [*others, TextCell(nfe.text, "\n".join(filter(None, below)))]
 
 
 def verdict_table(verdicts: Sequence[VerdictRow]) -> str:

@@ -45,6 +45,7 @@ class SweepCell:
         runs: how many.
         role: an oracle is a bound and the teacher a reference; neither is a rival.
         nfe, search_nfe: evaluations per sample, of sampling and of the search; means over the runs.
+        search_evaluations, network_seconds: as in `RunRow`; means over the runs, None where one does not say.
         best: whether it is the best of the rivals that differ in the method alone, by the digits shown.
         verdict: against the baseline; None where the two cannot be compared.
     """
@@ -57,6 +58,8 @@ class SweepCell:
     role: Role
     nfe: float
     search_nfe: float
+    search_evaluations: float | None = None
+    network_seconds: float | None = None
     best: bool = False
     verdict: Verdict | None = None
 
@@ -111,7 +114,14 @@ def _cell(fields: Mapping[str, Any], runs: Sequence[RunRow], figure: str) -> Swe
         "oracle" if first.get("oracle") else "reference" if first.get(METHOD) == TEACHER else "rival",
         fmean(run.fields["nfe"] for run in runs),
         fmean(run.search_nfe for run in runs),
+        _known_mean([run.search_evaluations for run in runs]),
+        _known_mean([run.network_seconds for run in runs]),
     )
+
+
+def _known_mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None
 
 
 def _mean(intervals: Sequence[Interval]) -> Interval:

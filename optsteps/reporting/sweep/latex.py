@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from optsteps.metrics.statistics import Verdict
 from optsteps.reporting.sweep.aggregate import SweepCell
-from optsteps.reporting.sweep.tables import SweepTable, notes, value_and_detail
+from optsteps.reporting.sweep.tables import SEARCH_COST, SweepTable, notes, value_and_detail
 from optsteps.text.escaping import latex
 
 _MARKS: Mapping[Verdict, str] = {"better": "^{+}", "worse": "^{-}", "no better": r"^{\approx}"}
@@ -16,17 +16,19 @@ _MARKS: Mapping[Verdict, str] = {"better": "^{+}", "worse": "^{-}", "no better":
 def latex_table(table: SweepTable) -> str:
     """A `table` environment to \\input: the tabular, its notes below it; it needs \\usepackage{booktabs}."""
     labels, places = len(table.rows), len(table.columns)
+    costs = [SEARCH_COST] if table.costs else []
     head = [
-        f"{' & ' * labels}\\multicolumn{{{places}}}{{c}}{{{latex(table.column)}}} \\\\",
+        f"{' & ' * labels}\\multicolumn{{{places}}}{{c}}{{{latex(table.column)}}}{' &' * len(costs)} \\\\",
         f"\\cmidrule(lr){{{labels + 1}-{labels + places}}}",
-        f"{' & '.join(latex(name) for name in (*table.rows, *table.columns))} \\\\",
+        f"{' & '.join(latex(name) for name in (*table.rows, *table.columns, *costs))} \\\\",
     ]
     body, group = [], None
     for line in table.lines:
         if group not in (None, line.group):
             body.append("\\addlinespace")
         group = line.group
-        body.append(f"{' & '.join([*map(latex, line.labels), *map(_cell, line.cells)])} \\\\")
+        last = [latex(line.search_cost)] if costs else []
+        body.append(f"{' & '.join([*map(latex, line.labels), *map(_cell, line.cells), *last])} \\\\")
     label = re.sub(r"[^a-z0-9]+", "-", f"{table.figure}-{table.column}".lower())
     return "\n".join(
         [
@@ -35,7 +37,7 @@ def latex_table(table: SweepTable) -> str:
             "\\centering",
             f"\\caption{{{latex(table.title)}}}",
             f"\\label{{tab:{label}}}",
-            f"\\begin{{tabular}}{{{'l' * labels}{'r' * places}}}",
+            f"\\begin{{tabular}}{{{'l' * labels}{'r' * (places + len(costs))}}}",
             "\\toprule",
             *head,
             "\\midrule",

@@ -22,7 +22,7 @@ from optsteps.reporting.sweep.answer import Answer
 from optsteps.reporting.sweep.plots import cost_plot, quality_plot, schedules_plot
 from optsteps.reporting.sweep.run_rows import RunRow, as_label, in_order
 from optsteps.reporting.sweep.table_layout import METHOD, TableLayout, field_label
-from optsteps.reporting.sweep.tables import MARKS, SweepTable, notes, shown_value, value_and_detail
+from optsteps.reporting.sweep.tables import MARKS, SEARCH_COST, SweepTable, notes, shown_value, value_and_detail
 from optsteps.text.escaping import html, script_data
 
 _TEMPLATE = Path(__file__).with_name("page.html")
@@ -140,7 +140,8 @@ def _qualities(run_rows: Sequence[RunRow], layout: TableLayout) -> list[Section]
             chosen, students = (*group, label), [cell for cell in in_group if cell.role != "reference"]
             if students:
                 qualities[chosen] = quality_plot(in_group, style)
-            for nfe in in_order(cell.nfe for cell in students if cell.role == "rival"):
+            known = [cell for cell in students if cell.role == "rival" and cell.search_evaluations is not None]
+            for nfe in in_order(cell.nfe for cell in known):
                 near = [cell for cell in in_group if cell.nfe == nfe or cell.role == "reference"]
                 at_nfe = (*chosen, f"{nfe:g}")
                 costs[at_nfe] = cost_plot(near, style)
@@ -158,9 +159,9 @@ def _qualities(run_rows: Sequence[RunRow], layout: TableLayout) -> list[Section]
         ),
         Section(
             "cost",
-            "Quality against the cost of the search",
-            "Across: what a method spent, per sample of its search, on the schedules of all step counts together. Up: "
-            "what its schedule gives. "
+            "Quality against all evaluations of the search",
+            "Across: the network evaluations that a method spent, on all samples of its search and on the schedules of "
+            "all step counts together. Up: what its schedule gives. "
             f"{bars}",
             (*groups, "value", "NFE"),
             costs,
@@ -198,13 +199,14 @@ def _tables(tables: Sequence[SweepTable]) -> str:
 
 def _table(table: SweepTable) -> str:
     head = "".join(f'<th class="label">{html(name)}</th>' for name in table.rows)
-    head += "".join(f"<th>{html(name)}</th>" for name in table.columns)
+    head += "".join(f"<th>{html(name)}</th>" for name in (*table.columns, *([SEARCH_COST] if table.costs else [])))
     lines, group = [], None
     for line in table.lines:
         first = ' class="first"' if group not in (None, line.group) else ""
         group = line.group
         labels = "".join(f'<td class="label">{html(label)}</td>' for label in line.labels)
-        lines.append(f"<tr{first}>{labels}{''.join(map(_cell, line.cells))}</tr>")
+        cost = f"<td>{html(line.search_cost)}</td>" if table.costs else ""
+        lines.append(f"<tr{first}>{labels}{''.join(map(_cell, line.cells))}{cost}</tr>")
     below = "".join(f"<p>{html(note)}</p>" for note in notes(table))
     return (
         f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'

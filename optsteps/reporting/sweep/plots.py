@@ -11,6 +11,7 @@ import torch
 
 from optsteps.reporting.number_format import number_format
 from optsteps.reporting.plot_style import FAINT, INK, LevelScale, Look
+from optsteps.reporting.search_cost import cost_and_time
 from optsteps.reporting.sweep.aggregate import SweepCell
 from optsteps.reporting.sweep.run_rows import RunRow
 from optsteps.reporting.sweep.table_layout import METHOD
@@ -89,24 +90,24 @@ def quality_plot(cells: Sequence[SweepCell], style: Mapping[str, Look]) -> go.Fi
 
 
 def cost_plot(cells: Sequence[SweepCell], style: Mapping[str, Look]) -> go.Figure:
-    """A number of the samples against the cost of finding the schedule (log axis, with a place for 0).
+    """A number of the samples against all evaluations that finding the schedule took (log axis, with a place for 0).
 
     Args:
-        cells: of one number, one group and one NFE, at least one.
+        cells: of one number, one group and one NFE, at least one. Those whose evaluations are not known are left out.
         style: a look for every method.
     """
-    rivals = _by_method([cell for cell in cells if cell.role == "rival"])
-    figure = _figure("search NFE: network evaluations per sample of the search", _axis_title(cells[0]))
-    costs = [cell.search_nfe for line in rivals.values() for cell in line]
+    rivals = _by_method([cell for cell in cells if cell.role == "rival" and cell.search_evaluations is not None])
+    figure = _figure("network evaluations of the search, all samples together", _axis_title(cells[0]))
+    costs = [cell.search_evaluations or 0.0 for line in rivals.values() for cell in line]
     first = math.floor(math.log10(min((cost for cost in costs if cost > 0), default=10.0)))
     last = math.ceil(math.log10(max([*costs, 10.0 ** (first + 1)])))
     for method, line in rivals.items():
         figure.add_scatter(
             # what costs nothing stands a decade before all that costs something
-            x=[cell.search_nfe or 10.0 ** (first - 1) for cell in line],
+            x=[cell.search_evaluations or 10.0 ** (first - 1) for cell in line],
             **_values(line),
-            text=[f"{cell.search_nfe:,.0f}" for cell in line],
-            hovertemplate="%{text} search NFE: %{customdata}",
+            text=[_search_cost(cell) for cell in line],
+            hovertemplate="%{text}: %{customdata}",
             **{**_look(method, style[method]), "mode": "markers", "marker_size": 13},
         )
     powers = [10.0**power for power in range(first, last + 1)]
@@ -115,6 +116,13 @@ def cost_plot(cells: Sequence[SweepCell], style: Mapping[str, Look]) -> go.Figur
     _value_axis(figure, cells)
     _teacher(figure, cells, (10.0 ** (first - 1), 10.0**last))
     return figure
+
+
+def _search_cost(cell: SweepCell) -> str:
+    """What a search took of the network: in all, in time, and for each sample."""
+    times = [] if cell.network_seconds is None else [cell.network_seconds]
+    total = " ".join(cost_and_time([cell.search_evaluations or 0.0], times)).strip()
+    return f"{total} evaluations" + f", {cell.search_nfe:,.0f} a sample" * bool(cell.search_nfe)
 
 
 def _figure(x: str, y: str) -> go.Figure:

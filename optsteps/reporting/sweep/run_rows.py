@@ -35,6 +35,8 @@ class RunRow:
         higher_is_better: direction of each number, None where neither is.
         noise_levels: of its schedule [n+1]; None where it has none.
         search_nfe: network evaluations, per sample of the search, for the schedules of all step counts.
+        search_evaluations: of all samples of the search together; None where it is not known.
+        network_seconds: that the network takes for these at the rate that the run measured; None where not known.
         verdicts: all that its run holds.
         run: the run's folder.
         pictures: the run's pictures of samples by their number of steps, PNG.
@@ -48,6 +50,8 @@ class RunRow:
     verdicts: tuple[VerdictRow, ...] = ()
     run: Path = Path()
     pictures: Mapping[int, bytes] = field(default_factory=dict, repr=False)
+    search_evaluations: float | None = None
+    network_seconds: float | None = None
 
 
 def read_run_rows(*folders: Path) -> list[RunRow]:
@@ -183,9 +187,21 @@ def _rows_of(run: Path) -> list[RunRow]:
             verdicts,
             run,
             pictures,
+            *_search_cost(row, config, metrics.evaluations_per_second),
         )
         for row in metrics.rows
     ]
+
+
+def _search_cost(row: RowData, config: Mapping[str, Any], rate: float | None) -> tuple[float | None, float | None]:
+    """The evaluations of all samples of a search, and the network's time for them. A run of a version that did not
+    write them has searched with as many samples as its config says."""
+    total, samples = row.search_evaluations, config.get("search.samples")
+    if total is None and row.search_nfe == 0:
+        total = 0.0
+    if total is None and isinstance(samples, int):
+        total = row.search_nfe * samples
+    return total, None if total is None or rate is None else total / rate
 
 
 def _row_fields(row: RowData, nfe: Any) -> dict[str, Any]:

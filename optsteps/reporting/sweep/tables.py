@@ -13,11 +13,14 @@ from optsteps.metrics.statistics import Verdict
 from optsteps.reporting.markdown import NOTHING, markdown_lines
 from optsteps.reporting.number_format import number_format
 from optsteps.reporting.row_notes import row_notes
+from optsteps.reporting.search_cost import cost_and_time
 from optsteps.reporting.sweep.aggregate import FEWEST, SweepCell
 from optsteps.reporting.sweep.run_rows import in_order
 from optsteps.reporting.sweep.table_layout import METHOD, TableLayout, field_label, listed
 from optsteps.text.escaping import csv_cell, markdown, printable
 
+# the heading of the column of what the searches cost
+SEARCH_COST = "search total"
 # the mark behind a cell for its verdict against the baseline
 MARKS: Mapping[Verdict, str] = {"better": "▲", "worse": "▼", "no better": "≈"}
 
@@ -29,6 +32,14 @@ class TableLine:
     labels: tuple[str, ...]
     group: tuple[Any, ...]
     cells: tuple[SweepCell | None, ...]
+
+    @property
+    def search_cost(self) -> str:
+        """What the searches of this line's schedules cost: evaluations, and the network's time for them."""
+        rivals = [cell for cell in self.cells if cell is not None and cell.role == "rival"]
+        totals = [cell.search_evaluations for cell in rivals if cell.search_evaluations is not None]
+        times = [cell.network_seconds for cell in rivals if cell.network_seconds is not None]
+        return " ".join(cost_and_time(totals, times)).strip()
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,11 @@ class SweepTable:
         """The label of the number with its unit, and the columns' field."""
         shown = number_format(self.figure)
         return f"{shown.label}{f' ({shown.unit})' if shown.unit else ''} by {self.column}"
+
+    @property
+    def costs(self) -> bool:
+        """Whether the lines have a last cell, `SEARCH_COST`: a run says what its search cost."""
+        return any(cell is not None and cell.search_evaluations for line in self.lines for cell in line.cells)
 
 
 def sweep_table(cells: Sequence[SweepCell], layout: TableLayout) -> SweepTable:
@@ -132,6 +148,11 @@ def notes(table: SweepTable) -> list[str]:
         sentences.append(
             "Oracle: searched for the very samples it is judged on, a bound and no rival; never bold or compared."
         )
+    if table.costs:
+        sentences.append(
+            f"{SEARCH_COST.capitalize()}: the network evaluations of all samples of a search, for the schedules of all "
+            "step counts of its run; in brackets the network's time for them, at the rate that the run measured."
+        )
     methods = [str(cell.fields[METHOD]) for cell in cells if METHOD in cell.fields]
     return [*sentences, *row_notes(methods), *_reference_notes(table)]
 
@@ -174,8 +195,11 @@ def markdown_table(table: SweepTable) -> str:
         mark = MARKS[cell.verdict] if cell.verdict else ""
         return " ".join(part for part in (f"**{value}**" if cell.best else value, detail, mark) if part)
 
-    lines = [[*map(markdown, line.labels), *map(text, line.cells)] for line in table.lines]
-    header = [*map(markdown, table.rows), *map(markdown, table.columns)]
+    lines = [
+        [*map(markdown, line.labels), *map(text, line.cells), *([line.search_cost] if table.costs else [])]
+        for line in table.lines
+    ]
+    header = [*map(markdown, table.rows), *map(markdown, table.columns), *([SEARCH_COST] if table.costs else [])]
     return "\n".join(
         [markdown_lines(header, lines, left=len(table.rows)), "", *(f"{markdown(note)}  " for note in notes(table))]
     )
@@ -194,9 +218,15 @@ def tidy_csv(cells: Iterable[SweepCell], layout: TableLayout) -> str:
     for cell in cells:
         ends = [end if not math.isnan(end) else None for end in (cell.interval.low, cell.interval.high)]
         numbers = [cell.figure, cell.role, cell.interval.value, *ends, cell.runs]
-        line = [*(cell.fields[name] for name in fields), *numbers, layout.baseline, cell.verdict]
+        cost = [cell.search_nfe, cell.search_evaluations, cell.network_seconds]
+        if cell.role != "rival":
+            cost = [None] * len(cost)
+        line = [*(cell.fields[name] for name in fields), *numbers, layout.baseline, cell.verdict, *cost]
         writer.writerow(map(csv_cell, line))
     return text.getvalue()
 
 
-CSV_COLUMNS = ("figure", "role", "value", "low", "high", "runs", "baseline", "verdict")
+CSV_COLUMNS = (
+    *("figure", "role", "value", "low", "high", "runs", "baseline", "verdict"),
+    *("search_nfe", "search_evaluations", "network_seconds"),
+)

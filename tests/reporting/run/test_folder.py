@@ -11,9 +11,10 @@ from PIL import Image
 
 from optsteps import Schedule
 from optsteps.comparison import Row
+from optsteps.methods import SearchResult
 from optsteps.processes import Flow
 from optsteps.reporting.run.folder import as_json, results, write_config, write_report
-from optsteps.reporting.run.reading import read_config
+from optsteps.reporting.run.reading import read_config, read_metrics
 
 
 def _refuse(token: str) -> None:
@@ -71,6 +72,19 @@ def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
     assert oss["noise_levels"][0] is None
     assert oss["path_error"][0] is None
     assert oss["times"][0] == 1.0
+
+
+def test_the_report_and_metrics_hold_costs_and_decisions(tmp_path: Path) -> None:
+    decided = {"oss": ["8 samples are enough"], "edm": [], "odd": 5, "none": None}
+    searches = {name: SearchResult({}, evidence={"decisions": said}) for name, said in decided.items()}
+    rows = image_rows(8)
+    write_report(tmp_path, "title", rows, [], {}, "oss", {**searches, "ays": SearchResult({})}, rate=440.0)
+    report = (tmp_path / "report.md").read_text()
+    assert "## What the searches decided\n\noss:\n\n- 8 samples are enough\n\n## How to read this" in report
+    assert "| 4,950 | 316,800 (12 min) |" in report
+    found = read_metrics(tmp_path)
+    assert found.evaluations_per_second == 440
+    assert {row.search_evaluations for row in found.rows if row.method == "oss"} == {316_800}
 
 
 def test_samples_that_cannot_be_drawn_leave_no_dead_link(tmp_path: Path) -> None:

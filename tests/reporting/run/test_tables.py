@@ -17,7 +17,8 @@ from optsteps.reporting.run.tables import markdown_table, terminal_table, verdic
 
 def _row(method: str, psnr: float, steps: int = 5, nfe: float = 5, oracle: bool = False, **others: Measurement) -> Row:
     found = {"psnr": Measurement(Interval(psnr, psnr - 0.5, psnr + 0.5), True), **others}
-    return Row(method, steps, nfe, some_schedule(), torch.zeros(8 if oracle else 64, 2), found, oracle, 4950.0)
+    x, nothing, cost = torch.zeros(8 if oracle else 64, 2), (0.0, None, None), 316_800
+    return Row(method, steps, nfe, some_schedule(), x, found, oracle, 4950.0, *nothing, cost)
 
 
 def _lines(table: str) -> list[str]:
@@ -34,16 +35,43 @@ def test_a_small_table_letter_by_letter() -> None:
         ),
     ]
     assert _lines(markdown_table(rows)) == [
-        "| method | steps | NFE | PSNR dB ↑ | accuracy % ↑ | KID x 1000 ↓ | search NFE |",
-        "| :-- | --: | --: | --: | --: | --: | --: |",
-        "| teacher | 100 | 200 | - | 100.0 [100.0, 100.0] | - | - |",
-        "| oss | 5 | 5 | **24.00** [23.50, 24.50] | - | 0.00 [-1.00, 1.23] | 4,950 |",
-        "| edm | 5 | 5 | 22.71 [22.21, 23.21] | 97.3 [95.0, 100.0] | - | 4,950 |",
-        "| oss_per_sample (oracle, n=8) | 5 | 5 | 30.00 [29.50, 30.50] | - | - | - |",
+        "| method | steps | NFE | PSNR dB ↑ | accuracy % ↑ | KID x 1000 ↓ | search NFE | search total |",
+        "| :-- | --: | --: | --: | --: | --: | --: | --: |",
+        "| teacher | 100 | 200 | - | 100.0 [100.0, 100.0] | - | - | - |",
+        "| oss | 5 | 5 | **24.00** [23.50, 24.50] | - | 0.00 [-1.00, 1.23] | 4,950 | 316,800 |",
+        "| edm | 5 | 5 | 22.71 [22.21, 23.21] | 97.3 [95.0, 100.0] | - | 4,950 | 316,800 |",
+        "| oss_per_sample (oracle, n=8) | 5 | 5 | 30.00 [29.50, 30.50] | - | - | - | - |",
     ]
     assert "searched for the very sample it is judged on" in markdown_table(rows)
     assert "searched for the very sample" not in markdown_table(rows[1:])
     assert "guidance included" in markdown_table(rows)
+
+
+def test_a_total_has_the_network_s_time_at_the_measured_rate() -> None:
+    rows = [_row("oss", 24.0), replace(_row("edm", 23.0), search_nfe=0.0, search_evaluations=0)]
+    oss, edm = _lines(markdown_table(rows, rate=442.0))[2:]
+    assert oss.endswith(" | 4,950 | 316,800 (12 min) |")
+    assert edm.endswith(" | 0 | 0 |")
+    assert "at the 440 evaluations per second that the run measured" in markdown_table(rows, rate=442.0)
+    assert "per second" not in markdown_table(rows)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(terminal_table(rows, rate=442.0))
+    stacked = [line.split()[-1] for line in console.export_text().splitlines()[4:7]]
+    assert "4,950" in stacked[0]
+    assert stacked[1:] == ["316,800", "min)"]
+
+
+def test_the_report_shows_what_searches_decided() -> None:
+    said = {"oss": ["16 samples gain <b>+0.2 dB</b>", "32 are\nno better"], "a|b": ["done"]}
+    report = report_markdown("x", image_rows(), [], {}, {}, said)
+    part = report[report.index("## What the searches decided") : report.index("## How to read this")]
+    assert part.split("\n\n")[1:5] == [
+        "oss:",
+        "- 16 samples gain \\<b>+0.2 dB\\</b>\n- 32 are no better",
+        "a\\|b:",
+        "- done",
+    ]
+    assert "decided" not in report_markdown("x", image_rows(), [], {}, {})
 
 
 def test_the_best_of_rivals_at_equal_steps_and_nfe_is_bold() -> None:
@@ -79,7 +107,7 @@ def test_the_terminal_shows_the_same_numbers_in_80_columns() -> None:
     console.print(terminal_table(image_rows()))
     shown = console.export_text()
     cells = [cell.replace("**", "") for line in _lines(markdown_table(image_rows()))[2:] for cell in line.split(" | ")]
-    values = [cell.split(" [") for cell in cells[3::8] + cells[5::8] if "[" in cell]
+    values = [cell.split(" [") for cell in cells[3::9] + cells[5::9] if "[" in cell]
     assert len(values) == 10 + 11
     for value, interval in values:
         assert value in shown

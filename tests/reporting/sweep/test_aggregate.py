@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,7 +173,36 @@ def test_a_sweep(sweep: Path) -> None:
     # 0.15 and -0.25 and 0.15 apart: a draw
     assert found["euler", "logsnr", 5].verdict == "no better"
     assert found["dpmpp_2m", "logsnr", 5].verdict is None
-    assert (oss.nfe, oss.search_nfe, found["euler", "edm", 10].search_nfe) == (5, 4950, 0)
+    edm = found["euler", "edm", 10]
+    assert (oss.nfe, oss.search_nfe, edm.search_nfe) == (5, 4950, 0)
+    assert (oss.search_evaluations, oss.network_seconds) == (32 * 4950, 360)
+    assert (edm.search_evaluations, edm.network_seconds) == (0, 0)
+
+
+def test_the_cost_of_older_runs(write_run: Callable[..., Path], tmp_path: Path) -> None:
+    """They do not write it: it follows from the samples that their config says, and is not known without."""
+    for name, edit in (("new", False), ("old", True), ("older", True)):
+        run = write_run(tmp_path / name)
+        metrics = json.loads((run / "metrics.json").read_text())
+        if edit:
+            del metrics["evaluations_per_second"]
+            for row in metrics["rows"]:
+                row.pop("search_evaluations", None)
+            (run / "metrics.json").write_text(json.dumps(metrics))
+        if name == "old":
+            config = json.loads((run / ".hydra" / "config.yaml").read_text())
+            (run / ".hydra" / "config.yaml").write_text(json.dumps({**config, "search": {"samples": 16}}))
+    costs = {
+        (row.run.name, row.fields["method"]): (row.search_evaluations, row.network_seconds)
+        for row in read_run_rows(tmp_path)
+    }
+    assert costs["new", "oss"] == (32 * 4950, 360)
+    assert costs["old", "oss"] == (16 * 4950, None)
+    assert costs["older", "oss"] == (None, None)
+    assert {costs[run, "edm"] for run in ("old", "older")} == {(0, None)}
+    run_rows = read_run_rows(tmp_path / "new", tmp_path / "older")
+    (oss, *_) = aggregate(run_rows, choose_layout(run_rows), "psnr")
+    assert (oss.search_evaluations, oss.network_seconds) == (32 * 4950, 360)  # the two results are one
 
 
 def test_errors_name_what_is_wrong(sweep: Path, tmp_path: Path, write_run) -> None:

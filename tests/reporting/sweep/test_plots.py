@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -22,8 +23,8 @@ def schedule(method: str, levels: list[float]) -> RunRow:
 def cell(
     method: str, nfe: float, value: float, role: str = "rival", search_nfe: float = 0.0, figure: str = "mse"
 ) -> SweepCell:
-    interval = Interval(value, value - 0.01, value + 0.02)
-    return SweepCell({"method": method, "nfe": nfe}, figure, False, interval, 1, role, nfe, search_nfe)  # type: ignore[arg-type]
+    interval, cost = Interval(value, value - 0.01, value + 0.02), (search_nfe, 32 * search_nfe, search_nfe)
+    return SweepCell({"method": method, "nfe": nfe}, figure, False, interval, 1, role, nfe, *cost)  # type: ignore[arg-type]
 
 
 def test_repeated_schedules_are_drawn_once_and_others_thin() -> None:
@@ -75,9 +76,15 @@ def test_no_search_has_a_place_beside_the_costs() -> None:
     figure = cost_plot(
         [cell("oss", 5, 0.1, search_nfe=940), cell("edm", 5, 0.2), cell("oracle", 5, 0.0, "oracle")], STYLE
     )
-    assert {trace.name: list(trace.x) for trace in figure.data} == {"oss": [940], "edm": [10]}
+    assert {trace.name: list(trace.x) for trace in figure.data} == {"oss": [32 * 940], "edm": [1000]}
+    assert [list(trace.text) for trace in figure.data] == [
+        ["30,080 (16 min) evaluations, 940 a sample"],
+        ["0 evaluations"],
+    ]
     axis = figure.layout.xaxis
-    assert list(axis.ticktext) == ["100", "1,000", "no search"]
-    assert list(axis.tickvals) == [100, 1000, 10]
+    assert list(axis.ticktext) == ["10,000", "100,000", "no search"]
+    assert list(axis.tickvals) == [10_000, 100_000, 1000]
     handmade = cost_plot([cell("edm", 5, 0.2)], STYLE)
     assert handmade.layout.xaxis.ticktext[-1] == "no search"
+    unknown = replace(cell("ays", 5, 0.15, search_nfe=10), search_evaluations=None)
+    assert [trace.name for trace in cost_plot([unknown, cell("edm", 5, 0.2)], STYLE).data] == ["edm"]

@@ -46,22 +46,39 @@ def test_markdown_letter_by_letter(sweep: Path) -> None:
     assert table.title == "FID by NFE budget"
     lines = markdown_table(table).splitlines()
     assert lines[:4] == [
-        "| solver | method | 5 | 10 |",
-        "| :-- | :-- | --: | --: |",
-        "| euler | oss | **0.26** ± 0.01 ▲ | **0.19** ± 0.01 ▲ |",
-        "| euler | edm | 0.27 ± 0.01 | 0.21 ± 0.01 |",
+        "| solver | method | 5 | 10 | search total |",
+        "| :-- | :-- | --: | --: | --: |",
+        "| euler | oss | **0.26** ± 0.01 ▲ | **0.19** ± 0.01 ▲ | 158,400 (6 min) |",
+        "| euler | edm | 0.27 ± 0.01 | 0.21 ± 0.01 | 0 |",
     ]
-    assert lines[6] == "| euler | oss_per_sample (oracle) | 0.20 ± 0.00 | 0.14 ± 0.00 |"
-    assert lines[7] == "| dpmpp_2m | oss | **0.26** [0.25, 0.27] | **0.20** [0.19, 0.21] |"
+    assert lines[6] == "| euler | oss_per_sample (oracle) | 0.20 ± 0.00 | 0.14 ± 0.00 | - |"
+    assert lines[7] == "| dpmpp_2m | oss | **0.26** [0.25, 0.27] | **0.20** [0.19, 0.21] | 158,400 (6 min) |"
     notes = " ".join(lines[11:])
     for said in (
         "over 3 runs that differ in seed alone",
         "lower is better",
         "Against edm: ▲ better, ▼ worse, ≈ no better",
         "a bound and no rival",
+        "Search total: the network evaluations of all samples of a search",
         "The teacher, a reference: euler: 0.10 ± 0.00 at 100 NFE; dpmpp_2m: 0.10 [0.09, 0.11] at 100 NFE.",
     ):
         assert said in notes
+
+
+def test_searches_that_cost_different_numbers_share_a_line(sweep: Path) -> None:
+    run_rows = [
+        replace(r, search_evaluations=2 * r.search_evaluations, network_seconds=720.0)
+        if r.fields["nfe"] == 10 and r.search_evaluations
+        else r
+        for r in read_run_rows(sweep / "0")
+    ]
+    layout = choose_layout(run_rows)
+    table = sweep_table(aggregate(run_rows, layout, "psnr"), layout)
+    assert table.lines[0].search_cost == "158,400 to 316,800 (6 min to 12 min)"
+    handmade = [r for r in run_rows if r.fields["method"] in ("edm", "logsnr")]
+    free = sweep_table(aggregate(handmade, layout, "psnr"), layout)
+    assert not free.costs
+    assert "search total" not in f"{markdown_table(free)} {latex_table(free)}".lower()
 
 
 def test_rows_that_no_search_made_are_explained_there(write_run: Callable[..., Path], tmp_path: Path) -> None:
@@ -121,7 +138,7 @@ def test_latex_is_balanced_and_escaped(report: Path) -> None:
         rules = [text.index(rf"\{name}") for name in ("toprule", "midrule", "bottomrule")]
         assert rules == sorted(rules)
         body = text[rules[1] : rules[2]].splitlines()[1:]
-        assert all(line.count("&") == 3 and line.endswith(r"\\") for line in body if line != r"\addlinespace")
+        assert all(line.count("&") == 4 and line.endswith(r"\\") for line in body if line != r"\addlinespace")
         assert body.count(r"\addlinespace") == 1
         assert not re.search(r"(?<!\\)[_%#]", text.split("\n", 1)[1])
     psnr = (report / "psnr.tex").read_text()
@@ -157,6 +174,9 @@ def test_csv_reads_back_exactly(sweep: Path) -> None:
         assert (int(line["runs"]), line["role"], line["figure"]) == (cell.runs, cell.role, cell.figure)
         assert line["verdict"] == (cell.verdict or "")
         assert line["baseline"] == "edm"
+        cost = [line[name] for name in ("search_nfe", "search_evaluations", "network_seconds")]
+        expected = (cell.search_nfe, cell.search_evaluations, cell.network_seconds)
+        assert cost == ([str(number) for number in expected] if cell.role == "rival" else [""] * 3)
 
 
 class _Page(HTMLParser):
@@ -187,6 +207,8 @@ def test_the_page_fetches_nothing(report: Path) -> None:
     page = _Page()
     page.feed((report / "report.html").read_text())
     assert page.ids == ["schedules", "quality", "cost", "samples", "tables"]
+    assert "<th>search total</th>" in (report / "report.html").read_text()
+    assert "<td>158,400 (6 min)</td>" in (report / "report.html").read_text()
     assert len(page.fetched) == 7 * 2, "two pictures of each run"
     assert all(source.startswith("data:image/png;base64,") for source in page.fetched)
     assert "url(" not in page.style
