@@ -97,17 +97,8 @@ def _tables(logger: FallbackWandbLogger, rows: Sequence[Row], verdicts: Sequence
         cost = [row.search_nfe, row.search_evaluations, row.search_seconds]
         intervals = [row.measurements[name].interval if name in row.measurements else None for name in names]
         compared.append([*facts, *cost, *(end for interval in intervals for end in _cells(interval))])
-    header = [
-        "method",
-        "steps",
-        "nfe",
-        "oracle",
-        "samples",
-        "search nfe",
-        "search evaluations",
-        "search seconds",
-        *ends,
-    ]
+    costs = ("search nfe", "search evaluations", "search seconds")
+    header = ["method", "steps", "nfe", "oracle", "samples", *costs, *ends]
     _table(logger, "comparison", header, compared)
 
     judged = [[v.method, v.rival, v.steps, v.nfe, v.figure, *_cells(v.difference), v.verdict] for v in verdicts]

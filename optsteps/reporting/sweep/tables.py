@@ -151,7 +151,8 @@ def notes(table: SweepTable) -> list[str]:
     if table.costs:
         sentences.append(
             f"{SEARCH_COST.capitalize()}: the network evaluations of all samples of a search, for the schedules of all "
-            "step counts of its run; in brackets the network's time for them, at the rate that the run measured."
+            "step counts of its run, a mean where there are several runs; in brackets the network's time for them, at "
+            "the rate that the run measured."
         )
     methods = [str(cell.fields[METHOD]) for cell in cells if METHOD in cell.fields]
     return [*sentences, *row_notes(methods), *_reference_notes(table)]
