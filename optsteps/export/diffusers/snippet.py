@@ -70,7 +70,7 @@ def run_snippets(schedules: Mapping[int, Schedule], scheduler: Any = None, folde
     parts = []
     for steps, schedule in sorted(schedules.items()):
         lines = [f"# {steps} steps\n"]
-        missing = missing_solver(schedule.metadata.get("solver", "euler"), schedule.process)
+        missing = missing_solver(str(schedule.metadata.get("solver", "euler")), schedule.process)
         lines += [_comment(sentence) for sentence in missing]
         for chosen in (scheduler, None):
             try:
