@@ -28,6 +28,7 @@ MODULES: dict[str, str] = {
     "methods.klub": "methods.ays.klub",
     "methods.klub_monte_carlo": "methods.ays.klub_monte_carlo",
     "methods.klub_table": "methods.ays.klub_table",
+    "methods.oss.entries": "methods.entries",
     "methods.restated": "methods.changed_problem",
     "metrics.colors": "metrics.geneval.colors",
     "metrics.detections": "metrics.geneval.detections",

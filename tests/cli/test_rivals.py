@@ -14,7 +14,7 @@ from test_run import TINY, TINY_PLANE, start
 
 from optsteps.cli.common import CONFIG_DIR
 
-DEFAULT = ["oss", "oss_mean", "edm", "time_uniform", "logsnr", "flow_shift"]
+DEFAULT = ["oss", "path", "gits", "dm", "curvature", "edm", "time_uniform", "logsnr", "flow_shift"]
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -35,7 +35,7 @@ def composed(*overrides: str) -> DictConfig:
         (["+method@rivals.mine=cosine"], [*DEFAULT, "mine"], DEFAULT),
         (["rivals=none", "+method@rivals.mine=cosine"], ["mine"], []),
         (["rivals=[edm]", "+method@rivals.mine=cosine"], ["edm", "mine"], []),
-        (["~method@rivals.oss", "~method@rivals.edm"], ["oss_mean", "time_uniform", "logsnr", "flow_shift"], DEFAULT),
+        (["~method@rivals.oss", "~method@rivals.edm"], sorted({*DEFAULT} - {"oss", "edm"}), DEFAULT),
         (["rivals=[edm,ays]", "~method@rivals.ays"], ["edm"], []),
         (["experiment=teacher_edm"], ["naive"], []),
         (["experiment=teacher_edm", "rivals=[logsnr]"], ["logsnr", "naive"], []),

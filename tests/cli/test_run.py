@@ -109,7 +109,7 @@ def test_times_whose_orders_were_searched_stand_in_the_table_without_them(
     results = json.loads((tmp_path / "metrics.json").read_text())
     times = {(row["method"], row["steps"]): row["times"] for row in results["rows"]}
     for n in (2, 3):
-        for name in ("oss", "oss_mean"):
+        for name in ("oss",):
             assert times[f"{name}_without_orders", n] == times[name, n]
     assert not any(name.startswith("edm_without") for name, _ in times)
     files = {n: json.loads((tmp_path / "schedules" / f"oss_without_orders_{n}.json").read_text()) for n in (2, 3)}
@@ -152,7 +152,7 @@ def test_a_run_leaves_what_it_promises_and_is_repeatable(tmp_path: Path, monkeyp
     oracle = [row for row in first if row["oracle"]]
     assert [row["samples"] for row in oracle] == [3, 3]
     rivals = {row["method"] for row in first if not row["oracle"]}
-    assert rivals == {"teacher", "oss", "oss_mean", "edm", "time_uniform", "logsnr"}
+    assert rivals == {"teacher", "oss", "path", "gits", "dm", "curvature", "edm", "time_uniform", "logsnr"}
 
 
 @pytest.mark.parametrize(
@@ -219,8 +219,8 @@ def test_errors_are_one_paragraph(
 @pytest.mark.parametrize(
     ("overrides", "left_out"),
     [
-        (["method=ays", "solver=ddim_stochastic", "dataset=mnist", "search.data=16"], ["oss", "oss_mean"]),
-        (["method=ays_fid", "solver=sde_dpmpp_2m", "search.samples=12"], ["oss", "oss_mean"]),
+        (["method=ays", "solver=ddim_stochastic", "dataset=mnist", "search.data=16"], ["oss", "path", "gits", "curvature"]),
+        (["method=ays_fid", "solver=sde_dpmpp_2m", "search.samples=12"], ["oss", "path", "gits", "curvature"]),
         (["method=ays"], []),
     ],
 )
@@ -235,9 +235,10 @@ def test_a_default_rival_that_cannot_take_part_is_left_out_with_a_sentence(
     said = found["facts"].get("left out", "")
     methods = {row["method"] for row in found["rows"]}
     assert {"edm", "time_uniform", "logsnr"} < methods
-    for name in ("oss", "oss_mean"):
+    for name in ("oss", "path", "gits", "curvature"):
         assert (name in methods) == (name not in left_out)
-        assert (f"{name}: OSS compares a step's end with the teacher's state" in said) == (name in left_out)
+        reason = "OSS compares a step's end with the teacher's state" if name == "oss" else f"{name} measures steps"
+        assert (f"{name}: {reason}" in said) == (name in left_out)
     assert ("left out" in (tmp_path / "run" / "report.md").read_text()) == bool(left_out)
 
 
@@ -281,7 +282,7 @@ def test_full_disk_leaves_no_half_written_file(tmp_path: Path, monkeypatch: pyte
 def test_nothing_is_lost_at_the_end(tmp_path: Path) -> None:
     """Without git and a home, printing to a full disk, from an infinite noise level: results and exit status 0."""
     free = ["process=flow", "model.noise_max=inf", "teacher.family=time_uniform", "method=time_uniform"]
-    free += [f"~method@rivals.{name}" for name in ("oss_mean", "edm", "logsnr", "time_uniform")]
+    free += [f"~method@rivals.{name}" for name in ("path", "gits", "dm", "curvature", "edm", "logsnr", "time_uniform")]
     own = [o for o in (*TINY, *TINY_PLANE, *free) if o.split("=")[0] not in ("store.folder", "logger")]
     environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "OPTSTEPS_DATA")}
     with open("/dev/full", "w") as full:

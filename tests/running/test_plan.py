@@ -14,6 +14,9 @@ from optsteps.running.progress import Progress
 
 TINY = ["model=mixture", "metric=teacher", "logger=none", "store.folder=null", "steps=[2,4]", "teacher.steps=9"]
 TINY += ["search.samples=3", "test.samples=40", "test.oracle=2", "runner=cpu", "runner.threads=1"]
+# without the rivals that decide on the way how much they evaluate
+TINY += ["~method@rivals.oss", "~method@rivals.path"]
+WHOLE = ["method.grid_steps=all", "+method@rivals.oss_mean=oss_mean"]
 
 
 def start(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> None:
@@ -42,15 +45,15 @@ def spent(said: str) -> dict[str, int]:
 @pytest.mark.parametrize(
     "overrides",
     [
-        [],  # pooled, its mean as a rival, hand-made ones, the oracle
+        WHOLE,  # pooled, its mean as a rival, others, the oracle
         ["method=oss_mean", "solver=dpmpp_2m", "test.oracle=0"],
         ["process=flow", "teacher.family=flow_shift", "test.oracle=0"],  # ranges of edm and logsnr are tried
         ["solver=heun", "teacher.final=zero", "method.grid_steps=6"],
         ["solver=heun", "teacher.solver=euler", "method.start=free", "process=flow", "steps=3"],
-        ["method=oss", "method.amplitude=true", "model=digits", "model.guidance=2"],
+        ["method=oss", "method.grid_steps=all", "method.amplitude=true", "model=digits", "model.guidance=2"],
         ["method=ays", "method.choose=optimum", "method.levels=16", "search.data=200"],
         ["method=ays", "method.choose=last", "method.levels=16", "solver=ddim_stochastic"],
-        ["method=oss_euler", "method.samples=2", "solver=sde_dpmpp_2m", "nfe=[2,4]"],
+        ["method=oss_euler", "method.method.grid_steps=all", "method.samples=2", "solver=sde_dpmpp_2m", "nfe=[2,4]"],
     ],
     ids=lambda overrides: " ".join(overrides) or "default",
 )
@@ -75,7 +78,7 @@ def test_what_depends_on_the_network_is_an_estimate(
     """How many schedules AYS tries is known afterwards; what the released OSS evaluates is so much at most."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    rivals = ["method=ays", "+method@rivals.released=oss_published", "~method@rivals.oss", "~method@rivals.oss_mean"]
+    rivals = ["method=ays", "+method@rivals.released=oss_published", "~method@rivals.oss"]
     plan = planned(monkeypatch, capsys, *rivals)
     start(monkeypatch, tmp_path / "run", *rivals)
     counted = spent(capsys.readouterr().err)
@@ -88,13 +91,11 @@ def test_what_depends_on_the_network_is_an_estimate(
 def test_a_store_spends_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    plan = planned(monkeypatch, capsys)
-    start(monkeypatch, tmp_path / "run", f"store.folder={tmp_path / 'store'}")
+    plan = planned(monkeypatch, capsys, *WHOLE)
+    start(monkeypatch, tmp_path / "run", f"store.folder={tmp_path / 'store'}", *WHOLE)
     counted = spent(capsys.readouterr().err)
     assert counted["search oss"] == int(plan["search oss"])
-    assert counted["search oss_mean"] <= int(plan["search oss_mean"]) - 3 * (
-        9 + 1 + 8
-    )  # the walk, and what one step reaches
+    assert counted["search oss_mean"] <= int(plan["search oss_mean"]) - 3 * (9 + 8)  # the walk, and what one step reaches
     assert torch.tensor(list(counted.values())).sum() < int(plan["in all"])
 
 
@@ -112,7 +113,7 @@ def test_stages_end_when_the_planned_evaluations_are_made_or_found(
     monkeypatch.setattr(Progress, "_look", look)
     for run in range(2):
         ends.clear()
-        start(monkeypatch, tmp_path / f"run {run}", f"store.folder={tmp_path / 'store'}")
+        start(monkeypatch, tmp_path / f"run {run}", f"store.folder={tmp_path / 'store'}", *WHOLE)
         assert ends["search oss"][1] > 0
         assert ends["oracle"][1] > 0
         assert all(done == planned for done, planned in ends.values()), ends
@@ -123,7 +124,7 @@ def test_a_run_says_what_it_will_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    start(monkeypatch, tmp_path / "run", f"store.folder={tmp_path / 'store'}")
+    start(monkeypatch, tmp_path / "run", f"store.folder={tmp_path / 'store'}", *WHOLE)
     said = capsys.readouterr().err
     plan = said[: said.index("begins")].splitlines()
     assert "loading mixture" in plan[0]

@@ -49,7 +49,8 @@ class RefinedSearch:
 
     def __post_init__(self) -> None:
         cache = self.problem.cache
-        remembering = RememberingWorkers(cache.workers, "record")
+        keeping = cache.workers if cache.workers.keeps else self.workers.telling(lambda name: None)
+        remembering = RememberingWorkers(keeping, "record")
         self.problem = replace(self.problem, cache=replace(cache, workers=remembering))
         self.blocks = blocks(self.problem.noise)
         self.decisions: list[str] = []
