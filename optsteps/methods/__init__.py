@@ -3,18 +3,22 @@
 from optsteps.deprecation import old_names
 from optsteps.methods.ays import AYS, PublishedAYS
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, ShardedMethod
+from optsteps.methods.bounds import DM, HSO, Gaussian
 from optsteps.methods.changed_problem import ChangedProblem
 from optsteps.methods.file import FileSchedules
 from optsteps.methods.handmade import GivenSchedules, HandMade
 from optsteps.methods.monitors import CRS, TORS, Curvature, Entropic, SolverMonitor
 from optsteps.methods.oss import OSS, calibrate_amplitude
-from optsteps.methods.paths import BOSS, GITS, Path
+from optsteps.methods.paths import BOSS, GITS, OLSS, Path
 
 __all__ = [
     "AYS",
     "BOSS",
     "CRS",
+    "DM",
     "GITS",
+    "HSO",
+    "OLSS",
     "OSS",
     "TORS",
     "ChangedProblem",
@@ -22,6 +26,7 @@ __all__ = [
     "Entropic",
     "Evaluations",
     "FileSchedules",
+    "Gaussian",
     "GivenSchedules",
     "HandMade",
     "Method",

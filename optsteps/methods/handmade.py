@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,57 +30,65 @@ CHOSEN = "chosen on the search's samples"
 Levels = float | Sequence[float] | None
 
 
-class HandMade(ShardedMethod):
-    """A family of `optsteps.schedules` between the ends of the teacher's schedule, or on a range of its own.
+class BetweenEnds(ShardedMethod):
+    """Base of the methods that place a schedule's inner times between the ends of the teacher's schedule, or of a range
+    of its own, whatever the model does between them.
 
-    The teacher's range is the model's own, which the families' authors use for models of EDM's and of a DDPM's kind. Of
-    several ranges, every step count takes the one whose samples are nearest to the teacher's (mean squared difference)
-    on the problem's noise with the problem's solver. A range that is not the teacher's is named in the schedule's
-    metadata ("range").
+    The teacher's range is the model's own. Of several ranges, every step count takes the one whose samples are nearest
+    to the teacher's (mean squared difference) on the problem's noise with the problem's solver. A range that is not the
+    teacher's is named in the schedule's metadata ("range").
 
     Args:
-        family: name of the family.
         final: see `build_schedule`. "t_min": the formula runs to the range's end. "zero": after a teacher that ends at
             noise level 0, the formula runs to the teacher's last positive time and the student ends at 0 as well. None:
-            "zero" after such a teacher, unless the formula reaches its end by itself (`time_uniform`, a flow's
-            `flow_shift`), otherwise "t_min".
+            "zero" after such a teacher, unless the formula reaches its end by itself, otherwise "t_min".
         noise_max, noise_min: the largest and the least positive noise level of the formula; of lists, every pair is
-            tried. None: the teacher's; under a flow, for a family in noise levels, also those of `FLOW_HIGHEST` and
+            tried. None: the teacher's; under a flow, for a formula in noise levels, also those of `FLOW_HIGHEST` and
             `FLOW_LOWEST` that lie inside the teacher's range.
         max_batch: most samples in one call of the denoiser.
         shard_size: samples tried together.
-        parameters: the family's own parameters.
 
     Raises:
-        ValueError: unknown family; in `check` and `search`, as `build_schedule`, or noise levels that the process does
-            not reach.
+        ValueError: in `check` and `search`, as `build_schedule`, or noise levels that the process does not reach.
     """
 
     def __init__(
         self,
-        family: str,
         final: Final | None = None,
         noise_max: Levels = None,
         noise_min: Levels = None,
         max_batch: int = 512,
         shard_size: int = 64,
-        **parameters: Any,
     ) -> None:
-        if family not in FAMILIES:
-            raise ValueError(f"unknown schedule {family!r}; known: {', '.join(FAMILIES)}")
-        self.family, self.final, self.parameters = family, final, parameters
         if [] in (noise_max, noise_min):
             raise ValueError("noise_max and noise_min must be numbers, lists with a number in them, or None")
-        self.noise_max, self.noise_min = noise_max, noise_min
+        self.final, self.noise_max, self.noise_min = final, noise_max, noise_min
         self.max_batch, self.shard_size = max_batch, shard_size
+
+    @abstractmethod
+    def between(self, process: Process, steps: int, t_max: float, t_min: float, final: Final) -> Schedule:
+        """The schedule between two times; the arguments are those of `build_schedule`."""
+
+    @property
+    def in_noise_levels(self) -> bool:
+        """Whether the formula is stated in noise levels."""
+        return True
+
+    def reaches_clean(self, process: Process) -> bool:
+        """Whether the formula goes down to noise level 0 by itself."""
+        return False
+
+    def outlines(self, problem: SearchProblem, steps: int) -> list[Schedule]:
+        """Schedules of the steps and the ends of `schedules`, for what depends on these alone."""
+        return self.schedules(problem, steps)
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
         for n in steps:
-            self.schedules(problem, n)
+            self.outlines(problem, n)
 
     def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
-        """0 for a formula on one range; otherwise the teacher's walk and one walk of the student on every range."""
-        tried = [self.schedules(problem, n) for n in checked_steps(steps)]
+        """0 on one range; otherwise the teacher's walk and one walk of the student on every range."""
+        tried = [self.outlines(problem, n) for n in checked_steps(steps)]
         if all(len(schedules) == 1 for schedules in tried):
             return Evaluations(0)
         walks = sum(problem.solver.nfe(schedule) for schedules in tried for schedule in schedules)
@@ -86,19 +96,26 @@ class HandMade(ShardedMethod):
         return Evaluations(walks * len(problem.noise) * call_nfe(problem.denoiser))
 
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
-        schedules = {n: self.schedules(problem, n) for n in checked_steps(steps)}
-        if all(len(tried) == 1 for tried in schedules.values()):
-            return SearchResult({n: tried[0] for n, tried in schedules.items()})
-        return super().search(problem, steps, workers)
+        counts = checked_steps(steps)
+        self.check(problem, counts)
+        if any(len(self.outlines(problem, n)) > 1 for n in counts):
+            return super().search(problem, counts, workers)
+        start = time.perf_counter()
+        schedules = {n: self.schedules(problem, n)[0] for n in counts}
+        return SearchResult(schedules, seconds=time.perf_counter() - start)
 
     def partial(
         self, problem: SearchProblem, steps: Sequence[int], index: Tensor, previous: Any = None, decision: Any = None
     ) -> dict[int, Tensor]:
         """By step count, the squared differences [R, b] between the samples on every range and the teacher's."""
         trajectories = Trajectories(problem.denoiser, self.max_batch, problem.cache)
+        return self.errors(problem, steps, index, trajectories, self.teacher_ends(problem, index))
+
+    def teacher_ends(self, problem: SearchProblem, index: Tensor) -> Tensor:
+        """The teacher's samples [b, ...] of the noise `index` [b]."""
+        trajectories = Trajectories(problem.denoiser, self.max_batch, problem.cache)
         noise, cond = problem.samples(index)
-        teacher = trajectories.ends(problem.teacher, problem.walker, noise, cond, index=index)
-        return self.errors(problem, steps, index, trajectories, teacher)
+        return trajectories.ends(problem.teacher, problem.walker, noise, cond, index=index)
 
     def errors(
         self, problem: SearchProblem, steps: Sequence[int], index: Tensor, trajectories: Trajectories, teacher: Tensor
@@ -124,28 +141,26 @@ class HandMade(ShardedMethod):
         return self.schedules(problem, steps)[int(means.argmin())]
 
     def schedules(self, problem: SearchProblem, steps: int) -> list[Schedule]:
-        """The family's schedules of so many steps on every range that is to be tried."""
+        """The schedules of so many steps on every range that is to be tried."""
         ends_clean = problem.teacher.ends_clean
-        final = self.final or ("zero" if ends_clean and not self._reaches_clean(problem.process) else "t_min")
+        final = self.final or ("zero" if ends_clean and not self.reaches_clean(problem.process) else "t_min")
         t = problem.teacher.times.tolist()
         teachers = t[0], t[-2] if final == "zero" and ends_clean else t[-1]
-        ranges = [teachers] if self.family == "published" else self._ranges(problem.process, *teachers)
+        ranges = self._ranges(problem.process, *teachers)
         schedules = []
         for t_max, t_min in ranges:
-            schedule = build_schedule(self.family, problem.process, steps, t_max, t_min, final, **self.parameters)
+            schedule = self.between(problem.process, steps, t_max, t_min, final)
             if len(ranges) > 1:
-                schedule = replace(schedule, metadata={**schedule.metadata, "range": CHOSEN})
-            elif self.family == "published":
-                schedule = replace(schedule, metadata={**schedule.metadata, "range": "its authors'"})
+                schedule = with_range(schedule, CHOSEN)
             elif (t_max, t_min) != teachers:
-                schedule = replace(schedule, metadata={**schedule.metadata, "range": "given"})
+                schedule = with_range(schedule, "given")
             schedules.append(schedule)
         return schedules
 
     def _ranges(self, process: Process, t_max: float, t_min: float) -> list[tuple[float, float]]:
         """Pairs of t_max and t_min, given the teacher's."""
         top, bottom = process.noise_level([t_max, t_min]).tolist()
-        tries = isinstance(process, Flow) and self.family in IN_NOISE_LEVELS
+        tries = isinstance(process, Flow) and self.in_noise_levels
         highest, lowest = [t_max], [t_min]
         if self.noise_max is not None:
             highest = _times(process, self.noise_max)
@@ -160,8 +175,120 @@ class HandMade(ShardedMethod):
             )
         return [(high, low) for high in highest for low in lowest]
 
-    def _reaches_clean(self, process: Process) -> bool:
+
+class HandMade(BetweenEnds):
+    """A family of `optsteps.schedules` between the ends of the teacher's schedule, or on a range of its own.
+
+    The families' authors use the model's own range for models of EDM's and of a DDPM's kind.
+
+    Args:
+        family: name of the family.
+        final, noise_max, noise_min, max_batch, shard_size: see `BetweenEnds`. The families that reach noise level 0 by
+            themselves are `time_uniform` and, under a flow, `flow_shift`.
+        parameters: the family's own parameters. The scale of `cosine` may be "data": the standard deviation of all
+            entries of the teacher's samples, for which the teacher is walked.
+
+    Raises:
+        ValueError: unknown family; otherwise as `BetweenEnds`.
+    """
+
+    def __init__(
+        self,
+        family: str,
+        final: Final | None = None,
+        noise_max: Levels = None,
+        noise_min: Levels = None,
+        max_batch: int = 512,
+        shard_size: int = 64,
+        **parameters: Any,
+    ) -> None:
+        if family not in FAMILIES:
+            raise ValueError(f"unknown schedule {family!r}; known: {', '.join(FAMILIES)}")
+        super().__init__(final, noise_max, noise_min, max_batch, shard_size)
+        self.family, self.parameters = family, parameters
+
+    @property
+    def measures_scale(self) -> bool:
+        """Whether the scale is that of the teacher's samples, which nobody knows before the search."""
+        return self.family == "cosine" and self.parameters.get("scale") == "data"
+
+    def scaled(self, scale: float) -> HandMade:
+        """The method with a scale that is known."""
+        return HandMade(
+            self.family, self.final, self.noise_max, self.noise_min, self.max_batch, self.shard_size, scale=scale
+        )
+
+    def outlines(self, problem: SearchProblem, steps: int) -> list[Schedule]:
+        return self.scaled(1.0).outlines(problem, steps) if self.measures_scale else super().outlines(problem, steps)
+
+    def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
+        """As of `BetweenEnds`, and the teacher's walk where its samples have the scale."""
+        found = super().evaluations(problem, steps)
+        if not self.measures_scale or found.count:
+            return found
+        return Evaluations(problem.walker.nfe(problem.teacher) * len(problem.noise) * call_nfe(problem.denoiser))
+
+    def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
+        return (
+            Method.search(self, problem, steps, workers)
+            if self.measures_scale
+            else super().search(problem, steps, workers)
+        )
+
+    def rounds(self, steps: Sequence[int]) -> int:
+        return 2 if self.measures_scale else 1
+
+    def partial(
+        self, problem: SearchProblem, steps: Sequence[int], index: Tensor, previous: Any = None, decision: Any = None
+    ) -> Any:
+        """With the scale to be measured, first the moments [3] of the samples' entries: count, sum, sum of squares."""
+        if not self.measures_scale:
+            return super().partial(problem, steps, index)
+        if decision is None:
+            ends = self.teacher_ends(problem, index).double()
+            return torch.stack([ends.new_tensor(ends.numel()), ends.sum(), ends.square().sum()]).cpu()
+        known = self.scaled(decision)
+        if all(len(known.outlines(problem, n)) == 1 for n in steps):
+            return None
+        with problem.uncounted():  # the first round's walk
+            teacher = self.teacher_ends(problem, index)
+        trajectories = Trajectories(problem.denoiser, self.max_batch, problem.cache)
+        return known.errors(problem, steps, index, trajectories, teacher)
+
+    def combine(
+        self, problem: SearchProblem, steps: Sequence[int], partials: Sequence[Any], decision: Any = None
+    ) -> Any:
+        if not self.measures_scale:
+            return super().combine(problem, steps, partials)
+        if decision is None:
+            count, total, squares = torch.stack(list(partials)).sum(0)
+            return float((squares / count - (total / count).square()).sqrt())
+        known = self.scaled(decision)
+        if partials[0] is None:
+            return SearchResult({n: known.schedules(problem, n)[0] for n in steps})
+        return known.combine(problem, steps, partials)
+
+    @property
+    def in_noise_levels(self) -> bool:
+        return self.family in IN_NOISE_LEVELS
+
+    def reaches_clean(self, process: Process) -> bool:
         return self.family == "time_uniform" or (self.family == "flow_shift" and isinstance(process, Flow))
+
+    def between(self, process: Process, steps: int, t_max: float, t_min: float, final: Final) -> Schedule:
+        return build_schedule(self.family, process, steps, t_max, t_min, final, **self.parameters)
+
+    def schedules(self, problem: SearchProblem, steps: int) -> list[Schedule]:
+        if self.family != "published":
+            return super().schedules(problem, steps)
+        final = self.final or ("zero" if problem.teacher.ends_clean else "t_min")
+        schedule = build_schedule("published", problem.process, steps, final=final, **self.parameters)
+        return [with_range(schedule, "its authors'")]
+
+
+def with_range(schedule: Schedule, origin: str) -> Schedule:
+    """The schedule with a note of where its ends come from."""
+    return replace(schedule, metadata={**schedule.metadata, "range": origin})
 
 
 def _times(process: Process, levels: float | Sequence[float]) -> list[float]:

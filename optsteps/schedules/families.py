@@ -14,10 +14,12 @@ from optsteps.schedules.published import published
 from optsteps.schedules.schedule import Schedule
 
 Final = Literal["t_min", "zero"]
+# the times (process, ramp, ends, **parameters) -> [len(ramp)] between two ends, where ramp is uniform inside (0, 1)
+Family = Callable[..., Tensor]
 
 
 def build_schedule(
-    name: str,
+    name: str | Family,
     process: Process,
     steps: int,
     t_max: float | None = None,
@@ -29,7 +31,7 @@ def build_schedule(
     """A hand-made schedule by its name.
 
     Args:
-        name: one of `FAMILIES`.
+        name: one of `FAMILIES`, or a formula like those.
         process: the process whose clock the times are read on.
         steps: number of solver steps, at least 1.
         t_max, t_min: the noisiest and the cleanest time of the formula (not used by `published`). Where the noise level
@@ -45,11 +47,10 @@ def build_schedule(
     Raises:
         ValueError: unknown name or parameter, bad range, or a family in log noise levels asked to end at level 0.
     """
-    if name not in FAMILIES:
+    if isinstance(name, str) and name not in FAMILIES:
         raise ValueError(f"unknown schedule {name!r}; known: {', '.join(FAMILIES)}")
-    accepted = [
-        p for p in inspect.signature(FAMILIES[name]).parameters if p not in ("process", "ramp", "ends", "steps")
-    ]
+    family, name = (FAMILIES[name], name) if isinstance(name, str) else (name, name.__name__)
+    accepted = [p for p in inspect.signature(family).parameters if p not in ("process", "ramp", "ends", "steps")]
     if not set(parameters) <= set(accepted):
         raise ValueError(
             f"schedule {name!r} has the parameters {accepted}, not {sorted(set(parameters) - set(accepted))}"
@@ -74,7 +75,7 @@ def build_schedule(
             )
         # from 0 at t_max to 1 at t_min; the ends are set, so that no rounding of a formula can leave the range
         inner = torch.linspace(0, 1, intervals + 1, dtype=torch.float64)[1:-1]
-        times = torch.cat([ends[:1], FAMILIES[name](process, inner, ends, **parameters), ends[1:]])
+        times = torch.cat([ends[:1], family(process, inner, ends, **parameters), ends[1:]])
         described |= {"t_max": t_max, "t_min": t_min}
     if final == "zero":
         times = torch.cat([times[:-1] if replaces else times, as_times([process.t_clean])])
@@ -92,7 +93,7 @@ def _between(ramp: Tensor, ends: Tensor) -> Tensor:
     return ends[0] + ramp * (ends[1] - ends[0])
 
 
-def _levels(process: Process, ends: Tensor, family: str, positive: bool = False) -> Tensor:
+def finite_levels(process: Process, ends: Tensor, family: str, positive: bool = False) -> Tensor:
     """Noise levels of the two ends; in place of an infinite one the largest finite one.
 
     Raises:
@@ -111,7 +112,7 @@ def edm(process: Process, ramp: Tensor, ends: Tensor, rho: float = 7.0) -> Tenso
     """Uniform in noise_level^(1/rho) (Karras et al., arXiv:2206.00364, Eq. 5)."""
     if rho <= 0:
         raise ValueError(f"rho must be positive, got {rho}")
-    return process.time_of_noise_level(_between(ramp, _levels(process, ends, "edm") ** (1 / rho)) ** rho)
+    return process.time_of_noise_level(_between(ramp, finite_levels(process, ends, "edm") ** (1 / rho)) ** rho)
 
 
 def time_uniform(process: Process, ramp: Tensor, ends: Tensor) -> Tensor:
@@ -140,7 +141,7 @@ def exponential(process: Process, ramp: Tensor, ends: Tensor, rho: float = 1.0) 
     """Log noise level linear in (1 - i/n)^rho, k-diffusion's polyexponential; rho = 1 is `logsnr`."""
     if rho <= 0:
         raise ValueError(f"rho must be positive, got {rho}")
-    log_levels = _levels(process, ends, "exponential" if rho != 1 else "logsnr", True).log()
+    log_levels = finite_levels(process, ends, "exponential" if rho != 1 else "logsnr", True).log()
     return process.time_of_noise_level((log_levels[1] + (1 - ramp) ** rho * (log_levels[0] - log_levels[1])).exp())
 
 
@@ -179,7 +180,7 @@ def beta(
     places = 1 - torch.from_numpy(beta_distribution.ppf(1 - ramp.numpy(), alpha, beta))
     if of == "time":
         return _between(places, ends)
-    return process.time_of_noise_level(_between(places, _levels(process, ends, "beta of noise levels")))
+    return process.time_of_noise_level(_between(places, finite_levels(process, ends, "beta of noise levels")))
 
 
 def ddim(process: Process, ramp: Tensor, ends: Tensor) -> Tensor:
@@ -209,7 +210,7 @@ def flow_shift(process: Process, ramp: Tensor, ends: Tensor, shift: float = 3.0)
     return process.time_of_noise_level(shifted / (1 - shifted))
 
 
-FAMILIES: dict[str, Callable[..., Tensor]] = {
+FAMILIES: dict[str, Family] = {
     "edm": edm,
     "time_uniform": time_uniform,
     "time_quadratic": time_quadratic,

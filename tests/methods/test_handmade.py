@@ -156,3 +156,30 @@ def test_every_process_is_served() -> None:
     for name, process in PROCESSES.items():
         problem = mixture_problem(name, samples=1, teacher_steps=8)
         assert HandMade("time_uniform").search(problem, [3]).schedules[3].process == process
+
+
+def test_cosine_takes_its_scale_from_the_teachers_samples() -> None:
+    problem = mixture_problem("edm", samples=9, teacher_steps=12)
+    watched = Watched(problem.denoiser)
+    problem = dataclasses.replace(problem, denoiser=watched)
+    method = HandMade("cosine", scale="data", shard_size=4)
+    found = method.search(problem, [3, 6])
+    assert sum(watched.batches) == 9 * 12 == found.nfe * 9 == method.evaluations(problem, [3, 6]).count
+    scale = float(sample(problem.denoiser, problem.teacher, problem.solver, problem.noise).std(correction=0))
+    for n, schedule in found.schedules.items():
+        assert schedule.metadata["scale"] == pytest.approx(scale, rel=1e-9)
+        expected = build_schedule("cosine", EDM(), n, 80.0, 0.002, scale=scale)
+        torch.testing.assert_close(schedule.times, expected.times, rtol=1e-9, atol=0)
+    with pytest.raises(ValueError, match="parameters"):
+        HandMade("edm", scale="data").search(problem, [3])
+
+
+def test_a_measured_scale_and_a_chosen_range() -> None:
+    problem = mixture_problem("flow", samples=5, teacher_steps=10)
+    watched = Watched(problem.denoiser)
+    method = HandMade("cosine", scale="data")
+    found = method.search(dataclasses.replace(problem, denoiser=watched), [4])
+    scale = found.schedules[4].metadata["scale"]
+    known = HandMade("cosine", scale=scale).search(problem, [4])
+    assert (found.schedules, found.nfe) == (known.schedules, known.nfe)
+    assert method.evaluations(problem, [4]).count == found.nfe * 5

@@ -2,7 +2,8 @@
 
 from optsteps.methods.paths.boss import BOSS
 from optsteps.methods.paths.gits import GITS
+from optsteps.methods.paths.olss import OLSS
 from optsteps.methods.paths.path import Path
 from optsteps.methods.paths.shortest_path import shortest_path
 
-__all__ = ["BOSS", "GITS", "Path", "shortest_path"]
+__all__ = ["BOSS", "GITS", "OLSS", "Path", "shortest_path"]
