@@ -44,6 +44,19 @@ def concatenate(conds: Sequence[Cond]) -> Cond:
     raise _unsupported(first)
 
 
+def form(cond: Cond) -> str:
+    """The structure of a condition with the shapes of its tensors, as text: "{'text': [1, 77, 768], 'mask': None}"."""
+    if cond is None:
+        return "None"
+    if isinstance(cond, Tensor):
+        return str(list(cond.shape))
+    if isinstance(cond, dict):
+        return "{" + ", ".join(f"{key!r}: {form(cond[key])}" for key in sorted(cond, key=str)) + "}"
+    if isinstance(cond, list | tuple):
+        return f"({', '.join(map(form, cond))})"
+    return type(cond).__name__
+
+
 def batch_size(cond: Cond) -> int | None:
     """Common batch size, None for no condition.
 

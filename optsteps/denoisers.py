@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from optsteps.conditions import Cond, concatenate, moved, take
+from optsteps.conditions import Cond, concatenate, form, moved, take
 from optsteps.deprecation import old_names
 from optsteps.processes import Process
 from optsteps.signatures import takes_two
@@ -144,7 +145,7 @@ class GuidedDenoiser:
         null_cond: cond of the unconditional model, with batch size 1.
 
     Raises:
-        ValueError: at a call, without a cond.
+        ValueError: at a call, without a cond, or with one of another form than `null_cond`.
     """
 
     denoiser: Denoiser
@@ -155,6 +156,12 @@ class GuidedDenoiser:
     def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         if cond is None:
             raise ValueError("guidance weighs a condition against none, so it needs a cond; got None")
+        expected = form(take(cond, slice(0, 1)))
+        if len(x) and form(self.null_cond) != expected:
+            raise ValueError(
+                f"null_cond must be the cond of one sample without a condition, of the form {expected} with the batch "
+                f"dimension first, as the samples' are; got {form(self.null_cond)}"
+            )
         null = concatenate([self.null_cond] * len(x))
         both = self.denoiser(torch.cat([x, x]), torch.cat([t, t]), concatenate([cond, null]))
         check_output(both, torch.cat([x, x]), t, "denoiser")
@@ -309,7 +316,17 @@ def model_errors(doing: str) -> Iterator[None]:
             remedy = f"give a smaller max_batch, or max_batch=auto ({message})"
             raise ModelError(f"the model ran out of memory, {doing}: {remedy}") from error
         kind = type(error).__name__
-        raise ModelError(f"the model raised {kind}, {doing}: {message}; OPTSTEPS_DEBUG=1 shows where") from error
+        hint = _DTYPE_HINT if _DTYPES.search(message) else ""
+        raise ModelError(f"the model raised {kind}, {doing}: {message}{hint}; OPTSTEPS_DEBUG=1 shows where") from error
+
+
+# what torch says where a tensor has another dtype than a layer needs
+_DTYPES = re.compile(r"scalar type|dtype|\) should be the same|used as indices|type LongTensor")
+_DTYPE_HINT = (
+    "; a network is given t in float32 at least, and x in float32 unless runner.precision says otherwise. One that "
+    "needs other types is called through a function, such as lambda x, t: network(x, t.round().long()) with "
+    "teacher.snap=true, or lambda x, t: network(x.half(), t.half()).float()"
+)
 
 
 def _out_of_memory(error: BaseException | None) -> bool:

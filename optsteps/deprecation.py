@@ -1,4 +1,4 @@
-"""Old names of modules and of what is in them: for one version they lead to the new ones, with a warning."""
+"""Old names of modules, what is in them, and choices: for one version they lead to the new ones, with a warning."""
 
 from __future__ import annotations
 
@@ -52,6 +52,9 @@ MODULES: dict[str, str] = {
     "wandb_logger": "loggers.wandb",
     "workers": "storage.workers",
 }
+
+# of the command line
+CHOICES: dict[str, str] = {"method=oss_pooled": "method=oss", "runner=ddp": "runner=all_gpus"}
 
 
 class OldModules(MetaPathFinder, Loader):

@@ -46,6 +46,11 @@ class Process(ABC):
         """
         return self.t_limit
 
+    @property
+    def t_positive(self) -> float:
+        """The smallest timestep of models whose noise level is positive; `t_clean` where there is no such custom."""
+        return self.t_clean
+
     @abstractmethod
     def alpha(self, t: Times) -> Tensor:
         """Factor of the clean sample."""
@@ -131,6 +136,7 @@ class Flow(Process):
     t_clean: float = field(default=0.0, init=False, repr=False)
     t_limit: float = field(default=1.0, init=False, repr=False)
     t_finite: float = field(default=0.999, init=False, repr=False)
+    t_positive: float = field(default=0.001, init=False, repr=False)
 
     def alpha(self, t: Times) -> Tensor:
         return 1 - as_times(t)
@@ -173,6 +179,7 @@ class VP(Process):
 
     name: ClassVar[str] = "vp"
     t_clean: float = -1.0
+    t_positive: float = 0.0
 
     def __init__(self, log_noise_levels: Times) -> None:
         """Use `VP.from_betas`. `log_noise_levels`: [T], log(sigma / alpha) at the integer timesteps, increasing; the

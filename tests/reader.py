@@ -86,6 +86,13 @@ def bring_pipeline(folder: Path, name: str) -> None:
         (PIPELINES[HUB[name]]() if name in HUB else unet2d()).save_pretrained(folder / name)
 
 
+def tiny_pipeline(kind: str) -> Any:
+    """A loaded pipeline of random weights: "sd", "sdxl", ...; skips the test where diffusers is missing."""
+    from tiny_pipelines import PIPELINES
+
+    return PIPELINES[kind]()
+
+
 def bring_detector(folder: Path) -> list[str]:
     """GenEval's networks, and the overrides that name them."""
     from tiny_pipelines import tiny_clip, tiny_mask2former

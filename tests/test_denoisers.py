@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from optsteps.denoisers import (
     GuidedDenoiser,
     ModelError,
     NetworkDenoiser,
+    evaluate,
     fitting_batch,
 )
 from optsteps.processes import EDM, VP, Flow
@@ -166,6 +168,51 @@ def test_guidance_without_a_cond_is_refused() -> None:
     guided = GuidedDenoiser(lambda x, t, cond=None: x, 2.0, torch.zeros(1))
     with pytest.raises(ValueError, match="got None"):
         guided(torch.zeros(2, 3), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("null", "got"),
+    [
+        (torch.zeros(4), "[4]"),
+        (torch.zeros(2, 4), "[2, 4]"),
+        (torch.zeros(1, 5), "[1, 5]"),
+        (None, "None"),
+        (10, "int"),
+        ({"text": torch.zeros(1, 4)}, "{'text': [1, 4]}"),
+    ],
+)
+def test_a_null_cond_of_another_form_is_refused(null: object, got: str) -> None:
+    for cond, expected in ((torch.zeros(3, 4), "[1, 4]"), ({"a": (torch.zeros(3, 4), None)}, "{'a': ([1, 4], None)}")):
+        with pytest.raises(ValueError) as refusal:  # noqa: PT011
+            GuidedDenoiser(lambda x, t, cond=None: x, 2.0, null)(torch.zeros(3, 2), torch.ones(3), cond)
+        assert f"of the form {expected} with the batch dimension first" in str(refusal.value)
+        assert str(refusal.value).endswith(f"got {got}")
+
+
+TABLE = torch.arange(1000.0)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda x, t: x * torch.nn.functional.embedding(t, TABLE[:, None]),
+        lambda x, t: x * TABLE[t][:, None],
+        lambda x, t: x * torch.nn.functional.one_hot(t, 1000)[:, :4],
+        lambda x, t: x.gather(1, t[:, None]),
+        lambda x, t: x @ torch.ones(4, 4, dtype=torch.float16),
+        lambda x, t: torch.nn.functional.conv1d(x[:, None], torch.ones(1, 1, 1).half(), torch.ones(1).half())[:, 0],
+    ],
+)
+def test_a_network_that_needs_another_dtype_is_told_how(network: Callable[..., Tensor]) -> None:
+    x, t = torch.ones(2, 4), torch.tensor([3.0, 4.0]).double()
+    with pytest.raises(ModelError, match=r"such as lambda x, t: network\(x, t\.round\(\)\.long\(\)\)"):
+        evaluate(NetworkDenoiser(network, PROCESSES["vp"], "x0"), x, t)
+
+
+def test_other_errors_have_no_such_hint() -> None:
+    with pytest.raises(ModelError) as refusal:
+        evaluate(NetworkDenoiser(lambda x, t: x.expand(3, 5), PROCESSES["vp"]), torch.ones(2, 4), torch.ones(2))
+    assert "lambda" not in str(refusal.value)
 
 
 def test_counting() -> None:

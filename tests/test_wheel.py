@@ -26,7 +26,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_configs_weights_and_types_travel(unpacked: Path) -> None:
     for kind in ("yaml", "safetensors"):
-        source = {f.name for folder in ("conf", "optsteps/models/weights") for f in (ROOT / folder).rglob(f"*.{kind}")}
+        source = {f.name for folder in ("conf", "optsteps") for f in (ROOT / folder).rglob(f"*.{kind}")}
         assert source
         assert source == {f.name for f in unpacked.rglob(f"*.{kind}")}
     assert (unpacked / "optsteps" / "py.typed").exists()

@@ -5,15 +5,14 @@ python experiments/geneval_scenes/table.py SWEEP_FOLDER > experiments/geneval_sc
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from optsteps.datasets.geneval_prompts import TASKS
 from optsteps.reporting.markdown import NOTHING, markdown_lines
 from optsteps.reporting.number_format import number_format
-from optsteps.reporting.sweep.pivot import pivot, read_run_rows, value_alone, value_and_interval
+from optsteps.reporting.sweep.pivot import value_alone, value_and_interval
 from optsteps.reporting.sweep.run_rows import RunRow
+from optsteps.reporting.sweep.table_script import field, students, table, table_script
 
 STEPS = 10
 # what stands in the table of tasks, and how
@@ -39,16 +38,15 @@ def task_table(run_rows: Sequence[RunRow]) -> str:
     return markdown_lines(["schedule", "steps", *(number_format(name).label for name in FIGURES)], lines)
 
 
-def main() -> None:
-    run_rows = read_run_rows(Path(sys.argv[1]))
-    for solver in dict.fromkeys(run_row.fields["solver.name"] for run_row in run_rows):
-        rows = [run_row for run_row in run_rows if run_row.fields["solver.name"] == solver]
+@table_script(__doc__, "SWEEP_FOLDER")
+def main(run_rows: Sequence[RunRow]) -> None:
+    for solver in dict.fromkeys(field(run_row, "solver.name") for run_row in run_rows):
+        rows = [run_row for run_row in run_rows if field(run_row, "solver.name") == solver]
         print(f"**{solver}**, {STEPS} steps\n\n{task_table(rows)}\n")
-        students = [run_row for run_row in rows if run_row.fields["method"] != "teacher"]
         for figure in ("geneval_retention", "psnr"):
             shown, cell = number_format(figure), FIGURES[figure]
             print(f"**{solver}: {shown.label}**, {shown.unit}, by steps\n")
-            print(pivot(students, ["method"], "steps", figure, max, cell) + "\n")
+            print(table(students(rows), ["method"], "steps", figure, max, cell) + "\n")
 
 
 if __name__ == "__main__":

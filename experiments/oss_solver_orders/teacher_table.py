@@ -5,11 +5,11 @@ python experiments/oss_solver_orders/teacher_table.py FAMILIES_FOLDER STEPS_FOLD
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from optsteps.reporting.sweep.pivot import RunRow, pivot, read_run_rows
+from optsteps.reporting.sweep.run_rows import RunRow
+from optsteps.reporting.sweep.table_script import field, table, table_script
 
 FAMILIES = {"EDM": "EDM", "linear": "DDIM", "Flow": "FM"}
 METHODS = {"naive": "naive", "oss_mean": "OSS-ave", "oss_mean_per_sample": "OSS"}
@@ -17,22 +17,25 @@ METHODS = {"naive": "naive", "oss_mean": "OSS-ave", "oss_mean_per_sample": "OSS"
 
 def named(run_row: RunRow) -> RunRow:
     """With the paper's words for the method and the teacher's family."""
-    fields = run_row.fields
-    family = FAMILIES[fields["process._target_"].split(".")[-1]]
-    return replace(run_row, fields={**fields, "method": METHODS[fields["method"]], "family": family})
+    process = str(field(run_row, "process._target_")).split(".")[-1]
+    if process not in FAMILIES:
+        raise ValueError(f"{run_row.run} is a run of the process {process}; the table has {', '.join(FAMILIES)}")
+    method = METHODS[run_row.fields["method"]]
+    return replace(run_row, fields={**run_row.fields, "method": method, "family": FAMILIES[process]})
 
 
-def students(folder: str) -> list[RunRow]:
-    found = [named(run_row) for run_row in read_run_rows(Path(folder)) if run_row.fields["method"] in METHODS]
+def compared(run_rows: Sequence[RunRow]) -> list[RunRow]:
+    found = [named(run_row) for run_row in run_rows if run_row.fields["method"] in METHODS]
     return sorted(found, key=lambda r: (r.fields["steps"], list(METHODS.values()).index(r.fields["method"])))
 
 
-def main() -> None:
-    families, steps = (students(folder) for folder in sys.argv[1:3])
+@table_script(__doc__, "FAMILIES_FOLDER", "STEPS_FOLDER")
+def main(of_families: Sequence[RunRow], of_steps: Sequence[RunRow]) -> None:
+    families, steps = compared(of_families), compared(of_steps)
     print("**Table 2's form**: PSNR (dB) to a 200-step teacher of the same family, by that family\n")
-    print(pivot(families, ["steps", "method"], "family", "psnr", None))
+    print(table(families, ["steps", "method"], "family", "psnr", None))
     print("\n**Table 3's form**: PSNR (dB) of 20 steps to a 1000-step teacher, by the steps of the search's teacher\n")
-    print(pivot([r for r in steps if r.fields["steps"] == 20], ["method"], "teacher.steps", "psnr", None))
+    print(table([r for r in steps if r.fields["steps"] == 20], ["method"], "teacher.steps", "psnr", None))
 
 
 if __name__ == "__main__":

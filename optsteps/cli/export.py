@@ -7,11 +7,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from optsteps.cli.common import readable_errors
+from optsteps.cli.errors import readable_errors
+from optsteps.cli.version import versions
 from optsteps.export import diffusers_snippet, read_schedule, to_comfyui, to_csv, to_kdiffusion
 from optsteps.processes import EDM, VP, Flow, Process
 from optsteps.schedules import Schedule, resampled
-from optsteps.schedules.reading import ENDS, FORMS, READABLE_FORMS, End
+from optsteps.schedules.reading import ENDS, FORMS, READABLE_FORMS, End, text_form
+from optsteps.schedules.schedule import FORMAT
+from optsteps.storage.documents import read_text
 from optsteps.storage.files import write_atomically
 
 PROCESSES: dict[str, Callable[[], Process]] = {"sd": VP.scaled_linear, "ddpm": VP.linear, "flow": Flow, "edm": EDM}
@@ -58,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
         help="resample to N steps: noise levels are interpolated linearly in their logarithm",
     )
     options.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to the terminal")
+    options.add_argument("--version", action="version", version=versions())
     return options
 
 
@@ -89,13 +93,27 @@ def _read(path: Path, form: str | None, process: str | None, end: End | None) ->
     if form is None:
         if process is not None or end is not None:
             raise ValueError("--process and --end are for --from; a schedule file holds its own")
-        return Schedule.load(path)
+        return _loaded(path)
     if process is None:
         raise ValueError(f"--from needs --process, the model's: {', '.join(PROCESSES)}, or a schedule file with it")
     try:
         return read_schedule(path, _process(process), form, end)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _loaded(path: Path) -> Schedule:
+    """The schedule of a schedule file; of any other text, the error says how to read it."""
+    try:
+        return Schedule.load(path)
+    except ValueError as error:
+        text = read_text(path)
+        if f'"{FORMAT}"' in text:
+            raise
+        raise ValueError(
+            f"{path} is not a schedule file, and looks like the form {text_form(text)}: read it with "
+            f"--from {text_form(text)} --process NAME, the process of its model ({', '.join(PROCESSES)})"
+        ) from error
 
 
 def _resampled(schedule: Schedule, steps: int, path: Path) -> Schedule:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from optsteps.cli.own_folder import run_in_own_folder
@@ -35,7 +36,7 @@ def run_job(
     Raises:
         ValueError, OSError: with one paragraph that says what is wrong; of a job of a sweep, these are noted.
     """
-    job = partial(run_for_objective, config, folder, method, command)
+    job = partial(run_for_objective, config, folder, method, command, _label() if in_sweep else "")
     if config.plan or this_rank(config.runner).rank > 0:  # it leaves nothing, or helps rank 0, whose folder it is
         return job()
     job = partial(run_in_own_folder, job, folder, config, method, files)
@@ -44,8 +45,14 @@ def run_job(
     return run_unless_finished(config, folder, code_version(), job, partial(results_key, config, method))
 
 
-def run_for_objective(config: DictConfig, folder: Path, method: str, command: str) -> float | None:
+def _label() -> str:
+    """What tells the lines of a job of a sweep from those of the jobs beside it; empty where they come one by one."""
+    hydra = HydraConfig.get()
+    return "" if "BasicLauncher" in hydra.launcher["_target_"] else f"job {hydra.job.num}"
+
+
+def run_for_objective(config: DictConfig, folder: Path, method: str, command: str, label: str = "") -> float | None:
     """Run the experiment and return the number that `config.objective` names, for a sweeper; None where it names none,
-    or where this process only computes."""
-    rows = run(config, folder, method, command)
+    or where this process only computes. Arguments as of `run`."""
+    rows = run(config, folder, method, command, label)
     return objective(folder, config.objective) if rows and config.objective.figure is not None else None

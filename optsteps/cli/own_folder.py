@@ -15,13 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from optsteps.reporting.run.folder import results, write_config
 from optsteps.reporting.run.reading import CONFIG
+from optsteps.reporting.sweep.jobs import RUN
 from optsteps.storage.claims import Claim
 from optsteps.storage.files import write_atomically
 from optsteps.storage.store import digest
 
-RUN = "run.json"
 # parts of a config that change no result
-_WITHOUT_EFFECT = ("logger", "paths", "store.folder", "store.limit_gb")
+_WITHOUT_EFFECT = ("logger", "paths", "budget", "store.folder", "store.limit_gb")
 
 
 def run_in_own_folder(

@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
-from optsteps.cli.common import readable_errors
+from optsteps.cli.errors import readable_errors
+from optsteps.cli.version import versions
+from optsteps.reporting.sweep.aggregate import aggregate, unpaired
+from optsteps.reporting.sweep.jobs import UnfinishedJob, jobs_sentences, unfinished_jobs
 from optsteps.reporting.sweep.method_variants import name_variants
 from optsteps.reporting.sweep.report import FORMATS, write_sweep_report
-from optsteps.reporting.sweep.run_rows import LeftOutWarning, read_run_rows
+from optsteps.reporting.sweep.run_rows import INCOMPLETE, LeftOutWarning, RunRow, read_run_rows
 from optsteps.reporting.sweep.table_layout import choose_layout, telling_fields
 from optsteps.text.escaping import printable
 from optsteps.text.terminal import say
-
-# the report is written, and something was left out of it
-INCOMPLETE = 3
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,7 +28,8 @@ def parser() -> argparse.ArgumentParser:
         epilog="A FIELD is a key of the runs' configs, such as solver.name, teacher.steps or test.samples, or one of "
         "method, steps, nfe and budget (the evaluations that a run was given with nfe=[...]). Runs of one method that "
         "differ in its settings have a line for each, as in `edm (rho=3)`. The exit status is 0, "
-        f"1 where there is no report, and {INCOMPLETE} where runs or pictures that cannot be read were left out of it.",
+        f"1 where there is no report, and {INCOMPLETE} where it lacks something: jobs that are not finished, or runs "
+        "and pictures that cannot be read.",
     )
     options.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="run folders, or what they lie in")
     options.add_argument(
@@ -43,26 +45,42 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--formats", nargs="+", choices=FORMATS, default=FORMATS, help="what to write (default: everything)"
     )
+    options.add_argument("--version", action="version", version=versions())
     return options
 
 
 @readable_errors
 def main() -> None:
-    """Entry point; exits with `INCOMPLETE` where something was left out."""
+    """Entry point; exits with `INCOMPLETE` where the report lacks something."""
     chosen = parser().parse_args()
     output = chosen.output or _report_in(chosen.folders[0])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", LeftOutWarning)
-        run_rows = read_run_rows(*chosen.folders)
+        jobs = unfinished_jobs(*chosen.folders)
+        run_rows = _run_rows(chosen.folders, jobs)
     for warning in caught:
         print(f"optsteps-report: {printable(str(warning.message))}", file=sys.stderr)
+    for sentence in jobs_sentences(jobs):
+        print(f"optsteps-report: {printable(sentence)}", file=sys.stderr)
     fields = chosen.rows or telling_fields(run_rows, chosen.over)
     run_rows = name_variants(run_rows, [*fields, chosen.columns], chosen.over)
     layout = choose_layout(run_rows, chosen.rows, chosen.columns, chosen.values, chosen.over, chosen.baseline)
-    for path in write_sweep_report(output, run_rows, layout, chosen.formats):
+    if chosen.baseline and not any(cell.verdict for f in layout.figures for cell in aggregate(run_rows, layout, f)):
+        print(f"optsteps-report: {printable(unpaired(layout))}", file=sys.stderr)
+    for path in write_sweep_report(output, run_rows, layout, chosen.formats, jobs):
         say(printable(str(path)))
-    if any(issubclass(warning.category, LeftOutWarning) for warning in caught):
+    if jobs or any(issubclass(warning.category, LeftOutWarning) for warning in caught):
         raise SystemExit(INCOMPLETE)
+
+
+def _run_rows(folders: Sequence[Path], jobs: Sequence[UnfinishedJob]) -> list[RunRow]:
+    """The rows of all runs; where there is none yet, an error that says what became of the jobs."""
+    try:
+        return read_run_rows(*folders)
+    except FileNotFoundError as error:
+        if jobs:
+            raise FileNotFoundError(f"{error}; {'; '.join(jobs_sentences(jobs))}") from None
+        raise
 
 
 def _report_in(folder: Path) -> Path:

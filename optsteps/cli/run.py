@@ -1,9 +1,10 @@
-"""`optsteps`: one experiment, or with -m a sweep of them."""
+"""`optsteps`: one experiment, with -m a sweep of them, or the first files of a part of one's own."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,28 +15,42 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from optsteps.cli.common import CONFIG_DIR, readable_errors
+from optsteps.cli.common import CONFIG_DIR
+from optsteps.cli.errors import errors_pass_hydra, readable_errors, refuse_unknown_options
+from optsteps.cli.new import new
 from optsteps.cli.rival_names import check_rival_names
 from optsteps.cli.schema import Run, checked
 from optsteps.cli.sweep import Sweep
+from optsteps.cli.version import versions
+from optsteps.deprecation import CHOICES
 from optsteps.text.terminal import say
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")
 def job(config: DictConfig) -> float | None:
     """Check what was composed, and run it; the objective is for sweepers."""
+    with errors_pass_hydra(Sweep.refused):
+        return _job(config)
+    return None
+
+
+def _job(config: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
     composed = _composed(config)
     config = checked(config, Run)  # while Hydra is there to be asked
     named = _named_rivals(hydra_config.overrides.task)
-    config.optional_rivals = [name for name in config.optional_rivals if name not in named]
+    for key in ("optional_rivals", "flow_rivals"):
+        config[key] = [name for name in config[key] if name not in named]
     folder, method = Path(hydra_config.runtime.output_dir), hydra_config.runtime.choices["method"]
     check_rival_names(config.get("rivals", {}), method, hydra_config.runtime.choices, hydra_config.overrides.task)
+    in_sweep = hydra_config.mode != RunMode.RUN
+    if not in_sweep:  # what follows is silent for some seconds
+        say(f"{time.strftime('%H:%M:%S')} loading {config.model.name}", sys.stderr)
     from optsteps.cli.job import run_job  # loads torch and Lightning: a mistake in the command is reported before
 
-    if hydra_config.runtime.choices["runner"] == "ddp":
-        warnings.warn("runner=ddp is runner=all_gpus now", FutureWarning, stacklevel=2)
-    in_sweep = hydra_config.mode != RunMode.RUN
+    for group, choice in hydra_config.runtime.choices.items():
+        if f"{group}={choice}" in CHOICES:
+            warnings.warn(f"{group}={choice} is {CHOICES[f'{group}={choice}']} now", FutureWarning, stacklevel=2)
     return run_job(config, folder, method, _command(hydra_config), composed, in_sweep)
 
 
@@ -64,7 +79,17 @@ def _command(hydra_config: HydraConf) -> str:
 @readable_errors
 def main() -> None:
     """Entry point; exits with 1 where a job of a sweep failed."""
-    Sweep.folder = None
+    if sys.argv[1:2] == ["new"]:
+        new(sys.argv[2:])
+    elif sys.argv[1:] == ["--version"]:
+        say(versions())
+    else:
+        _run_jobs()
+
+
+def _run_jobs() -> None:
+    refuse_unknown_options()
+    Sweep.folder, Sweep.refused = None, []
     try:
         job()
     finally:  # also where a launcher or a sweeper gave up

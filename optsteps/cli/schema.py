@@ -14,8 +14,9 @@ from omegaconf.errors import MissingMandatoryValue
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic_core import ErrorDetails
 
-from optsteps.cli.targets import check_targets, typed
+from optsteps.cli.targets import check_packages, check_targets, typed
 from optsteps.running.targets import MODEL_ARGUMENTS
+from optsteps.text.duration import seconds_of
 from optsteps.text.suggestion import suggestion
 
 
@@ -34,6 +35,11 @@ def _not_one(count: int) -> int:
     if count == 1:
         raise ValueError("an interval needs 2 samples; give 0 for none")
     return count
+
+
+def _duration(text: str) -> str:
+    seconds_of(text)
+    return text
 
 
 def _one_of(kind: str) -> Callable[[str, ValidationInfo], str]:
@@ -185,6 +191,8 @@ class Run(Part):
     """What the main method is compared with, by name."""
     optional_rivals: list[str]
     """Rivals that are left out, with a sentence, where they cannot take part."""
+    flow_rivals: list[str]
+    """Of these, rivals that only a flow has."""
     metric: Metric
     model: Node
     """The model that is sampled."""
@@ -193,6 +201,8 @@ class Run(Part):
     """Where figures go besides the run's folder."""
     plan: bool
     """Whether to print the network evaluations of every stage, and stop there."""
+    budget: Annotated[int, Field(ge=1)] | Annotated[str, AfterValidator(_duration)] | None
+    """What the plan may take, as evaluations (200000) or as a time (10min, 90s, 1.5h); null for any."""
     steps: Counts
     """Step counts of the students, such as [5,10]; 5 is [5]."""
     nfe: Counts | None
@@ -264,6 +274,7 @@ def checked(config: DictConfig, kind: type[Run] | type[Train]) -> DictConfig:
         raise ValueError(f"{error.full_key} has no default: give {error.full_key}=...") from None
     try:
         kind.model_validate(content)
+        check_packages(content)
         valid = kind.model_validate(content, context=_names())
     except ValidationError as error:
         raise ValueError(_paragraph(error.errors(), content, kind)) from None

@@ -13,16 +13,17 @@ from typing import Any, ClassVar
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-JOB = "job.json"
+from optsteps.reporting.sweep.jobs import JOB
+
 Record = dict[str, Any]
 
 
 def job_digest(config: DictConfig) -> str:
-    """The digest that a job is known by: of its resolved config without the logger and the folders, which change no
-    result."""
+    """The digest that a job is known by: of its resolved config without the logger, the folders and the budget, which
+    change no result."""
     from optsteps.storage.store import digest  # which loads torch: a command answers before
 
-    parts = {key: config[key] for key in config if key not in ("logger", "store", "paths", "hydra")}
+    parts = {key: config[key] for key in config if key not in ("logger", "store", "paths", "hydra", "budget")}
     resolve = partial(OmegaConf.to_container, resolve=True)
     facts = {key: resolve(part) if OmegaConf.is_config(part) else part for key, part in parts.items()}
     return digest({**facts, "precision": OmegaConf.select(config, "store.precision")})
@@ -33,18 +34,24 @@ OmegaConf.register_new_resolver("job_digest", lambda *, _root_: job_digest(_root
 
 
 class Sweep(Callback):
-    """Remembers which sweep this process started, so that its failed jobs are known however the sweep ends."""
+    """Remembers which sweep this process started, so that its failed jobs are known however the sweep ends.
+
+    Attributes:
+        folder: of the sweep; None where there is none.
+        refused: jobs that never had a process of their own, by what they set, each with the reason.
+    """
 
     folder: ClassVar[Path | None] = None
+    refused: ClassVar[list[str]] = []
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         Sweep.folder = Path(config.hydra.sweep.dir).absolute()
 
     @classmethod
     def failed(cls) -> list[str]:
-        """Folder and reason of every job that failed or did not come to its end; none where there is no sweep."""
+        """Every job that was refused, failed or did not come to its end, each with the reason; none without a sweep."""
         jobs = records(cls.folder) if cls.folder is not None else ()
-        return [f"{file.parent}: {record['failed']}" for file, record in jobs if "failed" in record]
+        return [*cls.refused, *(f"{file.parent}: {record['failed']}" for file, record in jobs if "failed" in record)]
 
 
 def records(sweep: Path) -> Iterator[tuple[Path, Record]]:

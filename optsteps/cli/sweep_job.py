@@ -21,9 +21,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
 
-from optsteps.cli.common import root_error
-from optsteps.cli.sweep import JOB, Record, job_digest, records
+from optsteps.cli.errors import root_error
+from optsteps.cli.sweep import Record, job_digest, records
 from optsteps.reporting.run.reading import METRICS
+from optsteps.reporting.sweep.jobs import JOB, NO_END
 from optsteps.running.keys import RESULTS_KEY
 from optsteps.running.launch import module_path
 from optsteps.storage.claims import Claim
@@ -89,14 +90,14 @@ def _attempt(function: Callable[[], Any], file: Path, facts: Record, returned: s
     # a server that has imported everything and computed nothing: children are forked off it at once, and no thread or
     # GPU context of ours comes with them
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["optsteps.running.run"])
+    context.set_forkserver_preload(["optsteps.running.run", "optsteps.loggers.results"])
     # joblib's workers call for a method of their own, which the server does not know
     if multiprocessing.get_start_method(allow_none=True) == "loky":
         multiprocessing.set_start_method(None, force=True)
     hydra = HydraConfig.get()
     log = partial(configure_log, DictConfig(OmegaConf.to_container(hydra.job_logging, resolve=True)), hydra.verbose)
     # stands until the job says otherwise: also where this process dies with it
-    _write(file, {**facts, "failed": "did not come to its end: it was killed, or still runs"})
+    _write(file, {**facts, "failed": NO_END})
     process = context.Process(target=_job, args=(function, file, facts, returned, log, dict(os.environ)))
     with _environment(module_path()):  # of the server, where it is to be started
         process.start()

@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import os
+import sys
 import types
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from hydra.utils import get_object
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from optsteps.running.targets import target_nodes
 from optsteps.text.suggestion import suggestion
 
+# of packages that only some choices need
+_EXTRAS = {"sklearn": "digits", "tensorboard": "tensorboard", "diffusers": "diffusers", "transformers": "diffusers"}
+# what a target needs when it is called, and does not import with its module
+_NEEDED = {
+    "lightning.pytorch.loggers.TensorBoardLogger": "tensorboard",
+    "optsteps.loggers.wandb.FallbackWandbLogger": "wandb",
+    "optsteps.datasets.digits": "sklearn",
+    "optsteps.models.diffusers.pretrained_pipeline": "diffusers",
+}
+# their import takes seconds; whoever instantiates them says what is wrong
+_LATER = "lightning.pytorch.loggers."
 _PLAIN = (int, float, str, bool, type(None))
+
+
+def check_packages(content: Mapping[str, Any]) -> None:
+    """Refuse a config (JSON data) that needs packages which are not there; nothing is imported for the answer.
+
+    Raises:
+        ValueError: the package of a `_target_` cannot be found, or one that it needs when it is called.
+    """
+    for path, node in target_nodes(content):
+        name = node["_target_"]
+        package, needed = name.partition(".")[0], _NEEDED.get(name)
+        if package and not _is_there(package):
+            raise ValueError(f"{path}._target_={name}: {_missing(None, package)}")
+        if needed is not None and not _is_there(needed):
+            raise ValueError(f"{path}._target_={name}: it needs {needed}, which is not installed{_extra(needed)}")
+
+
+def _is_there(package: str) -> bool:
+    """Whether a package is loaded or can be found."""
+    return sys.modules[package] is not None if package in sys.modules else find_spec(package) is not None
 
 
 def check_targets(content: Mapping[str, Any], supplied: Mapping[str, Sequence[str]]) -> None:
@@ -28,15 +61,63 @@ def check_targets(content: Mapping[str, Any], supplied: Mapping[str, Sequence[st
         supplied: by path, the arguments that the program gives itself, to a target that takes them.
 
     Raises:
-        ValueError: an argument does not exist (the message has near names), is missing, is null, or has another type.
+        ValueError: a target does not exist or cannot be imported; an argument does not exist (the message has near
+            names), is missing, is null, or has another type.
     """
     for path, node in target_nodes(content):
-        target = parameters = None
-        with suppress(Exception):  # whatever an import raises, instantiation will report it
-            target = get_object(node["_target_"])
+        if node["_target_"].startswith(_LATER):
+            continue
+        target = _located(path, node["_target_"])
+        try:
             parameters = inspect.signature(target).parameters
-        if target is not None and parameters is not None:
-            _check(path, node, target, parameters, supplied.get(path, ()))
+        except (TypeError, ValueError):  # no function, or one that does not say; instantiation will say the former
+            continue
+        _check(path, node, target, parameters, supplied.get(path, ()))
+
+
+def _located(path: str, name: str) -> Any:
+    """What a config names, imported.
+
+    Raises:
+        ValueError: it does not exist, or its module fails while it is imported.
+    """
+    part: Any = None
+    names = name.split(".")
+    for number, last in enumerate(names):
+        module = ".".join(names[: number + 1])
+        if number and hasattr(part, last):
+            part = getattr(part, last)
+            continue
+        try:
+            part = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != module and not module.startswith(f"{error.name}."):  # what the module needs is missing
+                raise ValueError(
+                    f"{path}._target_={name}: {module} needs {error.name}, which is not installed{_extra(error.name)}"
+                ) from error
+            raise ValueError(f"{path}._target_={name}: {_missing(part, last)}") from error
+        except Exception as error:
+            raise ValueError(
+                f"{path}._target_={name}: {module} cannot be imported ({type(error).__name__}: {error})"
+            ) from error
+    return part
+
+
+def _missing(parent: Any, name: str) -> str:
+    if parent is None:
+        return (
+            f"there is no module {name} in the current folder ({os.getcwd()}), on PYTHONPATH or among the installed "
+            "packages; start the command in the folder that holds it, or add that folder to PYTHONPATH"
+        )
+    names = [known for known in dir(parent) if not known.startswith("_")]
+    where = getattr(parent, "__file__", None) or "that"
+    return f"there is no {name} in {parent.__name__} ({where}){suggestion(name, names)}"
+
+
+def _extra(module: str | None) -> str:
+    """Which extra of this package brings a module along."""
+    extra = _EXTRAS.get((module or "").partition(".")[0])
+    return f"; pip install 'optsteps[{extra}]' installs it" if extra else f"; pip install {module}" if module else ""
 
 
 def _check(

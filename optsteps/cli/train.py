@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from optsteps.cli.common import CONFIG_DIR, readable_errors
+from optsteps.cli.common import CONFIG_DIR
+from optsteps.cli.errors import errors_pass_hydra, readable_errors, refuse_unknown_options
 from optsteps.cli.schema import Train, checked
+from optsteps.cli.version import versions
+from optsteps.text.terminal import say
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
 def job(config: DictConfig) -> None:
     """Check what was composed, and train."""
-    config = checked(config, Train)
-    from optsteps.cli.train_job import train  # loads torch and Lightning: a mistake in the command is reported before
+    with errors_pass_hydra([]):
+        config = checked(config, Train)
+        from optsteps.cli.train_job import (
+            train,
+        )  # loads torch and Lightning: a mistake is reported before
 
-    train(config, Path(HydraConfig.get().runtime.output_dir))
+        train(config, Path(HydraConfig.get().runtime.output_dir))
 
 
 @readable_errors
 def main() -> None:
     """Entry point."""
-    job()
+    if sys.argv[1:] == ["--version"]:
+        say(versions())
+    else:
+        refuse_unknown_options()
+        job()
 
 
 if __name__ == "__main__":

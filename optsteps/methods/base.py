@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
 from optsteps.storage.workers import ALONE, Workers
 from optsteps.trajectories import NO_CACHE, Cache
+
+# numbers whose standard deviation says whether they are unit noise
+_ENOUGH_NOISE = 64
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,9 @@ class SearchProblem:
     Raises:
         ValueError: batch sizes of noise and cond (data and data_cond) differ, no samples, or a teacher of another
             process.
+
+    Warns:
+        UserWarning: the noise is far from unit variance, so that it may have been scaled, which the sampler does.
     """
 
     denoiser: Denoiser
@@ -58,6 +65,14 @@ class SearchProblem:
         if len(self.noise) == 0:
             raise ValueError("the problem's noise holds no samples")
         check_batch(self.noise, self.cond)
+        spread = self.noise.float().std().item() if self.noise.numel() >= _ENOUGH_NOISE else 1.0
+        if not 0.5 < spread < 2:
+            warnings.warn(
+                f"the problem's noise has standard deviation {spread:.3g}, and should be unit noise, torch.randn: the "
+                "sampler scales it to the noise of its first time",
+                UserWarning,
+                stacklevel=3,
+            )
         if self.data is not None:
             check_batch(self.data, self.data_cond)
         if self.teacher.process != self.process:
@@ -116,10 +131,12 @@ class Evaluations:
     Attributes:
         count: of all samples together, guidance counted as 2.
         exact: whether the network's answers cannot change the number. Otherwise `count` is an estimate or a maximum.
+        kept: of all samples together, the states and predictions that a store keeps; None for one an evaluation.
     """
 
     count: int
     exact: bool = True
+    kept: int | None = None
 
 
 class Method:
@@ -152,7 +169,7 @@ class Method:
         checked_steps(steps)
 
     def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations | None:
-        """Evaluations of a search that shares nothing with others, for `plan=true`; None where unknown before it."""
+        """Evaluations of a search that shares nothing with others, for the run's plan; None where unknown."""
         return None
 
     def alone(self) -> Method | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,14 +79,8 @@ def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 256, seed: int =
         raise ValueError(f"expected samples [n, d] and [m, d], got {tuple(a.shape)} and {tuple(b.shape)}")
     if p < 1 or projections < 1:
         raise ValueError(f"p and projections must be at least 1, got p={p} and projections={projections}")
-    a, b = a.detach().to("cpu", torch.float64), b.detach().to("cpu", torch.float64)
-    if not (a.isfinite().all() and b.isfinite().all()):
-        raise ValueError("samples contain values that are not finite; the sampler that made them diverged")
-    generator = torch.Generator().manual_seed(seed)
-    directions = torch.randn(a.shape[1], projections, generator=generator, dtype=torch.float64)
-    directions /= directions.norm(dim=0)
-    power: float = _wasserstein_power(a @ directions, b @ directions, p).mean().item()
-    return float(power ** (1 / p))
+    directions = _directions(a.shape[1], projections, seed)
+    return _distance(_projected(a, directions), _projected(b, directions), p)
 
 
 class DistributionJudge(Judge):
@@ -100,7 +95,9 @@ class DistributionJudge(Judge):
 
     def __init__(self, distribution: Distribution, samples: int) -> None:
         self.distribution = distribution
-        self.truth = distribution.sample(samples, torch.Generator().manual_seed(0))
+        truth = distribution.sample(samples, torch.Generator().manual_seed(0))
+        self._directions = _directions(truth.shape[1])
+        self._truth = _projected(truth, self._directions)
 
     @property
     def figures(self) -> dict[str, bool | None]:
@@ -108,19 +105,47 @@ class DistributionJudge(Judge):
 
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
         x = x.cpu().double()
-        distances = torch.tensor([sliced_wasserstein(part, self.truth) for part in x.chunk(8)], dtype=torch.float64)
+        distance, *distances = (self._distance(part) for part in (x, *x.chunk(8)))
         return {
             "nll": sample_wise(negative_log_likelihood(x, self.distribution.log_prob), None),
-            "sliced_wasserstein": set_wise(sliced_wasserstein(x, self.truth), distances, False),
+            "sliced_wasserstein": set_wise(distance, torch.tensor(distances, dtype=torch.float64), False),
         }
+
+    def _distance(self, x: Tensor) -> float:
+        return _distance(_projected(x, self._directions), self._truth)
+
+
+def _directions(dimensions: int, number: int = 256, seed: int = 0) -> Tensor:
+    """Random directions, uniform on the sphere [d, k], float64."""
+    directions = torch.randn(dimensions, number, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return directions / directions.norm(dim=0)
+
+
+def _projected(x: Tensor, directions: Tensor) -> Tensor:
+    """The coordinates of x [n, d] along each direction [d, k] in increasing order -> [k, n], float64.
+
+    Raises:
+        ValueError: a sample is not finite.
+    """
+    x = x.detach().to("cpu", torch.float64)
+    if not x.isfinite().all():
+        raise ValueError("samples contain values that are not finite; the sampler that made them diverged")
+    # numpy sorts several times faster than torch
+    return torch.from_numpy(np.sort((x @ directions).T.contiguous().numpy(), axis=1))
+
+
+def _distance(a: Tensor, b: Tensor, p: float = 2) -> float:
+    """(mean of W_p^p)^(1/p) over the directions of projected samples [k, n] and [k, m]."""
+    return float(_wasserstein_power(a, b, p).mean().item() ** (1 / p))
 
 
 def _wasserstein_power(a: Tensor, b: Tensor, p: float) -> Tensor:
-    """W_p^p between the columns of a [n, k] and b [m, k] -> [k]: the integral of |F_a^-1 - F_b^-1|^p over (0, 1]."""
-    n, m = len(a), len(b)
+    """W_p^p between the sorted rows of a [k, n] and b [k, m] -> [k]: the integral of |F_a^-1 - F_b^-1|^p over
+    (0, 1]."""
+    n, m = a.shape[1], b.shape[1]
     # Both quantile functions are constant between neighbouring multiples of 1/n and 1/m. Counted in units of 1/(n m)
     # these are integers, so that equal levels are equal without rounding.
     levels = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).unique()
     widths = levels.diff(prepend=levels.new_zeros(1)).to(torch.float64) / (n * m)
-    gaps = a.sort(0).values[(levels - 1) // m] - b.sort(0).values[(levels - 1) // n]
-    return widths @ gaps.abs() ** p
+    gaps = a.index_select(1, (levels - 1) // m) - b.index_select(1, (levels - 1) // n)
+    return gaps.abs() ** p @ widths

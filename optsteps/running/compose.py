@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from optsteps.denoisers import call_nfe
 from optsteps.methods import GivenSchedules, HandMade, Method
 from optsteps.models import Model
+from optsteps.processes import Flow
 from optsteps.running.clean_samples import clean_samples
 from optsteps.running.device import set_max_batch, with_states_at
 from optsteps.running.experiment import Experiment, draw_samples, unseen_samples
@@ -32,8 +33,8 @@ def compose_experiment(config: DictConfig, device: torch.device, method_name: st
     """The experiment of a config whose main method goes by the name `method_name`. It evaluates nothing, unless
     `max_batch=auto` asks what fits on the device.
 
-    In the config, `metric`, `max_batch` and the published family's `model` are completed, and `process` is empty for a
-    model that takes none and so brings its own.
+    In the config, `metric`, `max_batch` and the published family's `model` are completed, `process` is empty for a
+    model that takes none and so brings its own, and a flow's default rivals are gone where the process is another.
 
     Raises:
         ValueError, OSError: with one paragraph that says what is wrong.
@@ -49,7 +50,6 @@ def compose_experiment(config: DictConfig, device: torch.device, method_name: st
     steps = _steps(config, model, solver, teacher)
     data, data_cond = clean_samples(config, model, device)
     choose_metric(config.metric, model)
-    judges = build_judges(config.metric.judges, model, unseen_samples(config))
     noise, cond = draw_samples(config, model, range(config.search.samples), device)
     experiment = Experiment(
         config=config,
@@ -60,7 +60,7 @@ def compose_experiment(config: DictConfig, device: torch.device, method_name: st
         comparison_teacher=comparison_teacher,
         walker=walker,
         methods=methods,
-        judges=judges,
+        judges=[],
         steps=steps,
         snap=_snap(config, model),
         noise=noise,
@@ -68,8 +68,10 @@ def compose_experiment(config: DictConfig, device: torch.device, method_name: st
         data=data,
         data_cond=data_cond,
     )
+    experiment = _without_unable_rivals(experiment)
+    judges = build_judges(config.metric.judges, model, unseen_samples(config))  # the slowest: some load networks
     check_figures(judges, config, model.shape, steps)
-    return _without_unable_rivals(experiment)
+    return replace(experiment, judges=judges)
 
 
 def _model(config: DictConfig, device: torch.device) -> Model:
@@ -114,6 +116,8 @@ def _steps(config: DictConfig, model: Model, solver: Solver, teacher: Schedule) 
 
 def _methods(config: DictConfig, model: Model, main: str) -> dict[str, Method]:
     """The main method, its rivals, and those that come with the model, by name."""
+    if config.flow_rivals and not isinstance(model.process, Flow):
+        config.rivals = {name: rival for name, rival in config.rivals.items() if name not in config.flow_rivals}
     _complete_published(config, model)
     rivals = {name: rival for name, rival in config.get("rivals", {}).items() if name != main}
     methods: dict[str, Method] = {main: instantiate(config.method)}

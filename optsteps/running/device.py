@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import lightning as L
 import torch
-from lightning.fabric.plugins.environments import LightningEnvironment
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from optsteps.denoisers import DeviceDenoiser, fitting_batch
@@ -19,7 +16,7 @@ _LARGEST_BATCH = 256
 
 
 def launch_device(runner: DictConfig, local_rank: int = 0) -> torch.device:
-    """Set the threads of this process, and let Lightning choose its device.
+    """Set the threads of this process, and let Lightning choose its device where there is a choice.
 
     Args:
         runner: of the config.
@@ -30,6 +27,12 @@ def launch_device(runner: DictConfig, local_rank: int = 0) -> torch.device:
     """
     if runner.threads is not None:
         torch.set_num_threads(runner.threads)
+    if runner.accelerator == "cpu" or (runner.accelerator == "auto" and not torch.accelerator.is_available()):
+        return torch.device("cpu")
+    import lightning as L  # takes seconds: a run that is refused on a CPU says so before
+    from lightning.fabric.plugins.environments import LightningEnvironment
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     on_gpu = runner.accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available()
     devices = [local_rank % torch.cuda.device_count()] if on_gpu else 1
     try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
+from importlib.metadata import version
 
-import lightning as L
 import torch
 
 import optsteps
@@ -33,7 +33,7 @@ def run_facts(experiment: Experiment, command: str) -> dict[str, str]:
         "command": command,
         "device": str(experiment.device),
         "max_batch": str(config.max_batch),
-        "versions": f"optsteps {optsteps.__version__}, torch {torch.__version__}, lightning {L.__version__}, "
+        "versions": f"optsteps {optsteps.__version__}, torch {torch.__version__}, lightning {version('lightning')}, "
         f"Python {platform.python_version()}",
         "commit": code_version(),
     }
@@ -53,4 +53,13 @@ def run_facts(experiment: Experiment, command: str) -> dict[str, str]:
 def _walk(experiment: Experiment, teacher: Schedule) -> str:
     """A teacher's schedule and solver, in words."""
     walk = f"{teacher.steps} steps of {experiment.walker.name}"
-    return f"{experiment.config.teacher.family}, {walk}, t {teacher.times[0]:g} to {teacher.times[-1]:g}"
+    sentence = f"{experiment.config.teacher.family}, {walk}, t {teacher.times[0]:g} to {teacher.times[-1]:g}"
+    return "; ".join([sentence, *formula_range(teacher)])
+
+
+def formula_range(teacher: Schedule) -> list[str]:
+    """A sentence where the family's formula covers less than the model's range, which is infinite or ends at 0."""
+    if "formula_levels" not in teacher.metadata:
+        return []
+    (high, low), family = teacher.metadata["formula_levels"], teacher.metadata["family"]
+    return [f"{family} is a formula between finite noise levels, and takes {high:g} to {low:g} of the model's range"]

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 
 from optsteps.storage.files import write_atomically
@@ -49,6 +48,8 @@ def this_rank(runner: DictConfig) -> Rank:
         ValueError: NODE_RANK does not fit `runner.num_nodes`, or a number of devices below 1.
     """
     if runner.launcher == "slurm":
+        from lightning.fabric.plugins.environments import SLURMEnvironment
+
         if not SLURMEnvironment.detect():
             raise ValueError(
                 "runner=slurm is for commands that srun starts; elsewhere choose runner=all_gpus, gpu or cpu"
@@ -56,7 +57,8 @@ def this_rank(runner: DictConfig) -> Rank:
         # by hand: Lightning's environment refuses srun --ntasks
         return Rank(*(int(os.environ[f"SLURM_{name}"]) for name in ("PROCID", "NTASKS", "LOCALID")))
     devices = max(1, torch.cuda.device_count()) if runner.devices == "auto" else int(runner.devices)
-    node, nodes = LightningEnvironment().node_rank(), int(runner.num_nodes)
+    # as Lightning reads them; GROUP_RANK is torchrun's
+    node, nodes = int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", 0))), int(runner.num_nodes)
     if devices < 1 or not 0 <= node < nodes:
         raise ValueError(
             f"runner.devices={runner.devices}, runner.num_nodes={nodes} and NODE_RANK={node} do not go together: start "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from optsteps.fingerprint import PROBES
 
 # differences beyond rounding, in parts of a sample's scale: twice the same call, in float32 and in half precision
 _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+# seconds of a call that is timed, and how often it is
+_TIMED, _CALLS = 0.1, 3
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,36 @@ def probe(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond = None, max_batch
     _compare_calls(outputs[0], again, x[:size])
     _compare_batches(outputs[0][0], alone, x[0])
     return Probe(torch.cat(outputs), call_nfe(denoiser) * (len(x) + 2 * size))
+
+
+def measured_rate(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond = None, max_batch: int = PROBES) -> float:
+    """Network evaluations per second, guidance counted as 2: about, because they depend on the size of the batch.
+
+    Warm calls of one sample are timed, of which the quickest counts, and then calls of as many as take a tenth of a
+    second.
+
+    Args:
+        x, t, cond: inputs [B, ...], [B] of which batches are made.
+        max_batch: most samples in one call.
+    """
+
+    def seconds(size: int) -> float:
+        part = torch.arange(size) % len(x)
+        batch = x[part.to(x.device)], t[part.to(t.device)].to(x.device), take(cond, part)
+        taken = []
+        for _ in range(1 + _CALLS):
+            begun = time.perf_counter()
+            with torch.no_grad():
+                out = evaluate(denoiser, *batch)
+            out.flatten()[:1].cpu()  # waits for a GPU
+            taken.append(time.perf_counter() - begun)
+        return max(min(taken[1:]), 1e-9)
+
+    size, taken = 1, seconds(1)
+    larger = min(max_batch, int(_TIMED / taken))
+    if larger > 1:
+        size, taken = larger, seconds(larger)
+    return call_nfe(denoiser) * size / taken
 
 
 def _unchanging(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
 from collections import Counter
@@ -27,41 +28,55 @@ from optsteps.storage.files import write_atomically
 from optsteps.text.terminal import say
 
 log = logging.getLogger(__name__)
-# seconds between two looks at the ranks' counts, and between two lines about shards
-_LOOK, _LINE = 0.5, 5.0
+# seconds between two looks at the ranks' counts, between two lines about shards, and between two lines in a long shard
+_LOOK, _LINE, _LONG = 0.5, 5.0, 30.0
 
 
 @dataclass
 class _Stage:
-    """A stage under way: how much of it is done, and the evaluations of every rank when it began."""
+    """A stage under way.
+
+    Attributes:
+        name: of it.
+        total: evaluations that it is planned to take; None where nobody knows.
+        before: evaluations of every rank when it began.
+        found_before: evaluations found in the store when it began.
+        fraction: how much of it is done, where `total` is None.
+        shard: number of the last shard, and of how many.
+        done: finished shards of every round.
+    """
 
     name: str
-    total: float | None
+    total: int | None
     before: Mapping[int, int]
-    begun: float = field(default_factory=time.monotonic)
+    found_before: int
+    begun: float = field(default_factory=lambda: time.monotonic())
     fraction: float = 0.0
     shard: str = ""
     done: Counter[int] = field(default_factory=Counter)
-    last_line: float = 0.0
+    last_line: float = -math.inf
     announced: bool = False
 
 
 class Progress:
-    """Counts a rank's network evaluations; rank 0 shows those of all ranks.
+    """Counts a rank's network evaluations; rank 0 shows those of all ranks, and the time left for the whole run.
 
     Args:
         device: name of this rank's device.
         rank: its number.
         folder: where the ranks of a run leave their counts; None where there is one rank only.
+        label: stands before every line of a job that runs beside others, which has no bars.
     """
 
-    def __init__(self, device: str, rank: int = 0, folder: Path | None = None) -> None:
-        self.device, self.rank, self.folder = device, rank, folder
-        self.evaluations = 0
+    def __init__(self, device: str, rank: int = 0, folder: Path | None = None, label: str = "") -> None:
+        self.device, self.rank, self.folder, self.label = device, rank, folder, label
+        self.evaluations, self._found = 0, 0
+        self._to_come: dict[str, int | None] = {}
+        self._begun: tuple[float, int] | None = None
         self._looked = 0.0
         self._stage: _Stage | None = None
         console = Console(stderr=True)
-        self._terminal = console.is_terminal
+        self._has_bars = console.is_terminal and not label
         name, note = Column(no_wrap=True, min_width=20), Column(no_wrap=True, ratio=1)
         self._bars = Bars(
             SpinnerColumn(),
@@ -70,7 +85,7 @@ class Progress:
             TimeElapsedColumn(table_column=Column(min_width=7)),
             TextColumn("{task.fields[note]}", table_column=note, markup=False),
             console=console,
-            disable=not self._terminal,
+            disable=not self._has_bars,
             expand=True,
         )
         self._bar: Any = None
@@ -82,10 +97,18 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         self._bars.stop()
 
+    def expect(self, evaluations: Mapping[str, int | None]) -> None:
+        """The stages of the run with the evaluations that they are planned to take, None where nobody knows. What is
+        found in the store counts as done."""
+        self._to_come = dict(evaluations)
+
     @contextmanager
-    def stage(self, name: str, evaluations: float | None = None) -> Iterator[None]:
-        """The stage `name` while the body runs; of so many evaluations, where their number is known."""
-        self._stage = stage = _Stage(name, evaluations, {rank: count for rank, (_, count) in self._ranks().items()})
+    def stage(self, name: str) -> Iterator[None]:
+        """The stage `name` while the body runs."""
+        counts = {rank: count for rank, (_, count) in self._ranks().items()}
+        self._stage = stage = _Stage(name, self._to_come.pop(name, None), counts, self._found)
+        if self._begun is None and stage.total is not None:
+            self._begun = stage.begun, sum(counts.values())
         self._bar = self._bars.add_task(name, total=1.0, note="")
         yield
         if stage.announced:
@@ -102,12 +125,21 @@ class Progress:
             self._announce()
             out = denoiser(x, t, cond)
             self.evaluations += nfe * len(x)
-            if time.monotonic() - self._looked > _LOOK:
+            now = time.monotonic()
+            if now - self._looked > _LOOK:
                 self._look()
+            stage = self._stage
+            if stage is not None and now - max(stage.begun, stage.last_line) >= _LONG:
+                self._tell(stage)
             return out
 
         watched.nfe = nfe  # type: ignore[attr-defined]
         return watched
+
+    def found(self, shard: Any) -> None:
+        """Count the evaluations of a shard that is in the store: a pair of the shard and their number."""
+        if isinstance(shard, tuple) and len(shard) == 2 and isinstance(shard[1], int):
+            self._found += shard[1]
 
     def shard(self, name: Mapping[str, Any]) -> None:
         """Count a finished shard of a search: number `shard` of `of` in round `round` of `rounds`."""
@@ -126,10 +158,8 @@ class Progress:
         if stage is None:
             return
         stage.fraction = fraction
-        now = time.monotonic()
-        if now - stage.last_line > _LINE and fraction < 1:
-            stage.last_line = now
-            self._line(f"{stage.name}: {self._note(stage)}")
+        if time.monotonic() - stage.last_line > _LINE and fraction < 1:
+            self._tell(stage)
         self._look()
 
     def _announce(self) -> None:
@@ -145,7 +175,7 @@ class Progress:
             count = {"device": self.device, "evaluations": self.evaluations}
             with suppress(OSError):  # where it cannot be written, the others see an older count
                 write_atomically(self.folder / f"{self.rank}.json", json.dumps(count).encode())
-        if self._stage is not None and self._terminal:
+        if self._stage is not None and self._has_bars:
             self._bars.update(self._bar, completed=self._fraction(self._stage), note=self._note(self._stage))
 
     def _ranks(self) -> dict[int, tuple[str, int]]:
@@ -168,18 +198,42 @@ class Progress:
             rates = [f"rank {rank} {rate}" for rank, rate in zip(spent, rates, strict=True)]
         return ", ".join([f"{sum(spent.values()):,} evaluations", *rates])
 
+    def _done(self, stage: _Stage) -> int:
+        """Evaluations of the stage that are made or found: those that rank 0 knows, or those that all ranks made."""
+        ranks = {rank: count - stage.before.get(rank, 0) for rank, (_, count) in self._ranks().items()}
+        return max(ranks[self.rank] + self._found - stage.found_before, sum(ranks.values()))
+
     def _fraction(self, stage: _Stage) -> float:
-        if stage.total is None:
-            return stage.fraction
-        spent = sum(count - stage.before.get(rank, 0) for rank, (_, count) in self._ranks().items())
-        return min(1.0, spent / stage.total)
+        return stage.fraction if not stage.total else min(1.0, self._done(stage) / stage.total)
+
+    def _left(self, stage: _Stage) -> str:
+        """The time that is left for the run or, where nobody has planned it, for the stage."""
+        now = time.monotonic()
+        if stage.total is None or self._begun is None:
+            fraction, seconds = self._fraction(stage), now - stage.begun
+            return f"{_clock(seconds / fraction - seconds)} to go" if fraction > 0 else ""
+        begun, before = self._begun
+        made = sum(count for _, count in self._ranks().values()) - before
+        if made == 0:
+            return ""
+        left = max(0, stage.total - self._done(stage)) + sum(count or 0 for count in self._to_come.values())
+        at_least = "at least " if None in self._to_come.values() else ""
+        return f"{at_least}{_clock(left * (now - begun) / made)} to go in all"
 
     def _note(self, stage: _Stage) -> str:
-        fraction, seconds = self._fraction(stage), time.monotonic() - stage.begun
-        left = f"{timedelta(seconds=round(seconds / fraction - seconds))} to go" if fraction > 0 else ""
-        return ", ".join(part for part in (left, stage.shard, self._spent(stage)) if part)
+        percent = f"{self._fraction(stage):.0%}" if stage.total else ""
+        return ", ".join(part for part in (percent, self._left(stage), stage.shard, self._spent(stage)) if part)
+
+    def _tell(self, stage: _Stage) -> None:
+        stage.last_line = time.monotonic()
+        self._line(f"{stage.name}: {self._note(stage)}")
 
     def _line(self, text: str) -> None:
         log.info(text)
-        if not self._terminal:
-            say(f"{time.strftime('%H:%M:%S')} {text}", sys.stderr)
+        if not self._has_bars:
+            label = f"{self.label}: " if self.label else ""
+            say(f"{time.strftime('%H:%M:%S')} {label}{text}", sys.stderr)
+
+
+def _clock(seconds: float) -> timedelta:
+    return timedelta(seconds=round(seconds))

@@ -3,38 +3,51 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
 
 from optsteps.comparison import Comparison, Row, verdicts
-from optsteps.denoisers import call_nfe
-from optsteps.export import run_snippets
-from optsteps.loggers.results import log_results
+from optsteps.export import missing_solver, run_snippets
 from optsteps.methods import SearchResult
 from optsteps.reporting.run.folder import USAGE, write_config, write_report
 from optsteps.reporting.run.summary import run_summary, terminal_text
 from optsteps.running.compose import compose_experiment
 from optsteps.running.device import device_name, launch_device
-from optsteps.running.facts import run_facts
+from optsteps.running.facts import formula_range, run_facts
 from optsteps.running.keys import keys_of
 from optsteps.running.launch import failed_ranks, further_ranks, this_rank
+from optsteps.running.limits import check_budget, check_disk
 from optsteps.running.oracle import judge_oracle
-from optsteps.running.plan import plan_table, planned
-from optsteps.running.share import Share, compute, probe_model
+from optsteps.running.plan import Stage, evaluations_by_stage, plan_note, plan_table, planned, shortened, total
+from optsteps.running.share import Share, compute, model_rate, probe_model, store_of
 from optsteps.storage.files import write_atomically
 from optsteps.storage.sources import remember_sources
+from optsteps.storage.store import ShardStore
+from optsteps.text.duration import duration
 from optsteps.text.terminal import say
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
 
 log = logging.getLogger(__name__)
 
 
-def run(config: DictConfig, folder: Path, method_name: str, command: str) -> list[Row]:
+def run(config: DictConfig, folder: Path, method_name: str, command: str, label: str = "") -> list[Row]:
     """Run the experiment that `config` describes and leave its report in `folder`.
+
+    Args:
+        config: resolved.
+        folder: of the run.
+        method_name: the main method's.
+        command: that repeats the run.
+        label: before every line of progress, where other jobs write to the same terminal.
 
     Returns:
         The rows of its table; none for a rank other than 0, which only computes, nor where only a plan is asked for.
@@ -48,23 +61,38 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
         raise ValueError("several processes meet in the store: give a store.folder, or runner.devices=1")
     if config.plan:
         if rank.rank == 0:
-            stages = planned(compose_experiment(config, launch_device(config.runner), method_name))
-            say(terminal_text(lambda console: console.print(plan_table(stages))))
+            experiment = compose_experiment(config, launch_device(config.runner), method_name)
+            stages, rate, store = planned(experiment), model_rate(experiment), store_of(config)
+            say(_shown(plan_table(stages, rate), plan_note(stages, rate, store)))
+            _check_limits(config, stages, rate, store)
         return []
     if rank.rank > 0:  # of another node, or a task of SLURM's: rank 0 reports
         with further_ranks(config, method_name, folder, rank):
             compute(config, method_name, rank)
         return []
     device = launch_device(config.runner)
-    logger: Logger = instantiate(config.logger)
     try:
-        try:
-            experiment = compose_experiment(config, device, method_name)
-        finally:  # a run that is refused is logged too; the config of any other is complete now
-            logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+        experiment = compose_experiment(config, device, method_name)
+    except SystemExit as error:
+        raise _exited(error) from error
+    except Exception:
+        if config.logger.get("group") is not None:  # which shows all jobs of a sweep
+            _logger(config).finalize("failed")
+        raise
+    logger = _logger(config)
+    try:
         write_config(folder, config)
+        for sentence in formula_range(experiment.teacher):
+            log.warning("the teacher: %s", sentence)
+        if experiment.model.in_diffusers:
+            for sentence in missing_solver(experiment.solver.name, experiment.model.process):
+                log.warning("%s: %s", USAGE, sentence)
         facts = run_facts(experiment, command)  # before anything is spent: it may fail
-        share = Share.of_rank(experiment, device, rank)
+        stages = planned(experiment)
+        _check_limits(config, stages, None, store_of(config))
+        share = Share.of_rank(experiment, device, rank, label)
+        _show_plan(config, stages, model_rate(experiment), label)
+        share.progress.expect(evaluations_by_stage(stages))
         with further_ranks(config, method_name, folder, rank) as ranks, share.progress:
             for name, reason in experiment.left_out.items():
                 log.warning("%s is left out of the comparison: %s", name, reason)
@@ -80,16 +108,30 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str) -> lis
         usage = [_write_usage(folder, results[method_name])] if experiment.model.in_diffusers else []
         facts |= {**share.keys.described, **checks}
         paths = write_report(folder, title, rows, verdict_rows, facts, method_name, results, experiment.model.decode)
-    except SystemExit as error:  # of a model, a data set or a judge: with status 0 it would pass for a result
+    except SystemExit as error:
         logger.finalize("failed")
-        raise ValueError(f"something in this run called sys.exit({error.code!r}) before there was a result") from error
+        raise _exited(error) from error
     except BaseException:
         logger.finalize("failed")
         raise
+    from optsteps.loggers.results import log_results
+
     log_results(logger, rows, verdict_rows, [*usage, *paths], time.perf_counter() - start)
     written = [("report and schedules", folder), *(("how to sample with them", path) for path in usage)]
     say(run_summary(rows, verdict_rows, failures, written))
     return rows
+
+
+def _logger(config: DictConfig) -> Logger:
+    """The logger, told of the config. It loads Lightning, which takes seconds: a run that is refused says so before."""
+    logger: Logger = instantiate(config.logger)
+    logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+    return logger
+
+
+def _exited(error: SystemExit) -> ValueError:
+    """The error of a model, a data set or a judge that ends the process: with status 0 it would pass for a result."""
+    return ValueError(f"something in this run called sys.exit({error.code!r}) before there was a result")
 
 
 def results_key(config: DictConfig, method_name: str) -> str:
@@ -99,10 +141,28 @@ def results_key(config: DictConfig, method_name: str) -> str:
     return keys_of(experiment, probe_model(experiment), device_name(device)).results
 
 
+def _check_limits(config: DictConfig, stages: Sequence[Stage], rate: float | None, store: ShardStore | None) -> None:
+    check_budget(stages, config.budget, rate)
+    if store is not None:
+        check_disk(stages, store)
+
+
+def _show_plan(config: DictConfig, stages: Sequence[Stage], rate: float, label: str) -> None:
+    """Say what the run will do, unless that is more than it may."""
+    if label:  # other jobs write to the same terminal
+        say(f"{label}: {total(stages):,} evaluations, about {duration(total(stages) / rate)}", sys.stderr)
+    else:
+        say(_shown(plan_table(shortened(stages), rate), plan_note(stages, rate, store_of(config))), sys.stderr)
+    check_budget(stages, config.budget, rate)
+
+
+def _shown(table: Table, note: str) -> str:
+    return terminal_text(lambda console: console.print(table, note, sep="\n", markup=False, highlight=False))
+
+
 def _judge_teacher(share: Share, comparison: Comparison) -> Row:
     """The teacher on unseen samples, before the searches: judges that cannot judge it say so before these are paid."""
-    walk = share.experiment.walker.nfe(share.experiment.comparison_teacher) * call_nfe(comparison.denoiser)
-    with share.progress.stage("teacher", len(comparison.noise) * walk):
+    with share.progress.stage("teacher"):
         return comparison.judge_teacher()
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
+from optsteps.conditions import Cond
 from optsteps.denoisers import Denoiser, call_nfe
 from optsteps.fingerprint import probe_inputs, probed
 from optsteps.methods import GivenSchedules, SearchResult
@@ -18,7 +20,7 @@ from optsteps.running.experiment import Experiment
 from optsteps.running.interpretation import check_interpretation
 from optsteps.running.keys import Facts, Keys, keys_of
 from optsteps.running.launch import Rank
-from optsteps.running.probe import Probe, probe
+from optsteps.running.probe import Probe, measured_rate, probe
 from optsteps.running.progress import Progress
 from optsteps.storage.store import ShardStore, digest
 from optsteps.storage.workers import ALONE, StoredWorkers, Workers
@@ -45,19 +47,20 @@ class Share:
     denoiser: Denoiser
 
     @classmethod
-    def of_rank(cls, experiment: Experiment, device: torch.device, rank: Rank) -> Share:
+    def of_rank(cls, experiment: Experiment, device: torch.device, rank: Rank, label: str = "") -> Share:
         """The share of a rank, once the model has answered the probe.
 
         Args:
             device: that computes, also where samples and states lie elsewhere.
+            label: of the lines of its progress.
 
         Raises:
             ValueError: the model does not answer as a denoiser does, or the store has no name.
         """
         answers, name = probe_model(experiment), device_name(device)
         keys = keys_of(experiment, answers, name)
-        workers = _workers(experiment.config, keys, rank)
-        progress = _progress(experiment.config, name, rank)
+        progress = _progress(experiment.config, name, rank, label)
+        workers = _workers(experiment.config, keys, rank, progress)
         return cls(experiment, answers, keys, workers, progress, progress.watch(experiment.model.denoiser))
 
     def check_model(self) -> dict[str, str]:
@@ -118,35 +121,55 @@ def compute(config: DictConfig, method_name: str, rank: Rank) -> None:
 
 def probe_model(experiment: Experiment) -> Probe:
     """The model's answers to a few fixed inputs, which are checked unless `check_model` is false."""
-    model = experiment.model
-    x, t, cond = probe_inputs(
-        model.process, model.shape, model.time_range, lambda numbers: model.cond(numbers, experiment.device)
-    )
-    x, size = x.to(experiment.device), min(len(x), experiment.config.max_batch)
+    model, (x, t, cond) = experiment.model, _probe_inputs(experiment)
+    size = min(len(x), experiment.config.max_batch)
     if experiment.config.check_model:
         return probe(model.denoiser, x, t, cond, size)
     return Probe(probed(model.denoiser, x, t, cond, size), call_nfe(model.denoiser) * len(x))
 
 
-def _workers(config: DictConfig, keys: Keys, rank: Rank) -> Workers:
-    """Those of `config.store`, for what the model determines, or this process alone."""
+def model_rate(experiment: Experiment) -> float:
+    """Network evaluations per second, about."""
+    return measured_rate(experiment.model.denoiser, *_probe_inputs(experiment), experiment.config.max_batch)
+
+
+def store_of(config: DictConfig) -> ShardStore | None:
+    """The store of `config`; None where nothing is kept.
+
+    Raises:
+        ValueError: it has no name, or its folder holds other things.
+    """
     if config.store.folder is None:
-        return ALONE
+        return None
     if not str(config.store.folder).strip():
         raise ValueError(
             f"store.folder={config.store.folder!r} names no folder: give one, or store.folder=null to keep nothing"
         )
     limit = None if config.store.limit_gb is None else int(config.store.limit_gb * 1e9)
-    return StoredWorkers(ShardStore(Path(config.store.folder), limit), keys.model, rank.rank, rank.world_size)
+    return ShardStore(Path(config.store.folder), limit)
 
 
-def _progress(config: DictConfig, device: str, rank: Rank) -> Progress:
+def _probe_inputs(experiment: Experiment) -> tuple[Tensor, Tensor, Cond]:
+    model, device = experiment.model, experiment.device
+    x, t, cond = probe_inputs(model.process, model.shape, model.time_range, lambda numbers: model.cond(numbers, device))
+    return x.to(device), t, cond
+
+
+def _workers(config: DictConfig, keys: Keys, rank: Rank, progress: Progress) -> Workers:
+    """Those of `config.store`, for what the model determines, or this process alone."""
+    store = store_of(config)
+    if store is None:
+        return ALONE
+    return StoredWorkers(store, keys.model, rank.rank, rank.world_size, found=progress.found)
+
+
+def _progress(config: DictConfig, device: str, rank: Rank, label: str) -> Progress:
     """Ranks of one run leave their counts beside its store."""
     if rank.world_size == 1:
-        return Progress(device, rank.rank)
+        return Progress(device, rank.rank, label=label)
     run = digest(OmegaConf.to_container(config, resolve=True))
     folder = Path(config.store.folder) / "progress" / run
     if rank.rank == 0:
         for old in folder.glob("*.json"):
             old.unlink()
-    return Progress(device, rank.rank, folder)
+    return Progress(device, rank.rank, folder, label)

@@ -28,8 +28,10 @@ def target_nodes(content: Any, path: str = "") -> Iterator[tuple[str, Mapping[st
 
 
 def import_targets(config: DictConfig) -> None:
-    """Import what a config names, and remember its source before anything is made of it."""
-    for _, node in target_nodes(OmegaConf.to_container(config, resolve=True)):
+    """Import what a config names, but the logger, which determines no result; remember the source of all that before
+    anything is made of it."""
+    parts = [str(part) for part in config if part != "logger"]
+    for _, node in target_nodes(OmegaConf.to_container(OmegaConf.masked_copy(config, parts), resolve=True)):
         with suppress(Exception):  # whoever instantiates it says what is wrong
             get_object(node["_target_"])
     remember_sources()

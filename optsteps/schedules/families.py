@@ -17,6 +17,9 @@ Final = Literal["t_min", "zero"]
 # the times (process, ramp, ends, **parameters) -> [len(ramp)] between two ends, where ramp is uniform inside (0, 1)
 Family = Callable[..., Tensor]
 
+# families whose formula runs between two finite and positive noise levels
+_BETWEEN_LEVELS = ("edm", "exponential", "logsnr")
+
 
 def build_schedule(
     name: str | Family,
@@ -36,7 +39,9 @@ def build_schedule(
         steps: number of solver steps, at least 1.
         t_max, t_min: the noisiest and the cleanest time of the formula (not used by `published`). Where the noise level
             at t_max is infinite (a flow's t = 1), families in noise levels start at t_max and continue as if they had
-            started at `t_finite`.
+            started at `t_finite`. Where it is 0 at t_min (a flow's t = 0), `edm`, `exponential` and `logsnr` run to
+            `t_positive` and end with a step to noise level 0, as with final="zero". The metadata then holds the noise
+            levels between which the formula runs ("formula_levels").
         final: "t_min" ends at t_min. "zero" ends at noise level 0 (`process.t_clean`) as the family's authors do. Most
             append that time, so that the last of the `steps` goes from t_min to noise level 0, as in EDM's own sampler.
             `published`, and `beta` in times, compute one time more and put noise level 0 in the place of the last.
@@ -57,6 +62,9 @@ def build_schedule(
         )
     if final not in ("t_min", "zero"):
         raise ValueError(f"final must be 't_min' or 'zero', got {final!r}")
+    heads_to_clean = name in _BETWEEN_LEVELS and t_min == process.t_clean < process.t_positive < (t_max or 0)
+    if heads_to_clean:
+        t_min, final = process.t_positive, "zero"
     replaces = final == "zero" and _ends_in_place(name, parameters)
     intervals = int(steps) - (final == "zero" and not replaces)
     if steps != int(steps) or intervals < 1:
@@ -77,6 +85,8 @@ def build_schedule(
         inner = torch.linspace(0, 1, intervals + 1, dtype=torch.float64)[1:-1]
         times = torch.cat([ends[:1], family(process, inner, ends, **parameters), ends[1:]])
         described |= {"t_max": t_max, "t_min": t_min}
+        if heads_to_clean or (name in _BETWEEN_LEVELS and t_max > process.t_finite):
+            described["formula_levels"] = _levels(process, ends, name).tolist()
     if final == "zero":
         times = torch.cat([times[:-1] if replaces else times, as_times([process.t_clean])])
     if not snap:

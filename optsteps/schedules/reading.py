@@ -28,6 +28,8 @@ READABLE_FORMS = (*FORMS, *ARGUMENT_FORMS)
 End = Literal["as-listed", "append-zero", "replace-by-zero"]
 ENDS: tuple[End, ...] = get_args(End)
 
+# a tensor or an array as it is printed, with its numbers
+_PRINTED = re.compile(r"\s*(?:\w+\.)*(?:tensor|array)\(\s*(\[[^\[\]()]*\])[^()]*\)\s*$")
 # a noise level that a sampler would leave visible in its samples
 _NOISY_END = 0.1
 
@@ -42,11 +44,13 @@ def read_schedule(
     as the `timesteps=` argument of a pipeline of diffusers.
 
     Args:
-        source: numbers; or text: "a, b, c", one number a line, a JSON or Python list, a saved workflow of ComfyUI with
-            one list of sigmas, or CSV with a column `time` or `noise_level` and, where steps have orders, `order`; or
-            the path of a file with such text. What follows a # on a line is a comment.
+        source: numbers; or text: "a, b, c", one number a line, a JSON or Python list, a tensor or an array as Python
+            prints it, a saved workflow of ComfyUI with one list of sigmas, or CSV with a column `time` or `noise_level`
+            and, where steps have orders, `order`; or the path of a file with such text. What follows a # on a line is a
+            comment.
         process: the process of the model they are for.
-        form: the expected form of the text, one of `READABLE_FORMS`; None takes the form that the text has.
+        form: the expected form of the text, one of `READABLE_FORMS`; None takes the form that the text has. A list in
+            brackets and one without them are the same.
         end: "as-listed": the last number is the last time; "append-zero": noise level 0 comes after it;
             "replace-by-zero": noise level 0 comes in its place, as some tools run a published list. None: append-zero
             for arguments of diffusers, as-listed for all else.
@@ -66,9 +70,8 @@ def read_schedule(
     if isinstance(text, str):
         if not text.strip():
             raise ValueError("there is no schedule in an empty text")
-        actual_form = _form(text)
-        expected = {"comfyui-json": "kdiffusion"}.get(form, form) if form in FORMS else None
-        if expected not in (None, actual_form) or (form in ARGUMENT_FORMS and actual_form == "csv"):
+        actual_form = text_form(text)
+        if form is not None and (form == "csv") != (actual_form == "csv"):
             raise ValueError(f"the text is not of the form {form}; it looks like {actual_form}")
         if actual_form == "csv":
             return _ended(_from_table(text, process), end or "as-listed")
@@ -81,11 +84,13 @@ def read_schedule(
     return _from_sigmas(_with_end(values, end), process)
 
 
-def _form(text: str) -> str:
-    """The one of `FORMS` that the text looks like; every list counts as "kdiffusion"."""
+def text_form(text: str) -> str:
+    """The one of `FORMS` that a text looks like; every list in brackets counts as "kdiffusion"."""
     head = text.lstrip()
-    if head[0] in "[({":
+    if head.startswith(("[", "(", "{")) or _PRINTED.match(head):
         return "kdiffusion"
+    if not head:
+        return "comfyui"
     columns = {name.strip() for name in head.splitlines()[0].split(",")}
     return "csv" if columns & set(CSV_COLUMNS) else "comfyui"
 
@@ -119,6 +124,10 @@ def _listed(text: str) -> list[float]:
     """The numbers of a list in the syntax of JSON or Python, or of the one list of sigmas in a workflow."""
     if text.lstrip().startswith("{"):
         return _of_workflow(text)
+    if printed := _PRINTED.match(text):
+        text = printed[1]
+        if "," not in text:  # as numpy prints it
+            return _numbers(text.strip("[]"))
     try:
         values = ast.literal_eval(text.strip())
     except SyntaxError as error:

@@ -41,6 +41,8 @@ class Schedule:
             with another form. None: "flow". `Solver.described` holds both keys.
         "range": where the first and the last time come from, as the comparison's table shows it. None: "the teacher's"
             where the ends are the teacher's, otherwise "its method's".
+        "formula_levels": the largest and the least noise level of a hand-made family's formula, where the schedule goes
+            on to an infinite level or to 0 and the formula cannot. A run's report and log say it.
 
     Raises:
         ValueError: fewer than two times; a time that is not finite, not below the one before it, or outside the

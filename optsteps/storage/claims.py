@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,6 +84,21 @@ class Claim:
             return max(0.0, time.time() - Path(self._lease.lock_file).stat().st_mtime)
         except FileNotFoundError:
             return 0.0
+
+    def alive(self) -> bool:
+        """Whether somebody has the claim and gives signs of life. A death on this machine is seen at once."""
+        owner = self._lease.owner
+        if owner is None or self.silent_for() >= self.patience:
+            return False
+        if owner.hostname != platform.node():
+            return True
+        try:
+            os.kill(owner.pid, 0)  # asks only whether it is there
+        except ProcessLookupError:
+            return False
+        except OSError:  # it is somebody else's
+            return True
+        return True
 
     def owner(self) -> str:
         """The process that has the claim, and the machine that it runs on."""

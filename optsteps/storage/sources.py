@@ -207,6 +207,7 @@ def code_facts(modules: Iterable[str]) -> dict[str, str]:
     return dict(sorted(facts.items()))
 
 
+@cache
 def _has_no_effect(module: str) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in _WITHOUT_EFFECT)
 

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import re
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -75,9 +76,11 @@ class ShardStore:
 
     def get(self, key: str) -> Tree | None:
         """The shard of this key, with tensors on the CPU; None where there is no whole one."""
-        for path in self._folder_of(key).glob(f"{key}.*"):
-            match = _SHARD.fullmatch(path.name)
-            if match is None or not path.is_file():  # a folder, or a pipe that would be waited for
+        folder = self._folder_of(key)
+        for name in os.listdir(folder) if folder.is_dir() else ():
+            match, path = _SHARD.fullmatch(name), folder / name
+            # a folder or a pipe, which would be waited for, is none
+            if match is None or match["key"] != key or not path.is_file():
                 continue
             try:
                 content = path.read_bytes()
@@ -145,7 +148,7 @@ class ShardStore:
         keys: Sequence[str],
         function: Callable[[int], Tree],
         first: int = 0,
-        finished: Callable[[int], None] = lambda _: None,
+        finished: Callable[[int, Tree], None] = lambda *_: None,
     ) -> list[Tree]:
         """The shards of all keys, in order, each computed by one process and kept.
 
@@ -153,7 +156,8 @@ class ShardStore:
             keys: of the shards.
             function: the shard of the key at a position in the list.
             first: the position where this process begins, so that several do not wait for the same shard.
-            finished: called with the position of every shard once it is there, computed by this process or another.
+            finished: called with the position of every shard, and the shard, once it is there, computed by this process
+                or another.
         """
         shards: dict[int, Tree] = {}
         waiting = [(first + i) % len(keys) for i in range(len(keys))]
@@ -167,7 +171,7 @@ class ShardStore:
                     missing.append(position)
                 else:
                     shards[position] = shard
-                    finished(position)
+                    finished(position, shard)
             if len(missing) == len(waiting):
                 time.sleep(_PAUSE)
             waiting = missing
@@ -197,6 +201,21 @@ class ShardStore:
                 shard = function()
                 self.put(key, shard)
             return shard
+
+    def size(self) -> int:
+        """Bytes of all its shards."""
+        sizes = 0
+        for path in self.folder.glob("*/*"):
+            with suppress(OSError):  # deleted in the meantime
+                sizes += path.stat().st_size if _SHARD.fullmatch(path.name) else 0
+        return sizes
+
+    def free(self) -> int:
+        """Bytes that its disk has room for."""
+        folder = self.folder.absolute()
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
 
     def _mark(self) -> None:
         """Make the folder, and mark it as a store."""

@@ -37,7 +37,7 @@ class Workers(Protocol):
         ...
 
 
-def _silent(_: Name) -> None:
+def _silent(_: Any) -> None:
     """Show no progress."""
 
 
@@ -82,6 +82,7 @@ class StoredWorkers:
         rank, world_size: this process's number and how many there are, so that they begin at different shards; nothing
             depends on either.
         finished: called with the name of every shard once it is there, computed by this process or another.
+        found: called with every shard that this process need not compute, because it is in the store.
     """
 
     store: ShardStore
@@ -89,6 +90,7 @@ class StoredWorkers:
     rank: int = 0
     world_size: int = 1
     finished: Callable[[Name], None] = _silent
+    found: Callable[[Any], None] = _silent
     keeps = True
 
     def on(self, part: str, **facts: Any) -> StoredWorkers:
@@ -96,14 +98,27 @@ class StoredWorkers:
 
     def shards(self, names: Sequence[Name], compute: Callable[[int], Any]) -> list[Any]:
         first = self.rank * len(names) // self.world_size
-        keys = [self._key(name) for name in names]
-        return self.store.compute(keys, compute, first, finished=lambda position: self.finished(names[position]))
+        computed = set[int]()
+
+        def computing(position: int) -> Any:
+            computed.add(position)
+            return compute(position)
+
+        def there(position: int, shard: Any) -> None:
+            if position not in computed:
+                self.found(shard)
+            self.finished(names[position])
+
+        return self.store.compute([self._key(name) for name in names], computing, first, there)
 
     def telling(self, finished: Callable[[Name], None]) -> StoredWorkers:
         return replace(self, finished=finished)
 
     def kept(self, name: Name) -> Any | None:
-        return self.store.get(self._key(name))
+        shard = self.store.get(self._key(name))
+        if shard is not None:
+            self.found(shard)
+        return shard
 
     def _key(self, name: Name) -> str:
         return digest({"facts": self.facts, "shard": name})

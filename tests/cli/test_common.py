@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 
-from optsteps.cli.common import _home_cache, readable_errors
+from optsteps.cli.common import CONFIG_DIR, _home_cache
+from optsteps.cli.errors import readable_errors
 from optsteps.running.version import code_version
 
 
@@ -51,3 +55,29 @@ def test_data_sets_of_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_version_of_the_code_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert code_version() == "unknown: git cannot be run (No such file or directory)"
+
+
+def folder_and_run_name(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> tuple[str, str]:
+    """The folder that a run's own lies in, and the name of the run in W&B."""
+    hydra = HydraConfig.instance()
+    monkeypatch.setattr(hydra, "cfg", hydra.cfg)
+    given = [*overrides, "logger=wandb", "hydra.runtime.output_dir=run"]
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = compose("config", given, return_hydra_config=True)
+        hydra.set_config(config)
+        return Path(config.hydra.run.dir).parent.name, config.logger.name
+
+
+def test_the_folder_of_a_pipeline_is_named_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def folder(path: str) -> str:
+        return folder_and_run_name(monkeypatch, "model=diffusers", f"model.path='{path}'")[0]
+
+    assert folder("somebody/sd15") == folder("models/sd15/") == "sd15-oss"
+    assert re.fullmatch(r"my-sd@\w+-oss", folder("models/my sd"))  # a name of letters that every system takes
+    (tmp_path / "unet").mkdir()
+    monkeypatch.chdir(tmp_path / "unet")
+    assert folder(".") == folder("../unet") == folder("made/..") == "unet-oss"
+    named = folder_and_run_name(monkeypatch, "model=diffusers", "model.path=a/b", "model.name=mine", "method=edm")
+    assert named == ("mine-edm", "mine-edm-euler")
+    assert folder_and_run_name(monkeypatch, "model=diffusers")[0] == "diffusers-oss"  # the command asks for the path
+    assert folder_and_run_name(monkeypatch) == ("mnist-oss", "mnist-oss-euler")

@@ -102,9 +102,13 @@ def test_errors_are_one_paragraph(
 
 def test_files_that_are_no_schedules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     (tmp_path / "sigmas.txt").write_text("14.6, hm, 0")
+    (tmp_path / "table.csv").write_text("step,time\n0,999\n1,-1\n")
+    (tmp_path / "damaged.json").write_text('{"format": "optsteps.schedule", "version": 1}')
     for options, message in (
         ([tmp_path / "none.json", "--to", "csv"], "none.json"),
-        ([tmp_path / "sigmas.txt", "--to", "csv"], "is not a schedule"),
+        ([tmp_path / "sigmas.txt", "--to", "csv"], "is not a schedule file, and looks like the form comfyui: read it"),
+        ([tmp_path / "table.csv", "--to", "comfyui"], "with --from csv --process NAME, the process of its model (sd,"),
+        ([tmp_path / "damaged.json", "--to", "csv"], "damaged.json is not a schedule of this version ('orders')"),
         ([tmp_path / "sigmas.txt", "--from", "comfyui", "--process", "sd"], "sigmas.txt: line 1: 'hm' is not a number"),
     ):
         with pytest.raises(SystemExit):

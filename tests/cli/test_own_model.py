@@ -59,6 +59,26 @@ def start(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
     command.main()
 
 
+@pytest.mark.parametrize("more", [[], ["method=edm", "solver=er_sde_2"]], ids=" ".join)
+def test_a_plain_flow_needs_no_further_argument(more: list[str], desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From t = 1 to t = 0 with the default teacher, whose formula needs finite levels: it takes some, and says so."""
+    plain = "Model('plain', NetworkDenoiser(lambda x, t: x, Flow(), 'velocity'), Flow(), (2,), (float('inf'), 0.0))"
+    source = f"from optsteps.processes import Flow\ndef flow(): return {plain}\n"
+    (desk / "minimal_models.py").write_text(MODULE + source)
+    model_yaml(desk, "_target_: minimal_models.flow\n")
+    start(monkeypatch, "rivals=default", "test.samples=32", "hydra.run.dir=run", *more)
+    metrics = json.loads(Path("run", "metrics.json").read_text())
+    rows, left_out = {row["method"]: row for row in metrics["rows"]}, metrics["facts"].get("left out", "")
+    for name in ("oss", "oss_mean", "edm", "time_uniform", "logsnr", "flow_shift"):
+        assert (name in rows) != (f"{name}: OSS compares" in left_out)
+    assert {"edm", "time_uniform", "logsnr", "flow_shift"} <= set(rows)
+    said = "edm is a formula between finite noise levels, and takes 999 to 0.001001 of the model's range"
+    assert metrics["facts"]["teacher"].endswith(said)
+    (log,) = Path("run").glob("*.log")
+    assert log.read_text().count(said) == 1
+    assert "the teacher's, the formula's from 999 to 0.001001" in Path("run", "report.md").read_text()
+
+
 def model_yaml(desk: Path, text: str) -> None:
     (desk / "my_conf" / "model" / "mine.yaml").write_text(text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from optsteps.cli import report as command
+from optsteps.reporting.sweep.run_rows import INCOMPLETE
 
 
 def start(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -63,6 +65,74 @@ def test_errors_are_one_paragraph(
     for word in expected:
         assert word in error
     assert not (tmp_path / "report").exists()
+
+
+def job(folder: Path, overrides: list[str], failed: str) -> None:
+    """A job of a sweep that has no results."""
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "overrides.yaml").write_text(json.dumps(overrides))  # JSON is YAML
+    (folder / "job.json").write_text(json.dumps({"digest": "d", "commit": "c", "failed": failed}))
+
+
+def plan(sweep: Path, *overrides: str) -> None:
+    sweeper = {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper", "params": None}
+    hydra = {"overrides": {"task": list(overrides)}, "sweeper": sweeper}
+    (sweep / "multirun.yaml").write_text(json.dumps({"hydra": hydra}))
+
+
+def test_jobs_that_are_not_finished_are_named_everywhere(
+    write_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    plan(tmp_path, "seed=0,1,2")
+    write_run(tmp_path / "0-a")
+    (tmp_path / "0-a" / ".hydra" / "overrides.yaml").write_text('["seed=0"]')
+    (tmp_path / "0-a" / "job.json").write_text('{"digest": "d", "commit": "c"}')
+    job(tmp_path / "1-a", ["seed=1"], "ValueError: no <b>such</b> thing")
+    with pytest.raises(SystemExit) as stopped:
+        start(monkeypatch, tmp_path)
+    assert stopped.value.code == INCOMPLETE
+    page, text = ((tmp_path / "report" / name).read_text() for name in ("report.html", "report.md"))
+    page = page[: page.index("<script>")]
+    assert "<b>such" not in page
+    for told in (text, page, capsys.readouterr().err):
+        told = told.replace("&lt;", "<").replace("&gt;", ">").replace("\\<", "<")
+        assert "2 jobs are not finished (1 failed, 1 missing)" in told
+        assert f"seed=1 failed ({tmp_path / '1-a'}): ValueError: no <b>such</b> thing" in told
+        assert f"seed=2 has no folder yet ({tmp_path})" in told
+    for told in (text, page):
+        assert told.index("oss is best in PSNR at 5 and 10 NFE") < told.index("2 jobs are not finished")
+        assert told.index("2 jobs are not finished") < told.index("Compared with edm.")
+
+
+def test_a_sweep_without_any_result_says_what_became_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    plan(tmp_path, "seed=0,1")
+    job(tmp_path / "0-a", ["seed=0"], "ValueError: no such thing")
+    with pytest.raises(SystemExit) as stopped:
+        start(monkeypatch, tmp_path)
+    assert stopped.value.code == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    for said in ("no run", "1 failed, 1 missing", "ValueError: no such thing", "seed=1 has no folder yet"):
+        assert said in error
+
+
+def test_a_baseline_that_pairs_with_nothing_is_said(
+    write_run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """No run has a verdict on ays and oss, and there is one seed of each."""
+    for method in ("oss", "ays"):
+        write_run(tmp_path / method, method)
+        metrics = json.loads((tmp_path / method / "metrics.json").read_text())
+        metrics["rows"] = [row for row in metrics["rows"] if row["method"] == method]
+        (tmp_path / method / "metrics.json").write_text(json.dumps(metrics))
+    start(monkeypatch, tmp_path, "--baseline", "ays", "--formats", "md")
+    said = "Nothing is compared with ays: no runs of another method have the same seed and NFE, or they are too few"
+    assert f"optsteps-report: {said}" in capsys.readouterr().err
+    assert said in (tmp_path / "report" / "report.md").read_text()
+    start(monkeypatch, write_run(tmp_path / "paired"), "--baseline", "logsnr", "--formats", "md")
+    assert "Nothing is compared" not in capsys.readouterr().err
 
 
 def test_folders_without_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

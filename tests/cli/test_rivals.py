@@ -9,12 +9,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from test_run import TINY, TINY_PLANE, start
 
 from optsteps.cli.common import CONFIG_DIR
 
-DEFAULT = ["oss", "oss_mean", "edm", "time_uniform", "logsnr"]
+DEFAULT = ["oss", "oss_mean", "edm", "time_uniform", "logsnr", "flow_shift"]
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -35,7 +35,7 @@ def composed(*overrides: str) -> DictConfig:
         (["+method@rivals.mine=cosine"], [*DEFAULT, "mine"], DEFAULT),
         (["rivals=none", "+method@rivals.mine=cosine"], ["mine"], []),
         (["rivals=[edm]", "+method@rivals.mine=cosine"], ["edm", "mine"], []),
-        (["~method@rivals.oss", "~method@rivals.edm"], ["oss_mean", "time_uniform", "logsnr"], DEFAULT),
+        (["~method@rivals.oss", "~method@rivals.edm"], ["oss_mean", "time_uniform", "logsnr", "flow_shift"], DEFAULT),
         (["rivals=[edm,ays]", "~method@rivals.ays"], ["edm"], []),
         (["experiment=teacher_edm"], ["naive"], []),
         (["experiment=teacher_edm", "rivals=[logsnr]"], ["logsnr", "naive"], []),
@@ -51,6 +51,26 @@ def test_a_rival_of_the_list_is_the_method_of_that_name() -> None:
     assert composed("rivals=[ays]").rivals == composed("rivals=none", "+method@rivals.ays=ays").rivals
     assert composed("rivals=[edm]", "method@rivals.edm=logsnr").rivals.edm.family == "logsnr"
     assert composed("rivals=[edm]", "rivals.edm.rho=5").rivals.edm.rho == 5
+
+
+@pytest.mark.parametrize(
+    ("process", "added", "there"),
+    [
+        ("flow", [], True),
+        ("edm", [], False),
+        ("vp", [], False),
+        ("edm", ["rivals=[flow_shift]"], True),
+        ("edm", ["method@rivals.flow_shift=flow_shift"], True),
+    ],
+)
+def test_flow_shift_is_a_flow_s_rival_by_default(
+    process: str, added: list[str], there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(monkeypatch, tmp_path, *TINY, *TINY_PLANE, f"process={process}", *added)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert ("flow_shift" in {row["method"] for row in metrics["rows"]}) == there
+    assert ("flow_shift" in OmegaConf.load(tmp_path / "config.yaml").rivals) == there
+    assert "left out" not in metrics["facts"]
 
 
 def test_no_such_method() -> None:

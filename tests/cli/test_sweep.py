@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +151,9 @@ def test_joblib_from_the_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "was killed by SIGKILL" in done.stderr
     assert "nonsense" in done.stderr
     assert done.stdout.count("is finished") == 1
+    progress = re.findall(r"^\d\d:\d\d:\d\d (.*)", done.stderr, re.M)
+    assert progress
+    assert all(re.match(r"job [0-5]: ", line) for line in progress)
     ((_, basic),) = finished(tmp_path / "basic").items()
     ((_, joblib),) = finished(tmp_path / "joblib").items()
     assert results(basic) == results(joblib)

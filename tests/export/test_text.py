@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -253,7 +254,31 @@ def test_a_saved_workflow() -> None:
     assert read_schedule(workflow, Flow()).times.tolist() == [0.909375, 0.725, 0.421875, 0]
 
 
+@pytest.mark.parametrize("form", [None, "kdiffusion", "comfyui", "comfyui-json"])
+@given(st.lists(st.floats(1e-3, 500), min_size=2, max_size=30, unique_by=lambda level: round(level, 2)))
+@settings(deadline=None, max_examples=30)
+def test_printed_tensors_and_arrays(form: str | None, levels: list[float]) -> None:
+    levels = sorted(levels, reverse=True)
+    tensor = torch.tensor(levels, dtype=torch.float64)
+    for text in (
+        repr(tensor),
+        f"torch.{tensor}\n",
+        repr(np.array(levels)),
+        f"np.array([{str(np.array(levels))[1:-1]}])",
+    ):
+        read = read_schedule(text, EDM(), form, "append-zero")
+        torch.testing.assert_close(read.times[:-1], tensor, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["kdiffusion", "comfyui", "comfyui-json"])
+def test_a_list_of_sigmas_with_and_without_brackets(form: str) -> None:
+    for text in ("3, 2, 1e-3", "[3, 2, 1e-3]", "3\n2\n1e-3"):
+        assert read_schedule(text, EDM(), form).times.tolist() == [3, 2, 1e-3]
+
+
 def test_another_form() -> None:
+    with pytest.raises(ValueError, match="not of the form kdiffusion; it looks like csv"):
+        read_schedule("noise_level\n3\n2", EDM(), "kdiffusion")
     with pytest.raises(ValueError, match="not of the form csv; it looks like comfyui"):
         read_schedule("3, 2, 1", EDM(), "csv")
 
@@ -380,5 +405,9 @@ def test_snippets_of_a_run(tmp_path: Path) -> None:
     own_grid = run_snippets({4: Schedule([999, 500, -1], SD)}, diffusers.DDIMScheduler())
     assert "# DDIMScheduler computes" in own_grid
     assert "EulerDiscreteScheduler.from_config(" in own_grid
+    ipndm = run_snippets({2: Schedule([999, 500, -1], SD, metadata={"solver": "ipndm"})})
+    assert "# no scheduler of diffusers is known that runs a given schedule with ipndm under this process: the" in ipndm
+    assert "the export takes EulerDiscreteScheduler, another solver" in ipndm
+    assert "no scheduler of diffusers" not in text + own_grid
     amplified = run_snippets({1: Schedule([999, -1], SD, amplitude=[[[1.0, 0.0]]])})
     assert all(line.startswith("#") for line in amplified.splitlines())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 import warnings
 from typing import Any
 
@@ -160,6 +161,18 @@ def test_orders_are_those_of_the_schedule(solver: str, noise: Tensor) -> None:
     without = ours(Schedule(OPEN.times, SD_PROCESS), noise, solver)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3 if solver == "deis" else 1e-4)
     assert (found - without).abs().max() > 3e-3
+
+
+def test_a_scheduler_without_orders_is_refused_with_one_that_has_them() -> None:
+    schedule = Schedule([999, 500, 200, -1], SD_PROCESS, [1, 2, 2], metadata={"solver": "dpmpp_2m"})
+    pipe = types.SimpleNamespace(scheduler=diffusers.EulerDiscreteScheduler(**SD))
+    with pytest.raises(
+        ValueError, match="mean nothing to EulerDiscreteScheduler; take a multistep scheduler"
+    ) as refusal:
+        apply(pipe, schedule)
+    remedy = str(refusal.value).partition("multistep scheduler: ")[2]
+    exec(remedy.replace("= ", "= diffusers."), {"pipe": pipe, "diffusers": diffusers})
+    assert isinstance(apply(pipe, schedule).scheduler, diffusers.DPMSolverMultistepScheduler)
 
 
 def test_edm(noise: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,17 @@ class TeachersTail(ShardedMethod):
 
     def alone(self) -> Method:
         return self
+
+
+@pytest.mark.parametrize("scale", [80.0, 0.01])
+def test_noise_that_was_scaled_already_is_pointed_out(scale: float) -> None:
+    problem = mixture_problem("edm", samples=64, teacher_steps=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataclasses.replace(problem, noise=problem.noise * 1.2)
+        dataclasses.replace(problem, noise=problem.noise[:3] * scale)  # too few to say
+    with pytest.warns(UserWarning, match=r"has standard deviation .*the sampler scales it"):
+        dataclasses.replace(problem, noise=problem.noise * scale)
 
 
 def test_one_check_before_all_shards_and_every_evaluation_counted(tmp_path: Path) -> None:

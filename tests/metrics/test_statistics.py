@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from optsteps.metrics import Interval, bootstrap, paired_difference, spread, verdict
+from optsteps.metrics.statistics import _kept_draws, percentile_interval
 
 
 def _skewed(n: int, seed: int = 0) -> torch.Tensor:
@@ -44,14 +45,22 @@ def test_bootstrap_depends_on_its_seed_alone() -> None:
     assert bootstrap(values, seed=4, resamples=200) != first
 
 
-def test_bootstrap_in_chunks_draws_every_resample(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kept", [0, 10**9])
+def test_bootstrap_is_the_same_in_chunks_of_any_size(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     values = _skewed(50)
-    whole = bootstrap(values, resamples=20_000)
-    monkeypatch.setattr("optsteps.metrics.statistics._DRAWS_AT_ONCE", 50 * 300)
-    chunked = bootstrap(values, resamples=20_000)
-    assert chunked.low == pytest.approx(whole.low, abs=0.02)
-    assert chunked.high == pytest.approx(whole.high, abs=0.02)
-    assert bootstrap(values, resamples=1).low == bootstrap(values, resamples=1).high
+    generator = torch.Generator().manual_seed(0)
+    means = values[torch.randint(50, (2000, 50), generator=generator)].mean(1)
+    monkeypatch.setattr("optsteps.metrics.statistics._DRAWS_KEPT", kept)
+    for at_once in (10**9, 50 * 300, 7):
+        monkeypatch.setattr("optsteps.metrics.statistics._DRAWS_AT_ONCE", at_once)
+        _kept_draws.cache_clear()
+        assert bootstrap(values, resamples=2000) == percentile_interval(values.mean().item(), means)
+
+
+def test_figures_of_equally_many_samples_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    bootstrap(_skewed(51), resamples=100)
+    monkeypatch.setattr(torch, "randint", lambda *_, **__: pytest.fail("drawn again"))
+    bootstrap(_skewed(51, seed=1), resamples=100)
 
 
 def test_pairing_removes_what_the_samples_share() -> None:

@@ -9,6 +9,7 @@ from scipy import stats
 from torch import Tensor
 
 from optsteps.metrics import entropy, negative_log_likelihood, sliced_wasserstein
+from optsteps.metrics.judges import DistributionJudge
 
 
 class _Gaussian:
@@ -81,6 +82,20 @@ def test_same_samples_have_no_distance_and_seeds_name_directions() -> None:
     assert sliced_wasserstein(a, a[torch.randperm(20)]) == pytest.approx(0.0, abs=1e-12)
     assert sliced_wasserstein(a, b, projections=4, seed=1) == sliced_wasserstein(b, a, projections=4, seed=1)
     assert sliced_wasserstein(a, b, projections=4, seed=1) != sliced_wasserstein(a, b, projections=4, seed=2)
+
+
+def test_a_judge_sorts_the_truth_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    gaussian, x = _Gaussian(1.0, 2), _normal(40, 2, seed=1)
+    judge = DistributionJudge(gaussian, 300)
+    distance = sliced_wasserstein(x, gaussian.sample(300, torch.Generator().manual_seed(0)))
+    sets = [sliced_wasserstein(p, gaussian.sample(300, torch.Generator().manual_seed(0))) for p in x.chunk(8)]
+    sizes, sort = list[int](), np.sort
+    monkeypatch.setattr(np, "sort", lambda x, **options: (sizes.append(x.shape[1]), sort(x, **options))[1])
+    measured = judge.judge(x, x, None)["sliced_wasserstein"]
+    assert measured.interval.value == pytest.approx(distance, rel=1e-12)
+    assert measured.sets is not None
+    assert measured.sets.tolist() == pytest.approx(sets, rel=1e-12)
+    assert sizes == [40, *[5] * 8]
 
 
 def test_errors() -> None:

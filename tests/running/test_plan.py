@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from optsteps.cli import run as command
+from optsteps.running.progress import Progress
 
 TINY = ["model=mixture", "metric=teacher", "logger=none", "store.folder=null", "steps=[2,4]", "teacher.steps=9"]
 TINY += ["search.samples=3", "test.samples=40", "test.oracle=2", "runner=cpu", "runner.threads=1"]
@@ -23,13 +24,13 @@ def start(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> Non
 
 
 def planned(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *overrides: str) -> dict[str, str]:
-    """The last column of the plan's table, by stage; the network is never called."""
+    """The evaluations of the plan's table, by stage; none of them is made, only timed calls of the model."""
     with monkeypatch.context() as patch:
         patch.setattr("optsteps.denoisers.CountedDenoiser.__call__", lambda *_: pytest.fail("an evaluation"))
         start(patch, Path("/nowhere"), "plan=true", "hydra.output_subdir=null", "hydra.run.dir=.", *overrides)
     said = capsys.readouterr().out
-    rows = [line.split("  ") for line in said.splitlines() if re.search(r"\d$|\?$", line.strip())]
-    return {row[0].strip(): row[-1].strip().replace(",", "") for row in ([c for c in r if c.strip()] for r in rows)}
+    rows = [line.split("  ") for line in said.splitlines() if re.search(r"\d (s|min|h)$|\?$", line.strip())]
+    return {row[0].strip(): row[-2].strip().replace(",", "") for row in ([c for c in r if c.strip()] for r in rows)}
 
 
 def spent(said: str) -> dict[str, int]:
@@ -95,3 +96,65 @@ def test_a_store_spends_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         9 + 1 + 8
     )  # the walk, and what one step reaches
     assert torch.tensor(list(counted.values())).sum() < int(plan["in all"])
+
+
+def test_stages_end_when_the_planned_evaluations_are_made_or_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second run finds all of them in the store, and the first what one search has from another."""
+    monkeypatch.chdir(tmp_path)
+    ends = dict[str, tuple[int, int]]()
+
+    def look(progress: Progress) -> None:
+        if progress._stage is not None and progress._stage.total is not None:
+            ends[progress._stage.name] = progress._done(progress._stage), progress._stage.total
+
+    monkeypatch.setattr(Progress, "_look", look)
+    for run in range(2):
+        ends.clear()
+        start(monkeypatch, tmp_path / f"run {run}", f"store.folder={tmp_path / 'store'}")
+        assert ends["search oss"][1] > 0
+        assert ends["oracle"][1] > 0
+        assert all(done == planned for done, planned in ends.values()), ends
+    assert not spent(capsys.readouterr().err.split("run 0")[-1]).get("search oss")
+
+
+def test_a_run_says_what_it_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    start(monkeypatch, tmp_path / "run", f"store.folder={tmp_path / 'store'}")
+    said = capsys.readouterr().err
+    plan = said[: said.index("begins")].splitlines()
+    assert "loading mixture" in plan[0]
+    first = plan.index(next(line for line in plan if line.startswith(" stage")))
+    rows = plan[first : first + 12]
+    assert [row.split("  ")[0].strip() for row in rows[2:6]] == [
+        "check the model",
+        "teacher",
+        "search oss",
+        "search oss_mean",
+    ]
+    assert sum("in all" in row for row in rows) == 1
+    assert re.search(r"store \S*\s*takes\s+about [\d.]+ MB, and [\d,.]+ [GM]B\s+are\s+free", " ".join(plan))
+
+
+@pytest.mark.parametrize("plan", ["plan=true", "plan=false"])
+@pytest.mark.parametrize("budget", ["100", "0s"])
+def test_a_plan_above_the_budget_is_refused(
+    budget: str, plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("optsteps.denoisers.CountedDenoiser.__call__", lambda *_: pytest.fail("an evaluation"))
+    with pytest.raises(SystemExit):
+        start(monkeypatch, tmp_path / "run", f"budget={budget}", plan)
+    assert re.search(
+        f"the plan takes [\\d,]+ evaluations.* and budget={budget}: its largest part is", capsys.readouterr().err
+    )
+
+
+def test_a_budget_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        start(monkeypatch, tmp_path / "run", "budget=soon")
+    assert "'soon' is no time such as 10min" in capsys.readouterr().err

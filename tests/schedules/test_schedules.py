@@ -16,7 +16,7 @@ from scipy import stats
 
 from optsteps import Schedule, build_schedule
 from optsteps.processes import EDM, VP, Flow, Process
-from optsteps.schedules import FAMILIES
+from optsteps.schedules import FAMILIES, Final
 
 SD = VP.scaled_linear()
 # a process and a range of its times with finite positive noise levels
@@ -380,6 +380,20 @@ def test_families_in_noise_levels_start_at_an_infinite_one(family: str, where: s
     found = build_schedule(family, process, steps=4, t_max=last, t_min=t_min).times
     under = build_schedule(family, process, steps=4, t_max=below, t_min=t_min).times
     assert found.tolist() == [last, *under[1:].tolist()]
+
+
+@pytest.mark.parametrize("final", ["t_min", "zero"])
+@pytest.mark.parametrize("family", ["edm", "logsnr", "exponential"])
+@pytest.mark.parametrize(("process", "t_max", "least"), [(Flow(), 1.0, 0.001), (Flow(), 0.9, 0.001), (SD, 999.0, 0.0)])
+def test_families_in_noise_levels_end_at_level_0_after_the_least_positive_one(
+    process: Process, t_max: float, least: float, family: str, final: Final
+) -> None:
+    found = build_schedule(family, process, steps=4, t_max=t_max, t_min=process.t_clean, final=final)
+    expected = build_schedule(family, process, steps=4, t_max=t_max, t_min=least, final="zero")
+    assert found.times.tolist() == expected.times.tolist()
+    levels = process.noise_level([min(t_max, process.t_finite), least]).tolist()
+    assert found.metadata["formula_levels"] == levels
+    assert "formula_levels" not in build_schedule(family, process, steps=4, t_max=0.9, t_min=0.01).metadata
 
 
 @pytest.mark.parametrize("family", ["time_uniform", "time_quadratic", "beta", "flow_shift", "cosine", "ddim"])

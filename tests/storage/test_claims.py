@@ -88,3 +88,23 @@ def test_one_that_lives_keeps_its_claim(tmp_path: Path) -> None:
         assert waited(claim) > 2 * PATIENCE
         assert claim.taken()  # asked again, it is still ours
         claim.release()
+
+
+def test_who_is_alive(tmp_path: Path) -> None:
+    """Nobody, an owner, a suspended one, and one that died, which is seen at once."""
+    path = tmp_path / "work.claim"
+    asking = Claim(path, "work", PATIENCE)
+    assert not asking.alive()
+    with holder(path, seconds=60) as process:
+        assert process.pid is not None
+        assert asking.alive()
+        os.kill(process.pid, signal.SIGSTOP)
+        begun = time.monotonic()
+        while asking.alive():
+            assert time.monotonic() - begun < 30
+            time.sleep(0.02)
+    path.with_suffix(".held").unlink()
+    with holder(tmp_path / "other.claim", seconds=60) as process:
+        process.kill()
+        process.join()
+        assert not Claim(tmp_path / "other.claim", "work", 1000.0).alive()

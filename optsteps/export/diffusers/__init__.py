@@ -2,6 +2,15 @@
 
 from optsteps.export.diffusers.arguments import DiffusersArguments, to_diffusers
 from optsteps.export.diffusers.pipeline import apply, restore
+from optsteps.export.diffusers.schedulers import missing_solver
 from optsteps.export.diffusers.snippet import diffusers_snippet, run_snippets
 
-__all__ = ["DiffusersArguments", "apply", "diffusers_snippet", "restore", "run_snippets", "to_diffusers"]
+__all__ = [
+    "DiffusersArguments",
+    "apply",
+    "diffusers_snippet",
+    "missing_solver",
+    "restore",
+    "run_snippets",
+    "to_diffusers",
+]

@@ -19,6 +19,7 @@ from optsteps.export.diffusers.schedulers import (
     SchedulerKind,
     check_amplitude,
     class_name,
+    default_scheduler,
     kind_of,
     neutral_settings,
     parameters_of,
@@ -196,7 +197,11 @@ def _applied(original: Any, schedule: Schedule, kind: SchedulerKind) -> Any:
     settings = neutral_settings(schedule, kind, names)
     if schedule.orders is not None:
         if kind.orders is None and max(schedule.orders) > 1:
-            raise ValueError(f"the orders of the schedule's steps mean nothing to {name}; take a multistep scheduler")
+            other = default_scheduler(schedule)
+            raise ValueError(
+                f"the orders of the schedule's steps mean nothing to {name}; take a multistep scheduler"
+                + (f": pipe.scheduler = {other}.from_config(pipe.scheduler.config)" if other != name else "")
+            )
         settings |= {key: False for key in ("lower_order_final", "euler_at_final") if key in names}
     arguments = None
     if kind.table == "alphas_cumprod":

@@ -17,6 +17,25 @@ from optsteps.schedules import Schedule
 Takes = Literal["timesteps", "sigmas", "levels", "ramp"]
 
 
+# the scheduler nearest to a solver of optsteps, under every process that has one
+SCHEDULERS: dict[str, dict[str, str]] = {
+    "euler": {
+        "vp": "EulerDiscreteScheduler",
+        "edm": "EDMEulerScheduler",
+        "flow": "FlowMatchEulerDiscreteScheduler",
+    },
+    "heun": {"vp": "HeunDiscreteScheduler", "flow": "FlowMatchHeunDiscreteScheduler"},
+    "dpmpp_2m": {
+        "vp": "DPMSolverMultistepScheduler",
+        "edm": "EDMDPMSolverMultistepScheduler",
+        "flow": "DPMSolverMultistepScheduler",
+    },
+    "dpmpp_2s": {"vp": "DPMSolverSinglestepScheduler", "flow": "DPMSolverSinglestepScheduler"},
+    "deis": {"vp": "DEISMultistepScheduler", "flow": "DEISMultistepScheduler"},
+    "unipc": {"vp": "UniPCMultistepScheduler", "flow": "UniPCMultistepScheduler"},
+}
+
+
 @dataclass(frozen=True)
 class SchedulerKind:
     """Properties of a class of schedulers.
@@ -151,6 +170,25 @@ def check_amplitude(schedule: Schedule) -> None:
             "the schedule has an amplitude after every step, which no scheduler of diffusers applies; search with "
             "amplitude=false"
         )
+
+
+def default_scheduler(schedule: Schedule) -> str:
+    """The class of the scheduler nearest to the solver that the schedule was searched with, else of Euler's method."""
+    return _nearest(str(schedule.metadata.get("solver", "euler")), schedule.process)
+
+
+def missing_solver(solver: str, process: Process) -> list[str]:
+    """A sentence where no scheduler is known for a solver under a process, so that Euler's method takes its place."""
+    if process.name in SCHEDULERS.get(solver, {}):
+        return []
+    return [
+        f"no scheduler of diffusers is known that runs a given schedule with {solver} under this process: the export "
+        f"takes {_nearest(solver, process)}, another solver than the schedules are for"
+    ]
+
+
+def _nearest(solver: str, process: Process) -> str:
+    return SCHEDULERS.get(solver, {}).get(process.name, SCHEDULERS["euler"][process.name])
 
 
 __getattr__ = old_names(__name__, Kind="SchedulerKind")

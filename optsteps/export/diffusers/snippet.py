@@ -12,27 +12,9 @@ from torch import Tensor
 
 from optsteps.export.diffusers.arguments import DiffusersArguments, load_scheduler, to_diffusers
 from optsteps.export.diffusers.pipeline import apply
-from optsteps.export.diffusers.schedulers import class_name
+from optsteps.export.diffusers.schedulers import class_name, default_scheduler, missing_solver
 from optsteps.schedules import Schedule
 from optsteps.text.escaping import printable
-
-# the scheduler nearest to a solver of optsteps, under every process that has one
-SCHEDULERS: dict[str, dict[str, str]] = {
-    "euler": {
-        "vp": "EulerDiscreteScheduler",
-        "edm": "EDMEulerScheduler",
-        "flow": "FlowMatchEulerDiscreteScheduler",
-    },
-    "heun": {"vp": "HeunDiscreteScheduler", "flow": "FlowMatchHeunDiscreteScheduler"},
-    "dpmpp_2m": {
-        "vp": "DPMSolverMultistepScheduler",
-        "edm": "EDMDPMSolverMultistepScheduler",
-        "flow": "DPMSolverMultistepScheduler",
-    },
-    "dpmpp_2s": {"vp": "DPMSolverSinglestepScheduler", "flow": "DPMSolverSinglestepScheduler"},
-    "deis": {"vp": "DEISMultistepScheduler", "flow": "DEISMultistepScheduler"},
-    "unipc": {"vp": "UniPCMultistepScheduler", "flow": "UniPCMultistepScheduler"},
-}
 
 
 def diffusers_snippet(schedule: Schedule, scheduler: Any = None, path: str | Path = "schedule.json") -> str:
@@ -88,6 +70,8 @@ def run_snippets(schedules: Mapping[int, Schedule], scheduler: Any = None, folde
     parts = []
     for steps, schedule in sorted(schedules.items()):
         lines = [f"# {steps} steps\n"]
+        missing = missing_solver(schedule.metadata.get("solver", "euler"), schedule.process)
+        lines += [_comment(sentence) for sentence in missing]
         for chosen in (scheduler, None):
             try:
                 lines.append(diffusers_snippet(schedule, chosen, Path(folder) / f"schedule_{steps}.json"))
@@ -96,12 +80,6 @@ def run_snippets(schedules: Mapping[int, Schedule], scheduler: Any = None, folde
                 lines.append(_comment(error))
         parts.append("".join(lines))
     return "\n\n".join(parts)
-
-
-def default_scheduler(schedule: Schedule) -> str:
-    """The class of the scheduler nearest to the solver that the schedule was searched with, else of Euler's method."""
-    name = schedule.process.name
-    return SCHEDULERS.get(str(schedule.metadata.get("solver", "euler")), {}).get(name, SCHEDULERS["euler"][name])
 
 
 def _applying(name: str, schedule: Schedule, path: str, reason: str) -> str:

@@ -115,14 +115,15 @@ class AYS(ShardedMethod):
         if problem.data is None or self._criterion(problem) == "teacher" or ranges:
             count += samples * problem.walker.nfe(problem.teacher)
         count += samples * sum(solver.nfe(schedule) for tried in ranges for schedule in tried)
-        judged = self.choose == "judged"
+        judged, tried = self.choose == "judged", 1 + sum(map(len, ranges))
         if judged:
             errors = levels**2 / (1 + 4 * levels**2)  # the least mean squared error of estimating such data
             gaussian = TabulatedKlub(levels, (errors[:, None] - errors).abs(), self.order)
             paths, _ = self._paths(problem, steps, gaussian, partial(self._first_start, problem))
             for n, path in paths.items():
                 count += samples * len(path) * solver.nfe(steps_between(problem.teacher, n))
-        return Evaluations(count * call_nfe(problem.denoiser), exact=not judged)
+                tried += len(path)
+        return Evaluations(count * call_nfe(problem.denoiser), exact=not judged, kept=samples * tried)
 
     def partial(
         self, problem: SearchProblem, steps: Sequence[int], index: Tensor, previous: Any = None, decision: Any = None

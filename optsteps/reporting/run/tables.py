@@ -13,6 +13,7 @@ from optsteps.comparison import TEACHER, Row, VerdictRow
 from optsteps.metrics.base import Measurement
 from optsteps.reporting.markdown import NOTHING, markdown_lines
 from optsteps.reporting.number_format import NUMBER_FORMATS, number_format
+from optsteps.reporting.row_notes import row_notes
 from optsteps.schedules import Schedule
 from optsteps.text.escaping import markdown
 
@@ -85,7 +86,8 @@ def _ordered(rows: Sequence[Row]) -> list[Row]:
 
 
 def _caption(rows: Sequence[Row]) -> str:
-    return f"{CAPTION} {ORACLE_CAPTION}" if any(row.oracle for row in rows) else CAPTION
+    notes = [ORACLE_CAPTION] if any(row.oracle for row in rows) else []
+    return " ".join([CAPTION, *notes, *row_notes(row.method for row in rows)])
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
@@ -108,6 +110,8 @@ def range_table(rows: Sequence[Row]) -> str:
     lines = []
     for row, schedule in scheduled:
         whose = schedule.metadata.get("range", "the teacher's" if _ends(schedule) == teachers else "its method's")
+        if levels := schedule.metadata.get("formula_levels"):
+            whose = f"{whose}, the formula's from {levels[0]:.4g} to {levels[1]:.4g}"
         if row.teacher is not None:
             whose = f"{whose}, compared with {row.teacher.steps} steps of the teacher from there"
         ends = [f"{level:.4g}" for level in _ends(schedule)]

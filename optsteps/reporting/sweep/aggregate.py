@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -13,11 +14,22 @@ from optsteps.comparison import TEACHER
 from optsteps.metrics.statistics import Interval, Verdict, spread, verdict
 from optsteps.reporting.number_format import number_format
 from optsteps.reporting.sweep.run_rows import RunRow, gather, in_order, with_figure
-from optsteps.reporting.sweep.table_layout import METHOD, TableLayout
+from optsteps.reporting.sweep.table_layout import METHOD, TableLayout, field_label, listed
 
 Role = Literal["rival", "oracle", "reference"]
 _OPPOSITE: dict[Verdict, Verdict] = {"better": "worse", "worse": "better", "no better": "no better"}
-_Runs = Mapping[tuple[Any, ...], RunRow]
+# the runs of a cell by their repetition, as in `gather`
+Runs = Mapping[tuple[Any, ...], RunRow]
+# an interval over repetitions takes so many: that of two would be 12.7 times as wide as they lie apart
+FEWEST = 3
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The difference of a method to its rival (method minus rival) with its 95 % interval, and the verdict of it."""
+
+    difference: Interval
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -28,7 +40,8 @@ class SweepCell:
         fields: the values of the layout's rows and column.
         figure: name of the number.
         higher_is_better: its direction, None where neither is.
-        interval: the mean over the runs with Student's t interval; for a single run, the interval of that run.
+        interval: the mean over the runs with Student's t interval, whose ends are NaN where the runs are fewer than
+            `FEWEST`; for a single run, the interval of that run.
         runs: how many.
         role: an oracle is a bound and the teacher a reference; neither is a rival.
         nfe, search_nfe: evaluations per sample, of sampling and of the search; means over the runs.
@@ -56,8 +69,7 @@ class SweepCell:
 def aggregate(run_rows: Sequence[RunRow], layout: TableLayout, figure: str) -> list[SweepCell]:
     """The cells of one number, in the order of the table: by the layout's rows, oracles last in their group.
 
-    A cell is compared with the baseline by the differences of paired runs, which share all of `layout.over` and the
-    NFE: with two pairs or more by their Student's t interval, and for a single run by the verdict that this run holds.
+    A cell is compared with the baseline as in `compared`.
 
     Raises:
         ValueError: two different results for one run of a cell, a field or a figure that no row has.
@@ -71,26 +83,44 @@ def aggregate(run_rows: Sequence[RunRow], layout: TableLayout, figure: str) -> l
     judged = []
     for key, cell in cells.items():
         baseline = baselines.get(cell.rivals_share)
-        compared = baseline is not None and cell.role == "rival" and not _is_baseline(cell, layout)
-        against = _against(places[key], baseline, figure, cell.higher_is_better) if baseline and compared else None
-        judged.append(replace(cell, best=_is_best(cell, cells.values()), verdict=against))
+        against = None
+        if baseline and cell.role == "rival" and not _is_baseline(cell, layout) and cell.higher_is_better is not None:
+            against = compared(places[key], baseline, figure, cell.higher_is_better)
+        best = _is_best(cell, cells.values())
+        judged.append(replace(cell, best=best, verdict=against.verdict if against else None))
     return _ordered(judged, names)
 
 
+def unpaired(layout: TableLayout) -> str:
+    """What is said of a baseline that no cell is compared with."""
+    shared = listed(map(field_label, dict.fromkeys([*layout.group, *layout.over, "nfe"])))
+    return (
+        f"Nothing is compared with {layout.baseline}: no runs of another method have the same {shared}, or they are "
+        "too few and hold no verdict on it."
+    )
+
+
 def _cell(fields: Mapping[str, Any], runs: Sequence[RunRow], figure: str) -> SweepCell:
-    values = [run.intervals[figure] for run in runs]
-    several = len(values) > 1
     first = runs[0].fields
     return SweepCell(
         fields,
         figure,
         next((run.higher_is_better[figure] for run in runs if figure in run.higher_is_better), _usual(figure)),
-        spread(torch.tensor([v.value for v in values], dtype=torch.float64)) if several else values[0],
+        _mean([run.intervals[figure] for run in runs]),
         len(runs),
         "oracle" if first.get("oracle") else "reference" if first.get(METHOD) == TEACHER else "rival",
         fmean(run.fields["nfe"] for run in runs),
         fmean(run.search_nfe for run in runs),
     )
+
+
+def _mean(intervals: Sequence[Interval]) -> Interval:
+    if len(intervals) == 1:
+        return intervals[0]
+    values = [interval.value for interval in intervals]
+    if len(values) < FEWEST:
+        return Interval(fmean(values), math.nan, math.nan)
+    return spread(torch.tensor(values, dtype=torch.float64))
 
 
 def _usual(figure: str) -> bool | None:
@@ -110,29 +140,42 @@ def _is_best(cell: SweepCell, cells: Iterable[SweepCell]) -> bool:
     return len(rivals) > 1 and shown(cell.interval.value) == shown(best)
 
 
-def _against(mine: _Runs, baseline: _Runs, figure: str, higher_is_better: bool | None) -> Verdict | None:
+def compared(mine: Runs, rival: Runs, figure: str, higher_is_better: bool) -> Comparison | None:
+    """The paired difference of two methods in one cell of the table; None where nothing pairs them.
+
+    Runs are paired that share their repetition and NFE. With `FEWEST` pairs or more, the interval is Student's t over
+    them. With fewer, every run of `mine` must hold a verdict of its own samples on the two: the interval then spans
+    those of the runs, and what the runs do not agree on is a draw.
+    """
     pairs = [
-        (run, baseline[place])
+        (run, rival[place])
         for place, run in mine.items()
-        if place in baseline and run.fields["nfe"] == baseline[place].fields["nfe"]
+        if place in rival and run.fields["nfe"] == rival[place].fields["nfe"]
     ]
-    if higher_is_better is None or not pairs:
+    if len(pairs) >= FEWEST:
+        values = [run.intervals[figure].value - other.intervals[figure].value for run, other in pairs]
+        difference = spread(torch.tensor(values, dtype=torch.float64))
+        return Comparison(difference, verdict(difference, higher_is_better))
+    held = [comparison for pair in pairs if (comparison := _held(*pair, figure))]
+    if not held or len(held) < len(mine):
         return None
-    if len(pairs) > 1:
-        differences = [run.intervals[figure].value - rival.intervals[figure].value for run, rival in pairs]
-        return verdict(spread(torch.tensor(differences, dtype=torch.float64)), higher_is_better)
-    return _held(*pairs[0], figure) if len(mine) == 1 else None
+    differences, verdicts = [one.difference for one in held], {one.verdict for one in held}
+    spanned = Interval(
+        fmean(d.value for d in differences), min(d.low for d in differences), max(d.high for d in differences)
+    )
+    return Comparison(spanned, verdicts.pop() if len(verdicts) == 1 else "no better")
 
 
-def _held(run: RunRow, rival: RunRow, figure: str) -> Verdict | None:
-    """The verdict of the run that compared the two, whichever of them was its main method."""
-    method, baseline = run.fields[METHOD], rival.fields[METHOD]
+def _held(run: RunRow, rival: RunRow, figure: str) -> Comparison | None:
+    """What the run says that compared the two, whichever of them was its main method."""
+    method, other = run.fields[METHOD], rival.fields[METHOD]
     for row in (*run.verdicts, *rival.verdicts):
         if (row.figure, row.nfe) == (figure, run.fields["nfe"]):
-            if (row.method, row.rival) == (method, baseline):
-                return row.verdict
-            if (row.method, row.rival) == (baseline, method):
-                return _OPPOSITE[row.verdict]
+            if (row.method, row.rival) == (method, other):
+                return Comparison(row.difference, row.verdict)
+            if (row.method, row.rival) == (other, method):
+                d = row.difference
+                return Comparison(Interval(-d.value, -d.high, -d.low), _OPPOSITE[row.verdict])
     return None
 
 

@@ -17,7 +17,8 @@ from optsteps.comparison import TEACHER
 from optsteps.reporting.markdown import NOTHING
 from optsteps.reporting.number_format import number_format
 from optsteps.reporting.plot_style import looks
-from optsteps.reporting.sweep.aggregate import aggregate
+from optsteps.reporting.sweep.aggregate import FEWEST, Role, aggregate
+from optsteps.reporting.sweep.answer import Answer
 from optsteps.reporting.sweep.plots import cost_plot, quality_plot, schedules_plot
 from optsteps.reporting.sweep.run_rows import RunRow, as_label, in_order
 from optsteps.reporting.sweep.table_layout import METHOD, TableLayout, field_label
@@ -25,6 +26,12 @@ from optsteps.reporting.sweep.tables import MARKS, SweepTable, notes, shown_valu
 from optsteps.text.escaping import html, script_data
 
 _TEMPLATE = Path(__file__).with_name("page.html")
+_ROLES: Mapping[Role, str] = {
+    "oracle": "Dotted with hollow marks: an oracle, searched for the very samples it is judged on, a bound, no rival.",
+    "reference": "The grey dotted line is the teacher, a reference.",
+}
+# sentences of an answer that the page shows without being asked
+_MOST_IN_SIGHT = 6
 _Choice = tuple[str, ...]
 
 
@@ -47,12 +54,20 @@ class Section:
 
 
 def page(
-    title: str, summary: str, run_rows: Sequence[RunRow], layout: TableLayout, tables: Sequence[SweepTable]
+    title: str,
+    summary: str,
+    found: Sequence[Answer],
+    unfinished: Sequence[str],
+    run_rows: Sequence[RunRow],
+    layout: TableLayout,
+    tables: Sequence[SweepTable],
 ) -> str:
     """The page as HTML, with plotly's own script inside; nothing in it is fetched from anywhere.
 
     Args:
         title, summary: its head.
+        found: the answers of the runs, which stand first.
+        unfinished: how many jobs are not finished, and a sentence for each; empty where all are.
         run_rows: of all runs.
         layout: of the tables; the plots' menus choose among its groups.
         tables: one for each number.
@@ -63,8 +78,29 @@ def page(
     body = [*map(_section, sections), *([_section(pictures)] if pictures.shown else []), _tables(tables)]
     data = script_data(json.dumps(plots, allow_nan=False))
     return Template(_TEMPLATE.read_text()).substitute(
-        title=html(title), summary=html(summary), body="\n".join(body), plotly=get_plotlyjs(), plots=data
+        title=html(title),
+        answers="\n".join(map(_answer, found)),
+        unfinished=_unfinished(unfinished),
+        summary=html(summary),
+        body="\n".join(body),
+        plotly=get_plotlyjs(),
+        plots=data,
     )
+
+
+def _answer(answer: Answer) -> str:
+    places = "".join(f"<li>{html(sentence)}</li>" for sentence in answer.places)
+    listed = f'<ul class="places">{places}</ul>' if places else ""
+    if len(answer.places) > _MOST_IN_SIGHT:
+        listed = f"<details><summary>each of these {len(answer.places)}</summary>{listed}</details>"
+    return f'<p class="answer">{html(answer.headline)}</p><p class="surety">{html(answer.surety)}</p>{listed}'
+
+
+def _unfinished(sentences: Sequence[str]) -> str:
+    if not sentences:
+        return ""
+    jobs = "".join(f"<li>{html(job)}</li>" for job in sentences[1:])
+    return f'<div class="unfinished"><p>{html(sentences[0])}</p><ul>{jobs}</ul></div>'
 
 
 def _schedules(run_rows: Sequence[RunRow], layout: TableLayout) -> Section:
@@ -93,11 +129,13 @@ def _qualities(run_rows: Sequence[RunRow], layout: TableLayout) -> list[Section]
     by_nfe = replace(layout, rows=(*layout.group, METHOD), column="nfe")
     qualities: dict[_Choice, go.Figure] = {}
     costs: dict[_Choice, go.Figure] = {}
+    roles: set[Role] = set()
     for figure in layout.figures:
         label = number_format(figure).label
         cells: dict[_Choice, list[Any]] = {}
         for cell in aggregate(run_rows, by_nfe, figure):
             cells.setdefault(_group(cell.fields, layout), []).append(cell)
+            roles.add(cell.role)
         for group, in_group in cells.items():
             chosen, students = (*group, label), [cell for cell in in_group if cell.role != "reference"]
             if students:
@@ -106,14 +144,15 @@ def _qualities(run_rows: Sequence[RunRow], layout: TableLayout) -> list[Section]
                 near = [cell for cell in in_group if cell.nfe == nfe or cell.role == "reference"]
                 at_nfe = (*chosen, f"{nfe:g}")
                 costs[at_nfe] = cost_plot(near, style)
-    bars = "Bars are 95 % intervals: Student's t over repeated runs, a single run's own otherwise."
+    bars = (
+        f"Bars are 95 % intervals: Student's t over {FEWEST} repeated runs or more, a single run's own. Two have none."
+    )
     groups = _group_labels(layout)
     return [
         Section(
             "quality",
             "Quality against evaluations",
-            f"{bars} Dotted with hollow marks: an oracle, searched for the very samples it is judged on, a bound and "
-            "no rival. The grey dotted line is the teacher, a reference.",
+            " ".join([bars, *(note for role, note in _ROLES.items() if role in roles)]),
             (*groups, "value"),
             qualities,
         ),

@@ -185,7 +185,7 @@ def _value_axis(figure: go.Figure, cells: Sequence[SweepCell]) -> None:
     values = [scale * cell.interval.value for cell in cells]
     if min(values) <= 0 or max(values) / min(values) <= _WIDE:
         return
-    ends = [scale * end for cell in cells for end in (cell.interval.low, cell.interval.high)]
+    ends = [scale * end for cell in cells for end in (cell.interval.low, cell.interval.high) if math.isfinite(end)]
     # an interval that reaches 0 is cut off
     low, high = math.log10(min(v for v in values + ends if v > min(values) / 3)), math.log10(max(values + ends))
     # 1, 2, 5, 10, ... as long as there is room for them

@@ -6,7 +6,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from optsteps.comparison import TEACHER
-from optsteps.reporting.sweep.aggregate import aggregate
+from optsteps.reporting.sweep.aggregate import aggregate, unpaired
+from optsteps.reporting.sweep.answer import Answer, answers
+from optsteps.reporting.sweep.jobs import UnfinishedJob, jobs_sentences
 from optsteps.reporting.sweep.latex import latex_table
 from optsteps.reporting.sweep.run_rows import RunRow, as_label, in_order
 from optsteps.reporting.sweep.table_layout import METHOD, TableLayout, field_label, listed
@@ -19,7 +21,11 @@ PAGE = "report.html"
 
 
 def write_sweep_report(
-    folder: Path, run_rows: Sequence[RunRow], layout: TableLayout, formats: Collection[str] = FORMATS
+    folder: Path,
+    run_rows: Sequence[RunRow],
+    layout: TableLayout,
+    formats: Collection[str] = FORMATS,
+    jobs: Sequence[UnfinishedJob] = (),
 ) -> list[Path]:
     """Write report.md, report.csv, {figure}.tex and report.html; each file appears whole or not at all.
 
@@ -28,6 +34,7 @@ def write_sweep_report(
         run_rows: of all runs.
         layout: of the tables.
         formats: which of `FORMATS` to write.
+        jobs: that the report is to name as not finished.
 
     Returns:
         The files written.
@@ -43,11 +50,14 @@ def write_sweep_report(
         for of_figure in cells.values()
         if any(cell.role != "reference" for cell in of_figure)
     ]
-    title, summary = f"Report on {_count(run_rows)}", _summary(run_rows, layout)
+    paired = any(cell.verdict for of_figure in cells.values() for cell in of_figure)
+    title, summary = f"Report on {_count(run_rows)}", _summary(run_rows, layout, paired)
+    found, unfinished = answers(run_rows, layout), jobs_sentences(jobs)
     files: dict[str, str] = {}
     if "md" in formats:
         parts = [f"## {markdown(table.title)}\n\n{markdown_table(table)}" for table in tables]
-        files["report.md"] = "\n\n".join([f"# {title}", markdown(summary), *parts]) + "\n"
+        head = [f"# {title}", *map(_answer, found), *_warning(unfinished), markdown(summary)]
+        files["report.md"] = "\n\n".join([*head, *parts]) + "\n"
     if "tex" in formats:
         files |= {f"{file_name(table.figure)}.tex": latex_table(table) for table in tables}
     if "csv" in formats:
@@ -60,10 +70,20 @@ def write_sweep_report(
                 f"{PAGE} is drawn by plotly, which cannot be imported ({error}): pip install 'optsteps[report]', or "
                 "leave the page out with --formats md tex csv"
             ) from error
-        files[PAGE] = page(title, summary, run_rows, layout, tables)
+        files[PAGE] = page(title, summary, found, unfinished, run_rows, layout, tables)
     for name, text in files.items():
         write_atomically(folder / name, text.encode())
     return [folder / name for name in files]
+
+
+def _answer(answer: Answer) -> str:
+    places = "\n".join(f"- {markdown(sentence)}" for sentence in answer.places)
+    return f"**{markdown(answer.headline)}** {markdown(answer.surety)}" + (f"\n\n{places}" if places else "")
+
+
+def _warning(unfinished: Sequence[str]) -> list[str]:
+    """How many jobs are not finished, and which."""
+    return [markdown(unfinished[0]), "\n".join(f"- {markdown(job)}" for job in unfinished[1:])] if unfinished else []
 
 
 def _count(run_rows: Sequence[RunRow]) -> str:
@@ -71,7 +91,7 @@ def _count(run_rows: Sequence[RunRow]) -> str:
     return "1 run" if runs == 1 else f"{runs} runs"
 
 
-def _summary(run_rows: Sequence[RunRow], layout: TableLayout) -> str:
+def _summary(run_rows: Sequence[RunRow], layout: TableLayout, paired: bool) -> str:
     """The fields that vary, what is repeated and what is compared, in a sentence each."""
     judged = [row for row in run_rows if row.fields[METHOD] != TEACHER]
     sentences = []
@@ -79,5 +99,5 @@ def _summary(run_rows: Sequence[RunRow], layout: TableLayout) -> str:
         values = [shown_value(value) for value in in_order(as_label(row.fields.get(name)) for row in judged)]
         sentences.append(f"{field_label(name)}: {listed(values)}.")
     if layout.baseline is not None:
-        sentences.append(f"Compared with {layout.baseline}.")
+        sentences.append(f"Compared with {layout.baseline}." if paired else unpaired(layout))
     return " ".join(sentences)

@@ -15,6 +15,9 @@ from optsteps.metrics.statistics import Interval
 from optsteps.reporting.number_format import number_format
 from optsteps.reporting.run.reading import METRICS, IntervalData, RowData, read_config, read_metrics, read_pictures
 
+# exit status of a command that has written its tables, and named what they lack
+INCOMPLETE = 3
+
 
 class LeftOutWarning(UserWarning):
     """A run, or a picture of a run, cannot be read and is left out."""

@@ -12,7 +12,8 @@ from typing import Any
 from optsteps.metrics.statistics import Verdict
 from optsteps.reporting.markdown import NOTHING, markdown_lines
 from optsteps.reporting.number_format import number_format
-from optsteps.reporting.sweep.aggregate import SweepCell
+from optsteps.reporting.row_notes import row_notes
+from optsteps.reporting.sweep.aggregate import FEWEST, SweepCell
 from optsteps.reporting.sweep.run_rows import in_order
 from optsteps.reporting.sweep.table_layout import METHOD, TableLayout, field_label, listed
 from optsteps.text.escaping import csv_cell, markdown, printable
@@ -93,7 +94,7 @@ def shown_value(value: Any) -> str:
 
 
 def value_and_detail(cell: SweepCell) -> tuple[str, str]:
-    """The number, and its detail: half of the interval over several runs, or the interval of a single run."""
+    """The number, and its detail: half of the interval over several runs, the interval of a single run, or nothing."""
     shown, interval = number_format(cell.figure), cell.interval
     value = shown.number(interval.value)
     if not math.isfinite(interval.low + interval.high):
@@ -109,10 +110,16 @@ def notes(table: SweepTable) -> list[str]:
     higher = cells[0].higher_is_better if cells else None
     runs = {cell.runs for cell in cells}
     sentences = []
-    if max(runs, default=0) > 1:
-        counts, over = listed(sorted(runs - {1})), listed(map(field_label, table.layout.over))
+    over = listed(map(field_label, table.layout.over)) if table.layout.over else ""
+    enough = sorted(count for count in runs if count >= FEWEST)
+    if enough:
         sentences.append(
-            f"Value ± half of its 95 % interval (Student's t) over {counts} runs that differ in {over} alone."
+            f"Value ± half of its 95 % interval (Student's t) over {listed(enough)} runs that differ in {over} alone."
+        )
+    if 2 in runs:
+        sentences.append(
+            f"Value alone: the mean of 2 runs that differ in {over} alone, too few for an interval over them, which "
+            f"takes {FEWEST}."
         )
     if 1 in runs:
         sentences.append("Value [95 % interval] of a single run, over its samples.")
@@ -125,7 +132,8 @@ def notes(table: SweepTable) -> list[str]:
         sentences.append(
             "Oracle: searched for the very samples it is judged on, a bound and no rival; never bold or compared."
         )
-    return [*sentences, *_reference_notes(table)]
+    methods = [str(cell.fields[METHOD]) for cell in cells if METHOD in cell.fields]
+    return [*sentences, *row_notes(methods), *_reference_notes(table)]
 
 
 def _baseline_notes(table: SweepTable, cells: Sequence[SweepCell]) -> list[str]:
@@ -133,10 +141,12 @@ def _baseline_notes(table: SweepTable, cells: Sequence[SweepCell]) -> list[str]:
         return []
     legend = ", ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items())
     how = []
-    if any(cell.verdict and cell.runs > 1 for cell in cells):
+    if any(cell.verdict and cell.runs >= FEWEST for cell in cells):
         how.append(f"runs are paired by {listed(map(field_label, table.layout.over))}")
     if any(cell.verdict and cell.runs == 1 for cell in cells):
         how.append("a single run has the verdict from its own samples")
+    if any(cell.verdict and cell.runs == 2 for cell in cells):
+        how.append("two runs have the verdict that both hold from their own samples, and a draw where these differ")
     return [
         f"Against {table.layout.baseline}: {legend} (the 95 % interval of the paired difference covers 0: a draw); "
         f"unmarked: not compared. {'; '.join(how).capitalize()}."
@@ -175,14 +185,15 @@ def tidy_csv(cells: Iterable[SweepCell], layout: TableLayout) -> str:
     """One line for each cell: the layout's fields, then what `CSV_COLUMNS` names; numbers exact and without scale.
 
     A text that a spreadsheet would take for a formula has an apostrophe before it.
-    What is not known, such as the verdict of a cell that was not compared, is empty.
+    What is not known is empty, such as the verdict of a cell that was not compared, and the interval over two runs.
     """
     fields = list(dict.fromkeys([*layout.rows, layout.column]))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(csv_cell, [*fields, *CSV_COLUMNS]))
     for cell in cells:
-        numbers = [cell.figure, cell.role, cell.interval.value, cell.interval.low, cell.interval.high, cell.runs]
+        ends = [end if not math.isnan(end) else None for end in (cell.interval.low, cell.interval.high)]
+        numbers = [cell.figure, cell.role, cell.interval.value, *ends, cell.runs]
         line = [*(cell.fields[name] for name in fields), *numbers, layout.baseline, cell.verdict]
         writer.writerow(map(csv_cell, line))
     return text.getvalue()

@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -143,3 +144,14 @@ def test_the_report_says_first_what_was_found() -> None:
     assert "FID falls" not in text
     assert "no verdict" in report_markdown("x", rows, [], {}, {})
     assert json.loads(json.dumps(text)) == text
+
+
+@pytest.mark.parametrize("name", ["own", "published"])
+def test_rows_that_no_search_made_are_explained_where_they_stand(name: str) -> None:
+    rows = [replace(row, method=name) if row.method == "logsnr" else row for row in image_rows()]
+    assert f"{name}: the " in markdown_table(rows)
+    assert f"{name}: the " in str(terminal_table(rows).caption)
+    assert f"{name}: the " not in markdown_table(image_rows())
+    without = [row for row in rows if not row.oracle]
+    assert "Oracle" in markdown_table(rows)
+    assert "Oracle" not in markdown_table(without)

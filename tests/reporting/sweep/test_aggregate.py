@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from optsteps.comparison import VerdictRow
 from optsteps.metrics import Interval
 from optsteps.metrics.features import HIGHER_IS_BETTER
 from optsteps.reporting.number_format import number_format
-from optsteps.reporting.sweep.aggregate import SweepCell, aggregate
+from optsteps.reporting.sweep.aggregate import SweepCell, aggregate, compared
 from optsteps.reporting.sweep.run_rows import RunRow, in_order, read_run_rows
 from optsteps.reporting.sweep.table_layout import TableLayout, choose_layout, telling_fields
 
@@ -32,7 +34,7 @@ def cells(run_rows: list[RunRow], layout: TableLayout = BY_NFE) -> dict[str, Swe
     return {cell.fields["method"]: cell for cell in aggregate(run_rows, layout, "psnr")}
 
 
-@given(st.lists(st.floats(-50, 50), min_size=2, max_size=9), st.floats(-20, 20))
+@given(st.lists(st.floats(-50, 50), min_size=3, max_size=9), st.floats(-20, 20))
 def test_mean_and_interval_over_seeds(values: list[float], shift: float) -> None:
     """scipy has the interval, and its paired test the verdict."""
     rival = [value + shift + 0.3 * (-1) ** seed * seed for seed, value in enumerate(values)]
@@ -72,6 +74,40 @@ def test_a_single_run_keeps_its_interval_and_the_verdict_it_holds() -> None:
     assert (found["oss"].verdict, found["edm"].verdict) == (None, "worse")
 
 
+@given(st.lists(st.sampled_from(["better", "worse", "no better", None]), min_size=1, max_size=2), st.booleans())
+def test_few_runs_have_no_interval_and_the_verdict_that_all_of_them_hold(said: list[str | None], held: bool) -> None:
+    """Whichever of the two was the main method."""
+    turned = {"better": "worse", "worse": "better"}
+    run_rows = []
+    for seed, word in enumerate(said):
+        middle = {"better": 1.0, "worse": -1.0, "no better": 0.0, None: 0.0}[word]
+        difference = Interval(middle + seed, middle - 0.5, middle + 1.5 + seed)
+        names, known = ("oss", "edm"), word
+        if held:
+            names, known = ("edm", "oss"), turned.get(str(word), word)
+            difference = Interval(-difference.value, -difference.high, -difference.low)
+        verdicts = () if word is None else (VerdictRow(*names, 5, 5, "psnr", difference, known),)  # type: ignore[arg-type]
+        for method, psnr in (("oss", 21.0), ("edm", 20.0)):
+            row = run_row(method, seed, psnr + seed)
+            run_rows.append(replace(row, verdicts=verdicts if method == names[0] else ()))
+    found = cells(run_rows)["oss"]
+    if len(said) == 2:
+        assert found.interval.value == 21.5
+        assert math.isnan(found.interval.low)
+        assert math.isnan(found.interval.high)
+    expected = None if None in said else said[0] if len(set(said)) == 1 else "no better"
+    assert found.verdict == expected
+    oss, edm = ({(r.fields["seed"],): r for r in run_rows if r.fields["method"] == name} for name in ("oss", "edm"))
+    comparison = compared(oss, edm, "psnr", True)
+    assert (comparison and comparison.verdict) == expected
+    if comparison:
+        middles = [{"better": 1.0, "worse": -1.0, "no better": 0.0}[str(word)] for word in said]
+        ends = [(m - 0.5, m + 1.5 + k) for k, m in enumerate(middles)]
+        assert comparison.difference.value == np.mean([m + k for k, m in enumerate(middles)])
+        assert comparison.difference.low == min(low for low, _ in ends)
+        assert comparison.difference.high == max(high for _, high in ends)
+
+
 def test_only_runs_of_the_same_seed_are_paired() -> None:
     found = cells(
         [run_row("oss", 0, 21), run_row("oss", 1, 22, said="better"), run_row("edm", 1, 20), run_row("edm", 2, 19)]
@@ -88,7 +124,9 @@ def test_oracles_and_the_teacher_are_no_rivals() -> None:
         run_row("edm", 0, 20),
     ]
     run_rows += [
-        run_row(r.fields["method"], 1, r.intervals["psnr"].value + 1, oracle=r.fields["oracle"]) for r in run_rows
+        run_row(r.fields["method"], seed, r.intervals["psnr"].value + seed, oracle=r.fields["oracle"])
+        for r in run_rows
+        for seed in (1, 2)
     ]
     found = cells(run_rows)
     assert {name: cell.role for name, cell in found.items()} == {

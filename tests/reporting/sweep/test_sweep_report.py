@@ -7,6 +7,8 @@ import io
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -60,6 +62,53 @@ def test_markdown_letter_by_letter(sweep: Path) -> None:
         "The teacher, a reference: euler: 0.10 ± 0.00 at 100 NFE; dpmpp_2m: 0.10 [0.09, 0.11] at 100 NFE.",
     ):
         assert said in notes
+
+
+def test_rows_that_no_search_made_are_explained_there(write_run: Callable[..., Path], tmp_path: Path) -> None:
+    """And nowhere else."""
+    run = write_run(tmp_path / "run")
+    for renamed, explained in (("edm", set()), ("own", {"own"}), ("published", {"published"})):
+        run_rows = [
+            replace(r, fields={**r.fields, "method": renamed if r.fields["method"] == "edm" else r.fields["method"]})
+            for r in read_run_rows(run)
+        ]
+        write_sweep_report(tmp_path / renamed, run_rows, choose_layout(run_rows), ["md", "html"])
+        for name in ("report.md", "report.html"):
+            text = (tmp_path / renamed / name).read_text()
+            assert {word for word in ("own", "published") if f"{word}: the " in text} == explained
+
+
+def test_the_page_explains_an_oracle_only_where_there_is_one(write_run: Callable[..., Path], tmp_path: Path) -> None:
+    for method, there in (("oss", True), ("ays", False)):
+        run_rows = read_run_rows(write_run(tmp_path / method, method))
+        write_sweep_report(tmp_path / f"of_{method}", run_rows, choose_layout(run_rows), ["html"])
+        text = (tmp_path / f"of_{method}" / "report.html").read_text().lower()
+        assert ("an oracle" in text) == ("oracle: searched" in text) == there
+
+
+def test_an_answer_for_many_places_is_folded(write_run: Callable[..., Path], tmp_path: Path) -> None:
+    for count, folded in ((3, False), (4, True)):
+        for k in range(count):
+            write_run(tmp_path / str(count) / str(k), solver=f"solver{k}")
+        run_rows = read_run_rows(tmp_path / str(count))
+        write_sweep_report(tmp_path / f"of_{count}", run_rows, choose_layout(run_rows, figures=["psnr"]), ["html"])
+        page = (tmp_path / f"of_{count}" / "report.html").read_text()
+        assert page.count("<li>") == 2 * count
+        assert ("<details>" in page) == folded
+
+
+def test_two_seeds_have_no_interval(write_run: Callable[..., Path], tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path / str(seed), seed=seed)
+    run_rows = read_run_rows(tmp_path)
+    write_sweep_report(tmp_path / "report", run_rows, choose_layout(run_rows), ["md", "csv", "html"])
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| oss | **24.25** ▲ |" in text
+    assert "the mean of 2 runs that differ in seed alone, too few for an interval over them, which takes 3." in text
+    lines = list(csv.DictReader((tmp_path / "report" / "report.csv").open()))
+    assert {(line["low"], line["high"]) for line in lines} == {("", "")}
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "NaN" not in page[page.index("const plots") :][:100_000].split("const config")[0]
 
 
 def test_latex_is_balanced_and_escaped(report: Path) -> None:
