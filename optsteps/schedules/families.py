@@ -86,7 +86,7 @@ def build_schedule(
         times = torch.cat([ends[:1], family(process, inner, ends, **parameters), ends[1:]])
         described |= {"t_max": t_max, "t_min": t_min}
         if heads_to_clean or (name in _BETWEEN_LEVELS and t_max > process.t_finite):
-            described["formula_levels"] = _levels(process, ends, name).tolist()
+            described["formula_levels"] = finite_levels(process, ends, name).tolist()
     if final == "zero":
         times = torch.cat([times[:-1] if replaces else times, as_times([process.t_clean])])
     if not snap:
