@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from optsteps.metrics.fidelity import CoordinateJudge, FidelityJudge
     from optsteps.metrics.perception import ClipJudge, PerceptualJudge
     from optsteps.metrics.teacher_judge import TeacherJudge
-    from optsteps.metrics.toy import DistributionJudge
+    from optsteps.metrics.toy import DataJudge, DistributionJudge
 
 __all__ = [
     "ClassJudge",
     "ClipJudge",
     "CoordinateJudge",
+    "DataJudge",
     "DecodedJudge",
     "DistributionJudge",
     "FidelityJudge",
@@ -45,7 +46,7 @@ _MODULES = {
     "fidelity": ("CoordinateJudge", "FidelityJudge"),
     "perception": ("ClipJudge", "PerceptualJudge"),
     "teacher_judge": ("TeacherJudge",),
-    "toy": ("DistributionJudge",),
+    "toy": ("DataJudge", "DistributionJudge"),
 }
 _old_name = old_names(__name__, Figure="Measurement", FigureCriterion="MeasurementCriterion")
 
