@@ -28,6 +28,7 @@ GUIDES = [
             "methods/oss",
             "methods/ays",
             "methods/monitors",
+            "methods/paths",
         )
     ),
 ]

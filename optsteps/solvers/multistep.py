@@ -89,11 +89,7 @@ class Multistep(Solver):
     def moves(self, schedule: Schedule, x: Tensor) -> list[Move]:
         process, t, t_next = self.formulas(schedule.process), schedule.times[:-1], schedule.times[1:]
         requested = torch.tensor(schedule.orders or self.orders(schedule.steps))
-        # the K times that each step remembers, newest first
-        finite = _unless_pure_noise(process, t)
-        padded = torch.cat([t.new_full((self.memory,), torch.nan), finite])
-        times = torch.stack([padded[k : k + len(t)] for k in reversed(range(self.memory))] or [finite], 1)
-        times = times[:, : self.memory]
+        times = self.remembered(process, t)
         orders = self.usable(process, times, t, t_next, requested)
         left = torch.cat([orders.new_zeros(1), orders[:-1]])
         coefficients = self._coefficients(process, t, t_next, times, orders, left)
@@ -146,6 +142,13 @@ class Multistep(Solver):
         if self.extrapolates == "D":
             return denoised
         return (x - expand(process.alpha(t), x) * denoised) / expand(process.sigma(t), x)
+
+    def remembered(self, process: Process, t: Tensor) -> Tensor:
+        """The times [n, K] that the steps of a walk remember which leave from t [n] in turn, newest first."""
+        finite = _unless_pure_noise(process, t)
+        padded = torch.cat([t.new_full((self.memory,), torch.nan), finite])
+        times = [padded[k : k + len(t)] for k in reversed(range(self.memory))]
+        return torch.stack(times or [finite], 1)[:, : self.memory]
 
     def usable(self, process: Process, times: Tensor, t: Tensor, t_next: Tensor, order: int | Tensor) -> Tensor:
         """The order [B], at most `order`, of a step from t [B] to t_next [B] with the remembered times [B, K]."""

@@ -103,6 +103,25 @@ def test_monitors_on_a_saved_pipeline(
         assert times[-1] == (-1 if name == "sd" else 0)
 
 
+@pytest.mark.parametrize(("kind", "solver"), [("sd", "dpmpp_2m"), ("sd3", "euler"), ("sd3", "heun")])
+def test_paths_on_latents(
+    kind: str, solver: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flow's teacher leaves from pure noise; both end at noise level 0; guidance counts twice."""
+    PIPELINES[kind]().save_pretrained(tmp_path / "pipeline")
+    size = [f"model.{name}={value}" for name, value in SIZES.get(kind, {}).items()]
+    given = [f"model.path={tmp_path}/pipeline", f"model.prompts={prompts}", *size, f"solver={solver}"]
+    chosen = ["method=path", "method.shard_size=2", "rivals=[boss,gits]", f"store.folder={tmp_path}/store"]
+    first, again = (start(monkeypatch, tmp_path, *given, *chosen)["rows"] for _ in range(2))
+    walk = 2 * (6 if solver != "heun" else 10)
+    for rows in (first, again):
+        costs = {row["method"]: row["search_nfe"] for row in rows}
+        assert costs["boss"] == costs["gits"] == walk < costs["path"]
+    for row, other in zip(first, again, strict=True):
+        assert row | {"search_seconds": 0} == other | {"search_seconds": 0}
+        assert row["times"] is None or row["times"][-1] == (-1 if kind == "sd" else 0)
+
+
 def test_published_is_of_the_pipelines_own_kind_however_it_is_named(
     prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

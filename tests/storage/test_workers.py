@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from pathlib import Path
+from pathlib import Path as File
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from optsteps import SearchProblem, build_schedule
-from optsteps.methods import AYS, OSS, Method, SearchResult
+from optsteps.methods import AYS, OSS, Method, Path, SearchResult
 from optsteps.models.analytic import GaussianMixture
 from optsteps.noise import unit_noise
 from optsteps.processes import EDM
@@ -24,6 +24,7 @@ METHODS: dict[str, Any] = {
     "mean": lambda: OSS(average="mean", shard_size=8),
     "pooled": lambda: OSS(average="pooled", shard_size=8),
     "judged": lambda: AYS(levels=16, block_size=4, shard_size=8),
+    "path": lambda: Path(shard_size=8),
     "last": lambda: AYS(levels=16, block_size=4, shard_size=8, choose="last"),
 }
 
@@ -54,7 +55,7 @@ def same(a: SearchResult, b: SearchResult) -> bool:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_second_search_evaluates_nothing(name: str, tmp_path: Path) -> None:
+def test_a_second_search_evaluates_nothing(name: str, tmp_path: File) -> None:
     method: Method = METHODS[name]()
     stated, denoiser = problem()
     alone = method.search(stated, [3, 5])
@@ -70,7 +71,7 @@ def test_a_second_search_evaluates_nothing(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_an_interrupted_search_goes_on(name: str, tmp_path: Path) -> None:
+def test_an_interrupted_search_goes_on(name: str, tmp_path: File) -> None:
     """Wherever it is cut off, the result is the same, and what is computed again is less than a shard's walk."""
     everything = StoredWorkers(ShardStore(tmp_path / "whole"), {})
     stated, whole = problem(cache=Cache(everything))
@@ -86,7 +87,7 @@ def test_an_interrupted_search_goes_on(name: str, tmp_path: Path) -> None:
         assert first.calls + second.calls - whole.calls <= 20
 
 
-def test_searches_share_trajectories_and_predictions(tmp_path: Path) -> None:
+def test_searches_share_trajectories_and_predictions(tmp_path: File) -> None:
     """Another average evaluates nothing; other step counts and AYS evaluate what is new."""
     cache = Cache(StoredWorkers(ShardStore(tmp_path), {}))
     stated, denoiser = problem(cache=cache)
@@ -109,7 +110,7 @@ def test_searches_share_trajectories_and_predictions(tmp_path: Path) -> None:
     assert with_teacher == denoiser.calls - 3 * 20  # the teacher's walks are there
 
 
-def test_precision_of_what_is_kept(tmp_path: Path) -> None:
+def test_precision_of_what_is_kept(tmp_path: File) -> None:
     """Rounded for whoever computes it as well: the second search, which reads, finds what the first found."""
     cache = Cache(StoredWorkers(ShardStore(tmp_path), {}), torch.bfloat16)
     stated, denoiser = problem(cache=cache)
@@ -123,20 +124,22 @@ def test_precision_of_what_is_kept(tmp_path: Path) -> None:
     assert max(sizes) < max(path.stat().st_size for path in (tmp_path / "exact").rglob("*.safetensors")) / 2
 
 
-def _search(folder: Path, rank: int, name: str, queue: Any) -> None:
+def _search(folder: File, rank: int, name: str, queue: Any) -> None:
     torch.set_num_threads(1)
-    stated, denoiser = problem()
-    found = METHODS[name]().search(stated, [3, 5], StoredWorkers(ShardStore(folder), {}, rank, 2))
+    workers = StoredWorkers(ShardStore(folder), {}, rank, 2)
+    stated, denoiser = problem(cache=Cache(workers))
+    found = METHODS[name]().search(stated, [3, 5], workers)
     queue.put((denoiser.calls, {n: s.times.tolist() for n, s in found.schedules.items()}))
 
 
-@pytest.mark.parametrize("name", ["mean", "judged"])
-def test_two_processes_find_what_one_finds(name: str, tmp_path: Path) -> None:
-    stated, whole = problem()
-    alone = METHODS[name]().search(stated, [3, 5])
+@pytest.mark.parametrize("name", ["mean", "judged", "path"])
+def test_two_processes_find_what_one_finds(name: str, tmp_path: File) -> None:
+    everything = StoredWorkers(ShardStore(tmp_path / "whole"), {})
+    stated, whole = problem(cache=Cache(everything))
+    alone = METHODS[name]().search(stated, [3, 5], everything)
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    both = [context.Process(target=_search, args=(tmp_path, rank, name, queue)) for rank in (0, 1)]
+    both = [context.Process(target=_search, args=(tmp_path / "both", rank, name, queue)) for rank in (0, 1)]
     for process in both:
         process.start()
     answers = [queue.get(timeout=60) for _ in both]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -13,8 +14,9 @@ from torch import Tensor
 from optsteps.denoisers import call_nfe
 from optsteps.methods.base import Evaluations, SearchProblem, SearchResult, checked_steps, steps_between
 from optsteps.methods.paths.base import TeacherTableMethod
-from optsteps.methods.paths.shortest_path import shortest_path
+from optsteps.methods.paths.shortest_path import forward, shortest_path
 from optsteps.methods.paths.step_errors import step_errors
+from optsteps.methods.paths.teacher_table import table_of
 from optsteps.methods.paths.two_stage_errors import two_stage_errors
 from optsteps.metrics.teacher import mse
 from optsteps.schedules import Schedule
@@ -25,6 +27,8 @@ from optsteps.storage.shards import storable
 from optsteps.trajectories import Trajectories
 
 Weight = float | Literal["edm", "flow"]
+# a path of so many steps by the costs of every order [M, n, ..., n], and its orders, None for the solver's own
+Edges = Callable[[Solver, Tensor, int], tuple[Tensor, Tensor | None]]
 Norm = Literal["l2", "squared"]
 
 # nodes of the grid by how many earlier ones a step's cost depends on
@@ -38,14 +42,14 @@ class StepErrors:
     """A shard's errors of steps.
 
     Attributes:
-        sums: of the squares and of their roots for every order of the student's solver [M, 2, n, ..., n], as
-            `step_errors` returns them.
-        euler: those of Euler's steps [2, n, n].
-        size: sum of the mean squares of the teacher's last states.
-        ends: these states [b, ...]; they are walked to again where the shard was read from a store.
+        own: sums of the squares and of their roots for every order of the student's solver [M, 2, P], as `step_errors`
+            returns them, of the P entries that are `forward`.
+        euler: those of Euler's steps [1, 2, P].
+        size: sum of the mean squares of the teacher's samples.
+        ends: these samples [b, ...]; None where the shard was read from a store.
     """
 
-    sums: Tensor
+    own: Tensor
     euler: Tensor
     size: float
     ends: Tensor | None = field(default=None, metadata={"stored": False})
@@ -53,30 +57,32 @@ class StepErrors:
 
 @storable
 @dataclass(frozen=True)
-class Figures:
-    """A shard's results of a race.
+class Misses:
+    """What a shard's samples miss the teacher's by in one heat.
 
     Attributes:
-        missed: by step count the logarithms [C, b] of the mean squares by which the candidates' samples miss the
-            teacher's.
+        logs: by step count the logarithms [C, b] of the mean squares for every schedule of the heat.
         ends: as of `StepErrors`.
     """
 
-    missed: dict[int, Tensor]
+    logs: dict[int, Tensor]
     ends: Tensor | None = field(default=None, metadata={"stored": False})
 
 
 @dataclass(frozen=True)
-class Race:
-    """What is left in the race.
+class Heat:
+    """What runs in a heat of the race.
 
     Attributes:
-        schedules: by step count.
-        samples: how many samples they run on, the first of the problem's.
+        schedules: C by step count.
+        first, end: the samples that they run on, from the problem's `first` to the one before its `end`.
+        logs: those of the samples before `first` [C, first], by step count.
     """
 
     schedules: dict[int, list[Schedule]]
-    samples: int
+    first: int
+    end: int
+    logs: dict[int, Tensor]
 
 
 class Path(TeacherTableMethod):
@@ -91,9 +97,9 @@ class Path(TeacherTableMethod):
 
     What an error made at noise level s does to the end is not in the teacher's table, and the best guess depends on the
     model. So there is a path for each of several weights w(s) of errors in EDM's coordinates and for several kinds of
-    edges, and they race: all sample with the real solver on half of the search's samples, the finalists on all. For
-    every step count the one with the least mean logarithm of the squared difference to the teacher's samples wins,
-    that of the highest mean PSNR.
+    edges, and they race: all of them sample with the real solver from a quarter of the search's noise, and the best
+    from the rest too. For every step count the one with the least mean logarithm of the squared difference to the
+    teacher's samples wins, that of the highest mean PSNR.
 
     Args:
         weights: "edm": 1; "flow": 1 / (1 + s); a number m: sigma_d / sqrt(s^2 + sigma_d^2), the part of an error that
@@ -101,9 +107,9 @@ class Path(TeacherTableMethod):
             square) of the teacher's samples.
         norms: "l2": the mean over samples of the root mean square error; "squared": the mean of the mean square.
         orders: as of `OSS`: "chosen", or "fixed" for samplers that take no orders.
-        finalists: candidates that run on all samples.
+        finalists: candidates of a step count that run on all samples.
         grid_steps: number of the teacher's steps whose ends may be chosen, spread as evenly as possible. None: all up
-            to 200 for solvers without a memory, up to 100 for pairs, 40 for triples, 25 for two evaluations a step.
+            to 200 for Euler's steps, up to 100 for pairs, 40 for triples, 25 for two evaluations a step.
         max_batch, shard_size, channels, frames: see `TeacherTableMethod`.
 
     `SearchResult.evidence`: "finalists", by step count -10 log10 of the mean square of every finalist, a mean over
@@ -121,7 +127,7 @@ class Path(TeacherTableMethod):
         weights: Sequence[Weight] = ("edm", "flow", 0.5, 1.0, 2.0, 4.0, 8.0),
         norms: Sequence[Norm] = ("squared",),
         orders: Literal["chosen", "fixed"] = "chosen",
-        finalists: int = 6,
+        finalists: int = 3,
         grid_steps: int | None = None,
         max_batch: int = 512,
         shard_size: int = 64,
@@ -130,10 +136,12 @@ class Path(TeacherTableMethod):
     ) -> None:
         super().__init__(max_batch, shard_size, channels, frames)
         for weight in weights:
-            if not (weight in ("edm", "flow") or (isinstance(weight, (int, float)) and weight > 0)):
+            if weight not in ("edm", "flow") and not (isinstance(weight, (int, float)) and 0 < weight < math.inf):
                 raise ValueError(f"a weight is 'edm', 'flow' or a positive number, got {weight!r}")
-        if not weights or not norms or not set(norms) <= {"l2", "squared"}:
-            raise ValueError(f"at least one weight and norms of 'l2' and 'squared' are needed, got {list(norms)}")
+        if not weights:
+            raise ValueError("at least one weight is needed, such as 'edm'")
+        if not norms or not set(norms) <= {"l2", "squared"}:
+            raise ValueError(f"norms are 'l2', 'squared' or both, got {list(norms)}")
         if orders not in ("chosen", "fixed"):
             raise ValueError(f"orders must be 'chosen' or 'fixed', got {orders!r}")
         if finalists < 1:
@@ -150,33 +158,33 @@ class Path(TeacherTableMethod):
             raise ValueError(
                 f"path knows solvers of one and of two evaluations per step; {problem.solver.name!r} is neither"
             )
-        available = len(self.nodes(problem)) - 1
+        available = len(self.nodes(problem, problem.solver)) - 1
         if max(steps) > available:
             raise ValueError(f"{max(steps)} student steps were asked for, but the grid has only {available}")
 
     def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
-        """The teacher's walk, those of the student for all candidates on a part of the samples and for the finalists on
-        all, of which some may be the same, and for a solver of two evaluations per step one for every pair of nodes."""
-        solver, counts, samples = problem.solver, checked_steps(steps), len(problem.noise)
+        """The teacher's walk, one evaluation for every pair of nodes where the solver takes two per step, and the race.
+        The last is a maximum, because candidates of several weights may be the same."""
+        solver, samples = problem.solver, len(problem.noise)
         candidates = len(self.weights) * len(self.norms) * len(self._edges(problem))
-        walk = sum(solver.nfe(steps_between(problem.teacher, n)) for n in counts)
+        finalists = min(self.finalists, candidates)
+        walks = candidates * _first(samples) + finalists * (samples - _first(samples))
+        walk = sum(solver.nfe(steps_between(problem.teacher, n)) for n in checked_steps(steps))
         pairs = 0
         if isinstance(solver, TwoStage):
-            times = problem.teacher.times[self.nodes(problem)]
+            times = problem.teacher.times[self.nodes(problem, solver)]
             i, j = torch.triu_indices(len(times), len(times), 1)
             pairs = int((~solver.single(solver.formulas(problem.process), times[i], times[j])).sum())
-        count = samples * (problem.walker.nfe(problem.teacher) + pairs) + walk * (
-            _part(samples) * candidates + samples * min(self.finalists, candidates)
-        )
+        count = samples * (problem.walker.nfe(problem.teacher) + pairs) + walks * walk
         return Evaluations(count * call_nfe(problem.denoiser), exact=False)
 
     def rounds(self, steps: Sequence[int]) -> int:
         return 3
 
-    def nodes(self, problem: SearchProblem) -> Tensor:
-        """Indices [n] of the teacher's times that may be chosen."""
+    def nodes(self, problem: SearchProblem, solver: Solver) -> Tensor:
+        """Indices [n] of the teacher's times that may be chosen where the edges are this solver's steps."""
         whole = problem.teacher.steps
-        most = _GRID_TWO_STAGE if isinstance(problem.solver, TwoStage) else _GRID[_memory(problem.solver)]
+        most = _GRID_TWO_STAGE if isinstance(solver, TwoStage) else _GRID[_memory(solver)]
         steps = min(most, whole) if self.grid_steps is None else self.grid_steps
         if not 1 <= steps <= whole:
             raise ValueError(f"grid_steps must lie between 1 and the teacher's {whole} steps, got {steps}")
@@ -187,96 +195,112 @@ class Path(TeacherTableMethod):
         problem: SearchProblem,
         steps: Sequence[int],
         index: Tensor,
-        previous: StepErrors | Figures | None = None,
-        decision: Race | None = None,
-    ) -> StepErrors | Figures:
-        """The errors of the samples' steps, then what the candidates' samples miss the teacher's by."""
-        if decision is None:
+        previous: StepErrors | Misses | None = None,
+        decision: Heat | None = None,
+    ) -> StepErrors | Misses:
+        """The errors of the samples' steps, then what they miss the teacher's by in each heat."""
+        if previous is None or decision is None:
             return self._errors(problem, index)
+        running = (decision.first <= index) & (index < decision.end)
+        if not bool(running.any()):
+            return Misses({n: torch.empty(len(decision.schedules[n]), 0) for n in steps}, previous.ends)
         trajectories = Trajectories(problem.denoiser, self.max_batch, problem.cache)
-        noise, cond = problem.samples(index)
-        teacher = None if previous is None else previous.ends
-        if teacher is None:
+        ends = previous.ends
+        if ends is None:
             with problem.uncounted():
-                teacher = trajectories.ends(problem.teacher, problem.walker, noise, cond)
-        running = index < decision.samples
+                ends = trajectories.ends(problem.teacher, problem.walker, *problem.samples(index))
         noise, cond = problem.samples(index[running])
-        ends = teacher[running.to(teacher.device)]
+        goal = ends[running.to(ends.device)]
 
-        def missed(schedule: Schedule) -> Tensor:
-            return mse(trajectories.ends(schedule, problem.solver, noise, cond), ends).log10().cpu()
+        def log(schedule: Schedule) -> Tensor:
+            return mse(trajectories.ends(schedule, problem.solver, noise, cond), goal).log10().cpu()
 
-        if len(noise) == 0:
-            return Figures({n: torch.empty(len(decision.schedules[n]), 0) for n in steps}, teacher)
-        return Figures(
-            {n: torch.stack([missed(schedule) for schedule in decision.schedules[n]]) for n in steps}, teacher
-        )
+        return Misses({n: torch.stack([log(schedule) for schedule in decision.schedules[n]]) for n in steps}, ends)
 
     def combine(
-        self, problem: SearchProblem, steps: Sequence[int], partials: Sequence[Any], decision: Race | None = None
-    ) -> Race | SearchResult:
+        self, problem: SearchProblem, steps: Sequence[int], partials: Sequence[Any], decision: Heat | None = None
+    ) -> Heat | SearchResult:
         """All candidates, then the finalists, then the best of them for every step count; of equal ones the first."""
+        samples = len(problem.noise)
         if decision is None:
-            own, euler = (torch.stack([getattr(p, name) for p in partials]).sum(0) for name in ("sums", "euler"))
-            size = sum(part.size for part in partials) / len(problem.noise)
-            return Race(self._candidates(problem, steps, own, euler[None], size), _part(len(problem.noise)))
-        figures = {n: -10 * torch.cat([part.missed[n] for part in partials], 1).mean(1) for n in steps}
-        ranked = {n: figures[n].argsort(descending=True, stable=True).tolist() for n in steps}
-        best = {n: [decision.schedules[n][number] for number in ranked[n]] for n in steps}
-        if decision.samples < len(problem.noise):
-            return Race({n: best[n][: self.finalists] for n in steps}, len(problem.noise))
+            candidates = self._candidates(problem, steps, partials)
+            return Heat(candidates, 0, _first(samples), {n: torch.empty(len(candidates[n]), 0) for n in steps})
+        logs = {n: torch.cat([decision.logs[n], *(part.logs[n] for part in partials)], 1) for n in steps}
+        # a walk that diverged is the worst
+        figures = {n: -10 * logs[n].nan_to_num(torch.inf, torch.inf, -torch.inf).mean(1) for n in steps}
+        best = {n: figures[n].argsort(descending=True, stable=True)[: self.finalists].tolist() for n in steps}
+        schedules = {n: [decision.schedules[n][number] for number in best[n]] for n in steps}
+        if decision.end < samples:
+            return Heat(schedules, decision.end, samples, {n: logs[n][best[n]] for n in steps})
         return SearchResult(
-            {n: best[n][0] for n in steps}, evidence={"finalists": {n: figures[n][ranked[n]] for n in steps}}
+            {n: schedules[n][0] for n in steps}, evidence={"finalists": {n: figures[n][best[n]] for n in steps}}
         )
 
     def _errors(self, problem: SearchProblem, index: Tensor) -> StepErrors:
-        table, solver, nodes = self.table(problem, index), problem.solver, self.nodes(problem)
-        last = table.states()[-1] / problem.process.alpha(problem.teacher.times[-1])
-        size = float(table.squares(last).sum())
+        noise, cond = problem.samples(index)
+        trajectories = Trajectories(problem.denoiser, self.max_batch, problem.cache)
+        record = trajectories.record(problem.teacher, problem.walker, noise, cond)
+        table, solver, nodes = (
+            table_of(problem, record, self.entries),
+            problem.solver,
+            self.nodes(problem, problem.solver),
+        )
         if isinstance(solver, TwoStage):
-            own = two_stage_errors(problem, index, nodes, self.max_batch, self.entries)[None]
+            own = two_stage_errors(problem, record, cond, nodes, self.max_batch, self.entries)[None]
         else:
             assert isinstance(solver, Multistep)
             memory = _memory(solver)
             own = torch.stack([step_errors(table, solver, m, memory, nodes) for m in range(1, memory + 2)])
-        return StepErrors(own, step_errors(table, Euler(), 1, 0, nodes), size)
+        size = float(table.squares(table.states()[-1]).sum())
+        euler = step_errors(table, Euler(), 1, 0, self.nodes(problem, Euler()))[None]
+        own, euler = (errors[..., forward(errors.shape[-1], errors.ndim - 4)] for errors in (own, euler))
+        return StepErrors(own, euler, size, record.states[:, -1].clone())
 
     def _candidates(
-        self, problem: SearchProblem, steps: Sequence[int], own: Tensor, euler: Tensor, size: float
+        self, problem: SearchProblem, steps: Sequence[int], shards: Sequence[StepErrors]
     ) -> dict[int, list[Schedule]]:
         """A path for every weight, norm and kind of edges; without those that are the same."""
-        nodes = self.nodes(problem)
-        times = problem.teacher.times[nodes]
+        size = (sum(shard.size for shard in shards) / len(problem.noise)) ** 0.5
         found: dict[int, list[Schedule]] = {n: [] for n in steps}
-        for edges, weight, norm in product(self._edges(problem), self.weights, self.norms):
-            factor = self._factor(problem, times, weight, size)
-            errors = euler if edges is _euler else own
-            costs = errors[:, ("squared", "l2").index(norm)] * (factor if norm == "l2" else factor**2)
-            for n in steps:
-                path, orders = edges(problem.solver, costs, n)
-                described = {"weight": weight, "norm": norm, "edges": edges.__name__.strip("_")}
-                schedule = self.schedule(problem, times[path], **described, indices=nodes[path].tolist())
-                schedule = schedule if orders is None else replace(schedule, orders=orders)
-                if all((s.times.tolist(), s.orders) != (schedule.times.tolist(), orders) for s in found[n]):
-                    found[n].append(schedule)
+        for edges in self._edges(problem):
+            solver, name = (Euler(), "euler") if edges is _euler else (problem.solver, "own")
+            nodes = self.nodes(problem, solver)
+            times = problem.teacher.times[nodes]
+            packed = torch.stack([getattr(shard, name) for shard in shards]).sum(0)
+            possible = forward(len(nodes), _memory(solver))
+            errors = packed.new_full((*packed.shape[:2], *possible.shape), torch.inf)
+            errors[..., possible] = packed
+            for weight, norm in product(self.weights, self.norms):
+                factor = self._factor(problem, times, weight, size)
+                costs = errors[:, 1] * factor if norm == "l2" else errors[:, 0] * factor**2
+                for n in steps:
+                    path, orders = edges(problem.solver, costs, n)
+                    described = {"weight": weight, "norm": norm, "edges": edges.__name__.strip("_")}
+                    schedule = self.schedule(problem, times[path], **described, indices=nodes[path].tolist())
+                    if orders is not None:
+                        schedule = replace(schedule, orders=_taken(problem, schedule.times, orders))
+                    if all(s.orders != schedule.orders or not torch.equal(s.times, schedule.times) for s in found[n]):
+                        found[n].append(schedule)
         return found
 
-    def _edges(
-        self, problem: SearchProblem
-    ) -> list[Callable[[Solver, Tensor, int], tuple[Tensor, tuple[int, ...] | None]]]:
+    def _edges(self, problem: SearchProblem) -> list[Edges]:
         if not isinstance(problem.solver, Multistep) or problem.solver.order == 1:
             return [_own]
         return [_own, _euler, _chosen] if self.orders == "chosen" else [_own, _euler]
 
     @staticmethod
     def _factor(problem: SearchProblem, times: Tensor, weight: Weight, size: float) -> Tensor:
-        """What an error of the model's own coordinates at the times [n] is multiplied by."""
+        """What an error in the model's own coordinates at the times [n] is multiplied by.
+
+        Args:
+            size: root mean square of the teacher's samples.
+        """
         alpha, sigma = problem.process.alpha(times), problem.process.sigma(times)
         if weight == "edm":
             return 1 / alpha
         if weight == "flow":
             return 1 / (alpha + sigma)
-        deviation = float(weight) * size**0.5
+        deviation = weight * size
         return deviation / (sigma**2 + (alpha * deviation) ** 2).sqrt()
 
 
@@ -285,9 +309,17 @@ def _memory(solver: Solver) -> int:
     return min(solver.order - 1, 2) if isinstance(solver, Multistep) else 0
 
 
-def _part(samples: int) -> int:
+def _first(samples: int) -> int:
     """How many samples all candidates run on."""
-    return max(1, samples // 2)
+    return (samples + 3) // 4
+
+
+def _taken(problem: SearchProblem, times: Tensor, orders: Tensor) -> tuple[int, ...]:
+    """The orders that the steps between the times [n+1] have, where the orders [n] are asked for."""
+    solver = problem.solver
+    assert isinstance(solver, Multistep)
+    formulas, t, t_next = solver.formulas(problem.process), times[:-1], times[1:]
+    return tuple(solver.usable(formulas, solver.remembered(formulas, t), t, t_next, orders).tolist())
 
 
 def _own(solver: Solver, costs: Tensor, steps: int) -> tuple[Tensor, None]:
@@ -305,13 +337,11 @@ def _euler(solver: Solver, costs: Tensor, steps: int) -> tuple[Tensor, None]:
     return shortest_path(costs[0], [steps])[steps], None
 
 
-def _chosen(solver: Solver, costs: Tensor, steps: int) -> tuple[Tensor, tuple[int, ...]]:
+def _chosen(solver: Solver, costs: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """The path of steps of whatever orders have the least mean errors, and these."""
     memory = costs.ndim - 3
     least, choice = costs.min(0)
     path = shortest_path(least, [steps], memory=memory)[steps]
-    visited = path.tolist()
     # the nodes that every step's cost depends on, the first repeated where fewer came before
-    visits = torch.tensor([[visited[max(0, k - m)] for m in range(memory, -2, -1)] for k in range(steps)])
-    chosen = choice[visits.unbind(1)] + 1
-    return path, tuple(torch.minimum(chosen, torch.arange(1, steps + 1)).tolist())
+    visits = [path[(torch.arange(steps) - m).clamp(min=0)] for m in range(memory, -2, -1)]
+    return path, choice[tuple(visits)] + 1

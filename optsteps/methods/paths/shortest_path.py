@@ -80,13 +80,18 @@ def shortest_path(
     return paths
 
 
+def forward(nodes: int, memory: int = 0) -> Tensor:
+    """Which entries of a table [nodes, ..., nodes] are read: those whose nodes ascend."""
+    axes = torch.meshgrid(*[torch.arange(nodes)] * (memory + 2), indexing="ij")
+    ascend = axes[-2] < axes[-1]
+    for before, after in pairwise(axes[:-1]):
+        ascend = ascend & (before <= after)
+    return ascend
+
+
 def _steps_forward(costs: Tensor, memory: int) -> Tensor:
     """The table in float64 with inf for whatever is no step forward."""
-    axes = torch.meshgrid(*[torch.arange(costs.shape[-1], device=costs.device)] * (memory + 2), indexing="ij")
-    forward = axes[-2] < axes[-1]
-    for before, after in pairwise(axes[:-1]):
-        forward = forward & (before <= after)
-    steps = costs.double().masked_fill(~forward, torch.inf)
+    steps = costs.double().masked_fill(~forward(costs.shape[-1], memory).to(costs.device), torch.inf)
     if bool(steps.isnan().any()):
         raise ValueError("costs of steps to a later node must be numbers, and some are NaN")
     return steps

@@ -26,7 +26,7 @@ from optsteps.fingerprint import solver_facts
 from optsteps.methods.base import SearchProblem
 from optsteps.methods.entries import ALL, EntrySubset
 from optsteps.processes import Process
-from optsteps.trajectories import Trajectories
+from optsteps.trajectories import Record, Trajectories
 
 # numbers of the basis that are held at once, in float64
 _AT_ONCE = 2**24
@@ -109,12 +109,7 @@ def teacher_table(problem: SearchProblem, index: Tensor, max_batch: int, entries
 
     def products(denoiser: CountedDenoiser) -> Tensor:
         record = Trajectories(denoiser, max_batch, problem.cache).record(teacher, walker, noise, cond, index=index)
-        return torch.stack(
-            [
-                _products(problem.process, teacher.times, entries.of(states), entries.of(predictions))
-                for states, predictions in zip(record.states, record.predictions, strict=True)
-            ]
-        )
+        return table_of(problem, record, entries).products
 
     facts: dict[str, Any] = {}
     if problem.cache.workers.keeps:
@@ -126,6 +121,14 @@ def teacher_table(problem: SearchProblem, index: Tensor, max_batch: int, entries
         }
     inputs = (noise, cond, index) if walker.stochastic else (noise, cond)
     return TeacherTable(problem.process, teacher.times, trajectories.once("teacher table", inputs, products, **facts))
+
+
+def table_of(problem: SearchProblem, record: Record, entries: EntrySubset = ALL) -> TeacherTable:
+    """The table of the samples of a record of the teacher's walk."""
+    process, times = problem.process, problem.teacher.times
+    pairs = zip(record.states, record.predictions, strict=True)
+    products = [_products(process, times, entries.of(states), entries.of(predictions)) for states, predictions in pairs]
+    return TeacherTable(process, times, torch.stack(products))
 
 
 def _products(process: Process, times: Tensor, states: Tensor, predictions: Tensor) -> Tensor:

@@ -5,29 +5,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from optsteps.conditions import take
+from optsteps.conditions import Cond, take
 from optsteps.denoisers import CountedDenoiser
 from optsteps.methods.base import SearchProblem
 from optsteps.methods.entries import EntrySubset
 from optsteps.solvers.base import Denoise
 from optsteps.solvers.singlestep import TwoStage
-from optsteps.trajectories import Trajectories
+from optsteps.trajectories import Record, Trajectories
 
 
 def two_stage_errors(
-    problem: SearchProblem, index: Tensor, nodes: Tensor, max_batch: int, entries: EntrySubset
+    problem: SearchProblem, record: Record, cond: Cond, nodes: Tensor, max_batch: int, entries: EntrySubset
 ) -> Tensor:
-    """Sums over the samples `index` [b] of the mean square of every step's error and of its root, as of `step_errors`:
-    float64 [2, n, n]. The first evaluation of a step is the teacher's; the second is made for every pair of nodes.
+    """Sums over samples of the mean square of every step's error and of its root, as of `step_errors`: float64
+    [2, n, n]. The first evaluation of a step is the teacher's; the second is made for every pair of nodes.
+
+    Args:
+        record: of the teacher's walk of b samples.
+        cond: their condition.
     """
-    solver = problem.solver
+    solver, samples = problem.solver, len(record.states)
     assert isinstance(solver, TwoStage)
-    noise, cond = problem.samples(index)
     trajectories = Trajectories(problem.denoiser, max_batch, problem.cache)
-    with problem.uncounted():  # the walk counts with the teacher's table
-        record = trajectories.record(problem.teacher, problem.walker, noise, cond)
     times = problem.teacher.times[nodes]
-    sample, i, j = torch.ones(len(index), len(nodes), len(nodes), dtype=torch.bool).triu(1).nonzero().unbind(1)
+    sample, i, j = torch.ones(samples, len(nodes), len(nodes), dtype=torch.bool).triu(1).nonzero().unbind(1)
 
     def errors(denoiser: CountedDenoiser) -> Tensor:
         squares = torch.empty(len(sample), dtype=torch.float64)
@@ -48,6 +49,6 @@ def two_stage_errors(
         "frames": None if entries.frames is None else list(entries.frames),
     }
     squares = trajectories.once("two-stage errors", (record.states, record.predictions, cond), errors, **facts)
-    table = torch.zeros(2, len(index), len(nodes), len(nodes), dtype=torch.float64)
+    table = torch.zeros(2, samples, len(nodes), len(nodes), dtype=torch.float64)
     table[:, sample, i, j] = torch.stack([squares, squares.sqrt()])
     return table.sum(1).masked_fill(~torch.ones(len(nodes), len(nodes), dtype=torch.bool).triu(1), torch.inf)

@@ -1,13 +1,18 @@
-"""The published searches for paths, restated naively: loops over pairs of nodes, steps that are really taken."""
+"""Searches for paths, restated naively: loops over pairs of nodes or over all paths, steps that are really taken."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import combinations
 
+import torch
 from torch import Tensor
 
 from optsteps.methods import SearchProblem
 from optsteps.processes import Process
+from optsteps.solvers.base import Denoise
+from optsteps.solvers.multistep import Multistep
 from optsteps.trajectories import Record, Trajectories
 
 
@@ -77,3 +82,66 @@ def best_path(costs: list[list[float]], steps: int, coefficient: float) -> list[
             if options:
                 values[k][i] = min(options)
     return values[steps][0][1]
+
+
+def stepped(
+    problem: SearchProblem, record: Record, solver: Multistep, order: int, path: tuple[int, ...], j: int
+) -> Tensor:
+    """Mean squares [B] of the error of the step to node j after the teacher's states at the nodes `path`, by the
+    solver's own protocol."""
+    times, formulas = problem.teacher.times, solver.formulas(problem.process)
+    state = solver.init(record.states[:, 0])
+    for node in path[:-1]:
+        t = times[node].expand(len(record.states))
+        x, denoised = record.states[:, node], record.predictions[:, node]
+        state = solver.remember(formulas, state, t, solver.quantity(formulas, x, t, denoised), state[2])
+    state = (state[0], state[1], torch.zeros(len(record.states), dtype=torch.long))  # x_i needs no correction
+
+    def known(_x: Tensor, _t: Tensor, _cond: object = None) -> Tensor:
+        return record.predictions[:, path[-1]]
+
+    x, state = solver.step(
+        state, record.states[:, path[-1]], times[path[-1]], times[j], Denoise(known, problem.process), order
+    )
+    if j < len(times) - 1:
+        t = times[j].expand(len(x))
+        x = solver.arrive(formulas, state, x, t, record.predictions[:, j])
+    return (x - record.states[:, j]).square().flatten(1).mean(1)
+
+
+def step_error(
+    problem: SearchProblem, record: Record, order: int, path: tuple[int, ...], j: int, weight: str | float, norm: str
+) -> float:
+    """The weighted error of the step of the problem's solver to node j after the nodes `path`, a mean over samples."""
+    solver, process, t = problem.solver, problem.process, problem.teacher.times
+    if isinstance(solver, Multistep):
+        squares = stepped(problem, record, solver, order, path, j)
+    else:
+        x = record.states[:, path[-1]]
+        denoise = Denoise(problem.denoiser, process)
+        missed = solver.step(solver.init(x), x, t[path[-1]], t[j], denoise)[0] - record.states[:, j]
+        squares = missed.square().flatten(1).mean(1)
+    level = process.noise_level(t[j])
+    if weight == "edm":
+        factor = torch.tensor(1.0)
+    elif weight == "flow":
+        factor = 1 / (1 + level)
+    else:
+        deviation = float(weight) * record.states[:, -1].square().mean().sqrt()
+        factor = deviation / (level**2 + deviation**2).sqrt()
+    squares = squares * (factor / process.alpha(t[j])) ** 2
+    return float((squares if norm == "squared" else squares.sqrt()).mean())
+
+
+def all_paths(last: int, steps: int) -> list[tuple[int, ...]]:
+    return [(0, *inner, last) for inner in combinations(range(1, last), steps - 1)]
+
+
+def path_error(
+    problem: SearchProblem, record: Record, path: Sequence[int], orders: Sequence[int], weight: str | float, norm: str
+) -> float:
+    """Total of a path's errors, its steps of the given orders."""
+    return sum(
+        step_error(problem, record, order, tuple(path[: k + 1]), path[k + 1], weight, norm)
+        for k, order in enumerate(orders)
+    )

@@ -6,16 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from naive import stepped
 from problems import mixture_problem
-from torch import Tensor
 
-from optsteps.methods.base import SearchProblem
 from optsteps.methods.paths.step_errors import step_errors
 from optsteps.methods.paths.teacher_table import teacher_table
 from optsteps.solvers import build_solver
-from optsteps.solvers.base import Denoise
 from optsteps.solvers.multistep import Multistep
-from optsteps.trajectories import Record, Trajectories
+from optsteps.trajectories import Trajectories
 
 SOLVERS = [
     ("euler", {}, 1),
@@ -26,31 +24,6 @@ SOLVERS = [
     *[("unipc", {"order": 3}, order) for order in (1, 2, 3)],
     ("unipc", {"order": 2, "corrector": False}, 2),
 ]
-
-
-def stepped(
-    problem: SearchProblem, record: Record, solver: Multistep, order: int, path: tuple[int, ...], j: int
-) -> Tensor:
-    """Mean squares [B] of the error of the step to node j after the teacher's states at the nodes `path`, by the
-    solver's own protocol."""
-    times, formulas = problem.teacher.times, solver.formulas(problem.process)
-    state = solver.init(record.states[:, 0])
-    for node in path[:-1]:
-        t = times[node].expand(len(record.states))
-        x, denoised = record.states[:, node], record.predictions[:, node]
-        state = solver.remember(formulas, state, t, solver.quantity(formulas, x, t, denoised), state[2])
-    state = (state[0], state[1], torch.zeros(len(record.states), dtype=torch.long))  # x_i needs no correction
-
-    def known(_x: Tensor, _t: Tensor, _cond: object = None) -> Tensor:
-        return record.predictions[:, path[-1]]
-
-    x, state = solver.step(
-        state, record.states[:, path[-1]], times[path[-1]], times[j], Denoise(known, problem.process), order
-    )
-    if j < len(times) - 1:
-        t = times[j].expand(len(x))
-        x = solver.arrive(formulas, state, x, t, record.predictions[:, j])
-    return (x - record.states[:, j]).square().flatten(1).mean(1)
 
 
 @pytest.mark.parametrize("walker", ["euler", "heun", "ipndm", "unipc"])
