@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from optsteps.metrics.accuracy import ClassJudge
     from optsteps.metrics.base import Judge, Measurement, sample_wise, set_wise
     from optsteps.metrics.criterion import MeasurementCriterion
+    from optsteps.metrics.data_distance import DataJudge
     from optsteps.metrics.decoded import DecodedJudge
     from optsteps.metrics.fidelity import CoordinateJudge, FidelityJudge
     from optsteps.metrics.perception import ClipJudge, PerceptualJudge
     from optsteps.metrics.teacher_judge import TeacherJudge
-    from optsteps.metrics.toy import DataJudge, DistributionJudge
+    from optsteps.metrics.toy import DistributionJudge
 
 __all__ = [
     "ClassJudge",
@@ -42,11 +43,12 @@ _MODULES = {
     "accuracy": ("ClassJudge",),
     "base": ("Judge", "Measurement", "sample_wise", "set_wise"),
     "criterion": ("MeasurementCriterion",),
+    "data_distance": ("DataJudge",),
     "decoded": ("DecodedJudge",),
     "fidelity": ("CoordinateJudge", "FidelityJudge"),
     "perception": ("ClipJudge", "PerceptualJudge"),
     "teacher_judge": ("TeacherJudge",),
-    "toy": ("DataJudge", "DistributionJudge"),
+    "toy": ("DistributionJudge",),
 }
 _old_name = old_names(__name__, Figure="Measurement", FigureCriterion="MeasurementCriterion")
 

@@ -1,8 +1,8 @@
-"""Likelihood of samples under a known density, and their sliced Wasserstein distance to it or to clean images."""
+"""Likelihood and distance of low-dimensional samples to a distribution whose density is known."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from optsteps.conditions import Cond
-from optsteps.datasets import ImageSet, to_unit_range
 from optsteps.metrics.base import Judge, Measurement, sample_wise, set_wise
 from optsteps.metrics.statistics import Interval, spread
 
 # disjoint sets of samples behind an interval
-_SETS = 8
+SETS = 8
 
 
 class Distribution(Protocol):
@@ -99,7 +98,7 @@ class DistributionJudge(Judge):
 
     def __init__(self, distribution: Distribution, samples: int) -> None:
         self.distribution = distribution
-        self._truth = _Truth(distribution.sample(samples, torch.Generator().manual_seed(0)))
+        self._truth = TrueSamples(distribution.sample(samples, torch.Generator().manual_seed(0)))
 
     @property
     def figures(self) -> dict[str, bool | None]:
@@ -113,49 +112,20 @@ class DistributionJudge(Judge):
         }
 
 
-class DataJudge(Judge):
-    """Sliced Wasserstein distance of images to clean ones, pixels being the coordinates.
-
-    It needs no network that knows the images, so it is there for every model with data. It sees a wrong spread or
-    brightness, and little of what an image shows.
+class TrueSamples:
+    """What the sliced Wasserstein distance of other samples is measured to, with an interval from how disjoint sets of
+    these differ.
 
     Args:
-        data: the clean images.
+        samples: [m, d].
     """
-
-    needs_many = True
-
-    def __init__(self, data: ImageSet) -> None:
-        self._shape = tuple(data.images.shape[1:])
-        self._truth = _Truth(to_unit_range(data.images).flatten(1))
-
-    @property
-    def figures(self) -> dict[str, bool | None]:
-        return {"sliced_wasserstein": False}
-
-    def check(self, samples: int, shape: Sequence[int] | None) -> None:
-        super().check(samples, shape)
-        if samples < 2 * _SETS:
-            raise ValueError(
-                f"an interval over {_SETS} sets needs at least {2 * _SETS} samples, and there are {samples}"
-            )
-        if shape is not None and tuple(shape) != self._shape:
-            raise ValueError(f"samples of shape {tuple(shape)} cannot be compared with images of shape {self._shape}")
-
-    def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
-        return {"sliced_wasserstein": self._truth.distance(x.flatten(1))}
-
-
-class _Truth:
-    """True samples [m, d], to which the sliced Wasserstein distance of others is measured, with an interval from how
-    disjoint sets of these differ."""
 
     def __init__(self, samples: Tensor) -> None:
         self._directions = _directions(samples.shape[1])
         self._projected = _projected(samples, self._directions)
 
     def distance(self, x: Tensor) -> Measurement:
-        projected = (_projected(part, self._directions) for part in (x, *x.chunk(_SETS)))
+        projected = (_projected(part, self._directions) for part in (x, *x.chunk(SETS)))
         distance, *distances = (_distance(part, self._projected) for part in projected)
         return set_wise(distance, torch.tensor(distances, dtype=torch.float64), False)
 

@@ -104,7 +104,7 @@ def test_a_method_in_a_folder_of_the_user_s(
     with pytest.raises(SystemExit):
         start(monkeypatch, tmp_path / "no", *TINY, *TINY_PLANE, "rivals=[edn]")
     said = capsys.readouterr().err
-    assert "there is no rivals=edn; there are default, none, ays," in said
+    assert "there is no rivals=edn; there are all, default, none," in said
     assert "did you mean edm" in said
 
 
