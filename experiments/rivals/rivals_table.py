@@ -151,11 +151,13 @@ def draw(rows: Sequence[RunRow]) -> Figure:
         for solver, axis in zip(solvers, line, strict=True):
             here = [r for r in rows if (field(r, "model.name"), field(r, "solver.name")) == (model, solver)]
             axis.set_title(matplotlib_text(f"{model}, {solver}"), fontsize=10, color=INK)
-            _draw_panel(axis, here)
+            if here:  # a sweep may be unfinished
+                _draw_panel(axis, here)
         line[0].set_ylabel("mean PSNR (dB)", fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel("evaluations of the search, all samples", fontsize=9)
-    entries = dict(zip(*reversed(axes[0][0].get_legend_handles_labels()), strict=True))
+    drawn = next(axis for axis in axes.flat if axis.collections)
+    entries = dict(zip(*reversed(drawn.get_legend_handles_labels()), strict=True))
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=6, frameon=False, fontsize=9)
     return figure
 

@@ -174,8 +174,12 @@ def test_rivals_are_counted_against_oss(
         folder = write_run(tmp_path / str(number), seed=number)
         edited(folder, judged)
         edited(folder, lambda config: config.update(search={"samples": 3}), ".hydra/config.yaml")
+    # a sweep that is not finished: another model with another solver alone
+    other = {"search": {"samples": 3}, "model": {"name": "rings"}}
+    edited(write_run(tmp_path / "2", solver="dpmpp_2m"), lambda config: config.update(other), ".hydra/config.yaml")
     _, out, _ = run(monkeypatch, capsys, "rivals/rivals_table.py", tmp_path)
     rows = [row for row in read_run_rows(tmp_path) if row.fields["method"] == "edm"]
     cost = sum(3 * row.search_nfe for row in rows) / len(rows)
-    assert f"| edm | 1 / 0 / 1 (-0.75) | {cost:,.0f} |" in out
+    assert "| edm | 1 / 0 / 1 (-0.75) |\n" in out  # of the first model alone
+    assert f" | {cost:,.0f} |" in out
     assert (tmp_path / "quality_and_cost.png").read_bytes().startswith(b"\x89PNG")
