@@ -1,54 +1,114 @@
-"""The released OSS loops against `OSS`, in one process on the shipped MNIST network.
+"""The released OSS searches against `OSS`, in one process on the shipped MNIST network.
 
     python experiments/benchmarks/oss_speed.py --samples 8 --threads 2
 
-Prints network evaluations and seconds per sample for the five step counts {5, 6, 8, 10, 20}, which the loops search one
-after the other, a teacher each, and for the one count 10.
+For the one step count 8 and for the five step counts 5, 6, 8, 10 and 20, which the released searches take one after the
+other, a teacher each: network evaluations and seconds of all samples together, by how much less time that is than the
+released batched search takes, whether the samples' paths are the released ones, and how good the schedule for all
+samples is: its mean PSNR to the teacher on noise that no search saw.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from published_loops import FlowView, published_search
+from published_loops import FlowView, batched_search, published_search
+from torch import Tensor
 
 from optsteps.denoisers import Denoiser, EDMDenoiser
-from optsteps.methods import OSS, SearchProblem
+from optsteps.methods import OSS, SearchProblem, SearchResult
+from optsteps.metrics import psnr
 from optsteps.models.checkpoint import load_network
 from optsteps.models.unet import UNet
 from optsteps.processes import EDM
-from optsteps.schedules import build_schedule
+from optsteps.schedules import Schedule, build_schedule
 from optsteps.solvers import build_solver
+from optsteps.trajectories import Trajectories
 
-COUNTS = {"(a) five counts": [5, 6, 8, 10, 20], "(b) one count": [10]}
+COUNTS = {"one count": [8], "five counts": [5, 6, 8, 10, 20]}
+BATCHED = "released, nodes as a batch"
+
+# by step count the path [n+1] of every sample, as `SearchResult.per_sample` has them
+Paths = Mapping[int, Tensor]
 
 
-def loops(problem: SearchProblem, counts: Sequence[int], batch_nodes: bool) -> float:
-    """The released search, image by image and count by count; evaluations per sample."""
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        evaluations: of all samples together.
+        paths: the samples' own, None where there are none that the released search should have, too.
+        schedules: for all samples, by step count; None where the search makes none by itself.
+    """
+
+    evaluations: float
+    paths: Paths | None = None
+    schedules: Mapping[int, Schedule] | None = None
+
+
+def released(
+    problem: SearchProblem, counts: Sequence[int], search: Callable[[FlowView, Tensor, Any, int], list[int]]
+) -> Found:
+    """The released search, image by image and count by count."""
     evaluations = 0
+    paths: dict[int, list[list[int]]] = {steps: [] for steps in counts}
     for number in range(len(problem.noise)):
         cond = None if problem.cond is None else problem.cond[number : number + 1]
         for steps in counts:
             view = FlowView(problem.denoiser, problem.process, problem.teacher.times.flip(0).tolist())
             z = problem.noise[number : number + 1] * (problem.teacher.scale.item() / view.size[-1])
-            published_search(view, z, cond, steps, batch_nodes)
+            paths[steps].append([view.last - node for node in reversed(search(view, z, cond, steps))])
             evaluations += view.evaluations
-    return evaluations / len(problem.noise)
+    return Found(evaluations, {steps: torch.tensor(of) for steps, of in paths.items()})
 
 
-def searchers(max_batch: int) -> dict[str, Callable[[SearchProblem, Sequence[int]], float]]:
-    """Every way of searching, as functions to evaluations per sample; the first is what the others are compared to."""
-    return {
-        "loops, batch 1": lambda problem, counts: loops(problem, counts, batch_nodes=False),
-        "loops, nodes as a batch": lambda problem, counts: loops(problem, counts, batch_nodes=True),
-        "OSS(mean)": lambda problem, counts: OSS(average="mean", max_batch=max_batch).search(problem, counts).nfe,
-        "OSS(published, free)": lambda problem, counts: (
-            OSS(published=True, start="free", max_batch=max_batch).search(problem, counts).nfe
-        ),
+def node_by_node(view: FlowView, z: Tensor, cond: Any, steps: int) -> list[int]:
+    return published_search(view, z, cond, steps).path
+
+
+def ours(problem: SearchProblem, counts: Sequence[int], **settings: Any) -> Found:
+    result: SearchResult = OSS(**settings).search(problem, counts)
+    paths = result.per_sample if settings.get("published") else None
+    return Found(result.nfe * len(problem.noise), paths, result.schedules)
+
+
+def searches(max_batch: int, teacher_steps: int) -> dict[str, Callable[[SearchProblem, Sequence[int]], Found]]:
+    """Every way of searching."""
+    settings: dict[str, dict[str, Any]] = {
+        "OSS(published, free)": {"published": True, "start": "free"},
+        "OSS(mean)": {"average": "mean"},
+        "OSS(pooled), full grid": {"average": "pooled", "grid_steps": teacher_steps},
+        "OSS(grid_steps='auto')": {"grid_steps": "auto"},
     }
+
+    def searcher(chosen: dict[str, Any]) -> Callable[[SearchProblem, Sequence[int]], Found]:
+        return lambda problem, counts: ours(problem, counts, max_batch=max_batch, **chosen)
+
+    return {
+        BATCHED: lambda problem, counts: released(problem, counts, batched_search),
+        "released, node by node": lambda problem, counts: released(problem, counts, node_by_node),
+        **{name: searcher(chosen) for name, chosen in settings.items()},
+    }
+
+
+def quality(problem: SearchProblem, schedules: Mapping[int, Schedule]) -> float:
+    """Mean PSNR in dB over samples and step counts to the teacher's samples of the problem's noise."""
+    trajectories = Trajectories(problem.denoiser)
+    teacher = trajectories.ends(problem.teacher, problem.solver, problem.noise, problem.cond)
+    ends = [trajectories.ends(schedule, problem.solver, problem.noise, problem.cond) for schedule in schedules.values()]
+    return torch.stack([psnr(end, teacher, data_range=2.0).double().mean() for end in ends]).mean().item()
+
+
+def same(paths: Paths, others: Paths) -> str:
+    """How many of the samples' paths are the same."""
+    alike = [(paths[steps] == others[steps]).all(1) for steps in paths]
+    return f"{sum(int(one.sum()) for one in alike)} of {sum(len(one) for one in alike)}"
 
 
 def seconds_per_evaluation(denoiser: Denoiser, batch: int, side: int, evaluations: int = 512) -> float:
@@ -64,7 +124,8 @@ def seconds_per_evaluation(denoiser: Denoiser, batch: int, side: int, evaluation
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--samples", type=int, default=8, help="that the searches see")
+    parser.add_argument("--test", type=int, default=64, help="samples that the schedules are judged on")
     parser.add_argument("--teacher-steps", type=int, default=100)
     parser.add_argument("--max-batch", type=int, default=512)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -74,37 +135,47 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def problem_of(denoiser: Denoiser, args: argparse.Namespace, samples: int, seed: int) -> SearchProblem:
+    return SearchProblem(
+        denoiser=denoiser,
+        process=EDM(),
+        solver=build_solver("euler"),
+        noise=torch.randn(samples, 1, args.side, args.side, generator=torch.Generator().manual_seed(seed)),
+        cond=torch.arange(samples) % 10,
+        teacher=build_schedule("edm", EDM(), args.teacher_steps, t_max=80.0, t_min=0.002),
+    )
+
+
 def main() -> None:
     args = parsed()
     torch.set_num_threads(args.threads)
     network, notes = load_network(args.weights, UNet)
     denoiser = EDMDenoiser(network, EDM(), notes["sigma_data"])
-    generator = torch.Generator().manual_seed(args.seed)
-    problem = SearchProblem(
-        denoiser=denoiser,
-        process=EDM(),
-        solver=build_solver("euler"),
-        noise=torch.randn(args.samples, 1, args.side, args.side, generator=generator),
-        cond=torch.arange(args.samples) % 10,
-        teacher=build_schedule("edm", EDM(), args.teacher_steps, t_max=80.0, t_min=0.002),
+    problem, unseen = (
+        problem_of(denoiser, args, samples, seed)
+        for samples, seed in ((args.samples, args.seed), (args.test, ~args.seed))
     )
+    one, many = (seconds_per_evaluation(denoiser, batch, args.side) for batch in (1, args.max_batch))
     parameters = sum(parameter.numel() for parameter in network.parameters())
     print(f"{args.samples} samples, N = {args.teacher_steps}, {parameters:,} parameters, {args.threads} threads")
-    print(f"{'':18}{'search':26}{'evaluations':>12}{'seconds':>10}{'evaluations':>14}{'time':>9}")
-    print(f"{'':44}{'per sample':>12}{'per sample':>12}{'of the loops':>13}{'':>4}faster")
+    print(
+        f"{'':12}{'search':28}{'evaluations':>12}{'seconds':>9}{'times less time':>17}{'released paths':>16}{'PSNR':>8}"
+    )
     for name, counts in COUNTS.items():
-        reference: tuple[float, float] | None = None
-        for search, function in searchers(args.max_batch).items():
+        reference: tuple[float, Found] | None = None
+        for search, function in searches(args.max_batch, args.teacher_steps).items():
             start = time.perf_counter()
-            evaluations = function(problem, counts)
-            seconds = (time.perf_counter() - start) / args.samples
-            reference = reference or (evaluations, seconds)
+            found = function(problem, counts)
+            seconds = time.perf_counter() - start
+            reference = reference or (seconds, found)
+            batched_seconds, batched = reference
+            alike = same(found.paths, batched.paths) if found.paths and batched.paths else "-"
+            good = f"{quality(unseen, found.schedules):.2f}" if found.schedules else "-"
             print(
-                f"{name:18}{search:26}{evaluations:12.0f}{seconds:12.2f}{evaluations / reference[0]:12.3f}x"
-                f"{reference[1] / seconds:9.2f}x",
+                f"{name:12}{search:28}{found.evaluations:12,.0f}{seconds:9.1f}{batched_seconds / seconds:16.2f}x"
+                f"{alike:>16}{good:>8}",
                 flush=True,
             )
-    one, many = (seconds_per_evaluation(denoiser, batch, args.side) for batch in (1, args.max_batch))
     print(
         f"bound: an evaluation takes {1e3 * one:.2f} ms alone and {1e3 * many:.2f} ms in a batch of {args.max_batch}, "
         f"{one / many:.2f}x less; times the ratio of evaluations that is all a search can gain on the network"

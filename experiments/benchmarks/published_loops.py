@@ -1,8 +1,9 @@
-"""The released search of Optimal Stepsize Distillation (arXiv:2503.21774) as plain loops: a yardstick for `OSS`.
+"""The released searches of Optimal Stepsize Distillation (arXiv:2503.21774) as plain loops: yardsticks for `OSS`.
 
 Written from a description of how the released code behaves, and deliberately naive: one image at a time, one node at a
-time, a Python loop over every pair of nodes. It shares nothing with `optsteps.methods`, works in flow coordinates
-whatever the process, and numbers nodes as the paper does: 0 is the clean end, N the noisy one.
+time, a Python loop over every pair of nodes; the batched search has all nodes of an image in one batch. It shares
+nothing with `optsteps.methods`, works in flow coordinates whatever the process, and numbers nodes as the paper does:
+0 is the clean end, N the noisy one.
 """
 
 from __future__ import annotations
@@ -88,9 +89,7 @@ def read_back(origin: list[list[int]]) -> list[int]:
     return path
 
 
-def published_search(
-    view: FlowView, z: Tensor, cond: Any, steps: int, batch_nodes: bool = False, start: str = "free"
-) -> Traced:
+def published_search(view: FlowView, z: Tensor, cond: Any, steps: int, start: str = "free") -> Traced:
     """The released programme for one image.
 
     The noise may start at any node, unscaled in flow coordinates; a level begins from all that the one before decided,
@@ -101,8 +100,6 @@ def published_search(
         z: the teacher's initial state in flow coordinates, [1, ...].
         cond: condition of this image, batch size 1, or None.
         steps: M.
-        batch_nodes: evaluate all nodes of a level in one batch (the released batch variant; `cond` must be a tensor or
-            None).
         start: "free" as released; "teacher" lets the first step leave from N alone.
     """
     last = view.last
@@ -113,13 +110,9 @@ def published_search(
     traced = Traced([], [], [], [])
     for level in range(1, steps + 1):
         following = list(current)
-        if batch_nodes:
-            nodes = list(range(1, last + 1))
-            conds = None if cond is None else cond.expand(last, *cond.shape[1:])
-            velocities = view.velocity(torch.cat(current[1:]), nodes, conds)
         lowest = last if start == "teacher" and level == 1 else 1
         for i in range(last, lowest - 1, -1):
-            v = velocities[i - 1 : i] if batch_nodes else view.velocity(current[i], [i], cond)
+            v = view.velocity(current[i], [i], cond)
             for j in range(i - 1, -1, -1):
                 candidate = current[i] + (view.u[j] - view.u[i]) * v
                 cost = float(((candidate - teacher[j]) ** 2).mean())
@@ -132,6 +125,35 @@ def published_search(
         traced.edges.append(dict(seen))
     traced.path = read_back(traced.origin)
     return traced
+
+
+def batched_search(view: FlowView, z: Tensor, cond: Any, steps: int) -> list[int]:
+    """The released batched search of one image (`search_OSS_batch`): at every level one call of the network with the
+    states at all N nodes; then node by node the steps to all later nodes, here as one product.
+
+    It decides as `published_search` and returns the same path, node indices [M+1] from the clean end. `cond` is a
+    tensor of batch size 1 or None.
+    """
+    last = view.last
+    u = torch.tensor(view.u, dtype=z.dtype)
+    places = (-1,) + (1,) * (z.ndim - 1)
+    teacher = torch.cat(view.teacher(z, cond))
+    current = z.expand(last + 1, *z.shape[1:]).clone()
+    least = torch.full((last + 1,), float("inf"), dtype=z.dtype)
+    origin = torch.full((last + 1,), last)
+    conds = None if cond is None else cond.expand(last, *cond.shape[1:])
+    levels = []
+    for _ in range(steps):
+        velocities = view.velocity(current[1:], list(range(1, last + 1)), conds)
+        following = current.clone()
+        for i in range(last, 0, -1):
+            candidates = current[i] + (u[:i] - u[i]).reshape(places) * velocities[i - 1]
+            costs = (candidates - teacher[:i]).square().flatten(1).mean(1)
+            better = (costs < least[:i]).nonzero()[:, 0]
+            least[better], origin[better], following[better] = costs[better], i, candidates[better]
+        current = following
+        levels.append(origin.tolist())
+    return read_back(levels)
 
 
 def cal_medium(paths: list[list[int]]) -> list[int]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from optsteps.metrics.accuracy import ClassJudge
     from optsteps.metrics.base import Judge, Measurement, sample_wise, set_wise
     from optsteps.metrics.criterion import MeasurementCriterion
+    from optsteps.metrics.data_distance import DataJudge
     from optsteps.metrics.decoded import DecodedJudge
     from optsteps.metrics.fidelity import CoordinateJudge, FidelityJudge
     from optsteps.metrics.perception import ClipJudge, PerceptualJudge
@@ -25,6 +26,7 @@ __all__ = [
     "ClassJudge",
     "ClipJudge",
     "CoordinateJudge",
+    "DataJudge",
     "DecodedJudge",
     "DistributionJudge",
     "FidelityJudge",
@@ -41,6 +43,7 @@ _MODULES = {
     "accuracy": ("ClassJudge",),
     "base": ("Judge", "Measurement", "sample_wise", "set_wise"),
     "criterion": ("MeasurementCriterion",),
+    "data_distance": ("DataJudge",),
     "decoded": ("DecodedJudge",),
     "fidelity": ("CoordinateJudge", "FidelityJudge"),
     "perception": ("ClipJudge", "PerceptualJudge"),

@@ -13,6 +13,9 @@ from optsteps.conditions import Cond
 from optsteps.metrics.base import Judge, Measurement, sample_wise, set_wise
 from optsteps.metrics.statistics import Interval, spread
 
+# disjoint sets of samples behind an interval
+SETS = 8
+
 
 class Distribution(Protocol):
     """A distribution that can be drawn from and has a density, such as `GaussianMixture`."""
@@ -95,9 +98,7 @@ class DistributionJudge(Judge):
 
     def __init__(self, distribution: Distribution, samples: int) -> None:
         self.distribution = distribution
-        truth = distribution.sample(samples, torch.Generator().manual_seed(0))
-        self._directions = _directions(truth.shape[1])
-        self._truth = _projected(truth, self._directions)
+        self._truth = TrueSamples(distribution.sample(samples, torch.Generator().manual_seed(0)))
 
     @property
     def figures(self) -> dict[str, bool | None]:
@@ -105,14 +106,28 @@ class DistributionJudge(Judge):
 
     def judge(self, x: Tensor, teacher: Tensor, cond: Cond) -> dict[str, Measurement]:
         x = x.cpu().double()
-        distance, *distances = (self._distance(part) for part in (x, *x.chunk(8)))
         return {
             "nll": sample_wise(negative_log_likelihood(x, self.distribution.log_prob), None),
-            "sliced_wasserstein": set_wise(distance, torch.tensor(distances, dtype=torch.float64), False),
+            "sliced_wasserstein": self._truth.distance(x),
         }
 
-    def _distance(self, x: Tensor) -> float:
-        return _distance(_projected(x, self._directions), self._truth)
+
+class TrueSamples:
+    """What the sliced Wasserstein distance of other samples is measured to, with an interval from how disjoint sets of
+    these differ.
+
+    Args:
+        samples: [m, d].
+    """
+
+    def __init__(self, samples: Tensor) -> None:
+        self._directions = _directions(samples.shape[1])
+        self._projected = _projected(samples, self._directions)
+
+    def distance(self, x: Tensor) -> Measurement:
+        projected = (_projected(part, self._directions) for part in (x, *x.chunk(SETS)))
+        distance, *distances = (_distance(part, self._projected) for part in projected)
+        return set_wise(distance, torch.tensor(distances, dtype=torch.float64), False)
 
 
 def _directions(dimensions: int, number: int = 256, seed: int = 0) -> Tensor:

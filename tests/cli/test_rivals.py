@@ -47,6 +47,16 @@ def test_choices(overrides: list[str], rivals: list[str], optional: list[str]) -
     assert config.optional_rivals == optional
 
 
+def test_all_rivals_are_all_methods() -> None:
+    """But schedules that somebody gives, another name of a method, and what other models or commands are needed for."""
+    others = {"file", "published", "oss_pooled", "oss_euler", "ays_fid", "ays_published"}
+    config = composed("rivals=all")
+    assert set(config.rivals) == {path.stem for path in (CONFIG_DIR / "method").glob("*.yaml")} - others
+    assert list(config.rivals) == config.optional_rivals
+    for name, rival in config.rivals.items():
+        assert rival == composed("rivals=none", f"+method@rivals.{name}={name}").rivals[name]
+
+
 def test_a_rival_of_the_list_is_the_method_of_that_name() -> None:
     assert composed("rivals=[ays]").rivals == composed("rivals=none", "+method@rivals.ays=ays").rivals
     assert composed("rivals=[edm]", "method@rivals.edm=logsnr").rivals.edm.family == "logsnr"
@@ -94,7 +104,7 @@ def test_a_method_in_a_folder_of_the_user_s(
     with pytest.raises(SystemExit):
         start(monkeypatch, tmp_path / "no", *TINY, *TINY_PLANE, "rivals=[edn]")
     said = capsys.readouterr().err
-    assert "there is no rivals=edn; there are default, none, ays," in said
+    assert "there is no rivals=edn; there are all, default, none," in said
     assert "did you mean edm" in said
 
 

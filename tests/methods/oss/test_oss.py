@@ -23,7 +23,7 @@ from problems import (
     three_gaussians,
     unet_problem,
 )
-from published_reference import disagreement, exact, in_paper_order, loops, published, script
+from published_reference import disagreement, exact, flow_view, in_paper_order, initial, loops, published, script
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -61,6 +61,19 @@ def test_published_search_is_the_released_loops(process: str, start: str) -> Non
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_published_search_is_the_released_loops_on_a_network(dtype: torch.dtype) -> None:
     check_published(unet_problem(dtype, samples=2, teacher_steps=12), [3, 6])
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_the_released_batched_search_is_the_released_loops(process: str) -> None:
+    problem = rough_problem(process, samples=3, teacher_steps=12)
+    view = flow_view(problem)
+    starts = initial(problem, view)
+    for number, steps in ((0, 1), (1, 3), (2, 6)):
+        cond = None if problem.cond is None else problem.cond[number : number + 1]
+        view.evaluations = 0
+        path = loops.batched_search(view, starts[number : number + 1], cond, steps)
+        assert view.evaluations == 12 + 12 * steps
+        assert disagreement(path, published(problem, number, steps)[0]) is None
 
 
 @pytest.mark.slow

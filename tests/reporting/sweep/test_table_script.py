@@ -23,6 +23,7 @@ SCRIPTS = {
     "geneval_scenes/table.py": 1,
     "oss_solver_orders/solver_table.py": 1,
     "oss_solver_orders/teacher_table.py": 2,
+    "rivals/rivals_table.py": 1,
 }
 
 
@@ -155,3 +156,30 @@ def test_tables_of_whole_runs_are_complete(
     assert (status, error.count("\n")) == (3, 1)
     assert "early_stopping.png is left as it is" in error
     assert (EXPERIMENTS / "ays_images" / "early_stopping.png").read_bytes() == before
+
+
+def test_rivals_are_counted_against_oss(
+    write_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """Two runs: the main method's verdict on a rival is the rival's with its sign turned."""
+    for number, (verdict, difference) in enumerate([("better", 2.0), ("worse", -0.5)]):
+
+        def judged(metrics: dict[str, Any], verdict: str = verdict, difference: float = difference) -> None:
+            rival, *_ = [row for row in metrics["rows"] if row["method"] == "edm"]
+            place = {"method": "oss", "rival": "edm", "steps": rival["steps"], "nfe": float(rival["nfe"])}
+            interval = {"value": difference, "low": difference - 0.1, "high": difference + 0.1}
+            metrics["verdicts"] = [{**place, "figure": "psnr", "difference": interval, "verdict": verdict}]
+            rival["search_nfe"] = 7.0
+
+        folder = write_run(tmp_path / str(number), seed=number)
+        edited(folder, judged)
+        edited(folder, lambda config: config.update(search={"samples": 3}), ".hydra/config.yaml")
+    # a sweep that is not finished: another model with another solver alone
+    other = {"search": {"samples": 3}, "model": {"name": "rings"}}
+    edited(write_run(tmp_path / "2", solver="dpmpp_2m"), lambda config: config.update(other), ".hydra/config.yaml")
+    _, out, _ = run(monkeypatch, capsys, "rivals/rivals_table.py", tmp_path)
+    rows = [row for row in read_run_rows(tmp_path) if row.fields["method"] == "edm"]
+    cost = sum(3 * row.search_nfe for row in rows) / len(rows)
+    assert "| edm | 1 / 0 / 1 (-0.75) |\n" in out  # of the first model alone
+    assert f" | {cost:,.0f} |" in out
+    assert (tmp_path / "quality_and_cost.png").read_bytes().startswith(b"\x89PNG")
