@@ -219,7 +219,10 @@ def test_errors_are_one_paragraph(
 @pytest.mark.parametrize(
     ("overrides", "left_out"),
     [
-        (["method=ays", "solver=ddim_stochastic", "dataset=mnist", "search.data=16"], ["oss", "path", "gits", "curvature"]),
+        (
+            ["method=ays", "solver=ddim_stochastic", "dataset=mnist", "search.data=16"],
+            ["oss", "path", "gits", "curvature"],
+        ),
         (["method=ays_fid", "solver=sde_dpmpp_2m", "search.samples=12"], ["oss", "path", "gits", "curvature"]),
         (["method=ays"], []),
     ],

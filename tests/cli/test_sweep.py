@@ -22,7 +22,10 @@ from optsteps.running.objective import objective
 # jobs of a second; sweeps have the same threads in whatever process, so that their numbers can be compared
 TINY = ["steps=[2,3]", "teacher.steps=6", "search.samples=3", "test.samples=32", "test.oracle=0", "logger=none"]
 TINY += ["model=mixture", "metric=toy", "metric.judges.1.samples=64", "method=edm", "runner.threads=1"]
-TINY += ["store.folder=null", *(f"~method@rivals.{name}" for name in ("oss", "path", "gits", "dm", "curvature", "time_uniform", "logsnr"))]
+TINY += [
+    "store.folder=null",
+    *(f"~method@rivals.{name}" for name in ("oss", "path", "gits", "dm", "curvature", "time_uniform", "logsnr")),
+]
 # rivals that let a job pass, fail and die
 PASSES = "{_target_:optsteps.methods.HandMade,family:logsnr,final:t_min}"
 FAILS = "{_target_:optsteps.methods.HandMade,family:nonsense,final:t_min}"

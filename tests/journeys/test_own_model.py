@@ -105,7 +105,18 @@ def my_model(process):
     assert sum(desk.own_lines.values()) <= 15
     metrics = json.loads(desk.reads("run/metrics.json"))
     compared = {row["method"] for row in metrics["rows"]}
-    assert compared == {"teacher", "oss", "path", "gits", "dm", "curvature", "edm", "time_uniform", "logsnr", "flow_shift"}
+    assert compared == {
+        "teacher",
+        "oss",
+        "path",
+        "gits",
+        "dm",
+        "curvature",
+        "edm",
+        "time_uniform",
+        "logsnr",
+        "flow_shift",
+    }
     assert "takes 999 to 0.001001 of the model's range" in metrics["facts"]["teacher"]
 
     desk.types("optsteps-export run/schedule_10.json --to kdiffusion --output sigmas.json")

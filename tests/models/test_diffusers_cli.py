@@ -69,7 +69,9 @@ def test_a_saved_pipeline_and_a_file_of_prompts(
         monkeypatch, tmp_path, *given, f"store.folder={tmp_path}/store", "solver=dpmpp_2m", "check_model=true"
     )
     rows = {(row["method"], row["steps"]): row for row in found["rows"]}
-    assert {"oss", "path", "gits", "dm", "curvature", "edm", "time_uniform", "logsnr", "own", "published"} <= {method for method, _ in rows}
+    assert {"oss", "path", "gits", "dm", "curvature", "edm", "time_uniform", "logsnr", "own", "published"} <= {
+        method for method, _ in rows
+    }
     assert rows["oss", 3]["nfe"] == 6, "guidance 7.5, the pipeline's own default, counts twice"
     assert {"psnr", "pixel_psnr"} <= set(rows["oss", 3]["figures"])
     for (method, n), row in rows.items():  # all end at noise level 0, where pipelines do

@@ -95,7 +95,9 @@ def test_a_store_spends_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     start(monkeypatch, tmp_path / "run", f"store.folder={tmp_path / 'store'}", *WHOLE)
     counted = spent(capsys.readouterr().err)
     assert counted["search oss"] == int(plan["search oss"])
-    assert counted["search oss_mean"] <= int(plan["search oss_mean"]) - 3 * (9 + 8)  # the walk, and what one step reaches
+    assert counted["search oss_mean"] <= int(plan["search oss_mean"]) - 3 * (
+        9 + 8
+    )  # the walk, and what one step reaches
     assert torch.tensor(list(counted.values())).sum() < int(plan["in all"])
 
 
