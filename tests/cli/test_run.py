@@ -72,6 +72,18 @@ ALONGSIDE = {
         ]
         for grid in ("", "_8x8", "_8x4", "_6x6")
     },
+    # all methods on the plane; three of them, which are enough to see the rest, on the others
+    "experiment=rivals_mixture": ["nfe=null", "metric.judges.1.samples=64", "search.data=64"],
+    **{
+        f"experiment=rivals{model}": ["nfe=null", "~rivals.oss_full.grid_steps", "rivals=[gits,dm]", *few]
+        for model, few in {
+            "": [],
+            "_digits": [],
+            "_grid": ["metric.judges.1.samples=64"],
+            "_mnist": ["test.samples=32", "metric.judges.1.sets=4"],
+            "_scenes": ["test.samples=18"],
+        }.items()
+    },
     # two prompts of every task
     "model=scenes": ["test.samples=12", "model.guidance=1"],
     "metric=geneval_scenes": ["model=scenes", "test.samples=12", "model.guidance=1"],
