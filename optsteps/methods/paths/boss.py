@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from optsteps.methods.paths.base import EulerPath, flow_coordinates
@@ -23,5 +24,8 @@ class BOSS(EulerPath):
     name = "boss"
 
     def costs(self, table: TeacherTable) -> Tensor:
-        rows = table.missed() / flow_coordinates(table.process, table.times)[:, None]
-        return table.squares(rows).sum(0)
+        scale = flow_coordinates(table.process, table.times)[:, None]
+        costs = torch.full((table.steps + 1, table.steps + 1), torch.inf, dtype=torch.float64)
+        for i in range(table.steps):
+            costs[i, i + 1 :] = table.squares(table.missed(i) / scale[i + 1 :]).sum(0)
+        return costs

@@ -60,16 +60,20 @@ class GITS(EulerPath):
 
     def costs(self, table: TeacherTable) -> Tensor:
         scale = edm_coordinates(table.process, table.times)[:, None]
-        missed = table.missed() / scale
-        if self.metric == "l2":
-            return table.squares(missed).sqrt().sum(0)
         path = table.states() / scale
         path = path - path[0]
-        return torch.stack([_off(path + missed, path[-1], p) - _off(path, path[-1], p) for p in table.products]).sum(0)
+        off_chord = _off(table, path, path[-1])
+        costs = torch.full((table.steps + 1, table.steps + 1), torch.inf, dtype=torch.float64)
+        for i in range(table.steps):
+            missed, later = table.missed(i) / scale[i + 1 :], slice(i + 1, None)
+            if self.metric == "l2":
+                costs[i, later] = table.squares(missed).sqrt().sum(0)
+            else:
+                costs[i, later] = (_off(table, path[later] + missed, path[-1]) - off_chord[:, later]).sum(0)
+        return costs
 
 
-def _off(points: Tensor, end: Tensor, products: Tensor) -> Tensor:
-    """Distances [...] of points [..., K] from the line through 0 and `end` [K], all given by their coefficients."""
-    along = points @ products @ end
-    squares = (points @ products * points).sum(-1) - along.square() / (end @ products @ end)
-    return squares.clamp(min=0).sqrt()
+def _off(table: TeacherTable, points: Tensor, end: Tensor) -> Tensor:
+    """Distances [B, n] of points [n, K] from the line through 0 and `end` [K], all given by their coefficients."""
+    along = torch.stack([points @ (products @ end) for products in table.products])
+    return (table.squares(points) - along.square() / table.squares(end)[:, None]).clamp(min=0).sqrt()

@@ -78,8 +78,9 @@ class Reach:
         # eps, or D where eps is the state itself
         seen = torch.where(alpha == 0, predictions, (states[:-1] - alpha * predictions) / sigma)
         self.states, self.seen = states @ basis, seen @ basis
-        # what Euler's steps miss [i, j], which differs from x_j by a combination of the regressors, and is small
-        self.missed = table.missed() @ basis
+        # what Euler's steps from every time miss the later states by: it is small, and differs from these states by a
+        # combination of the regressors
+        self.missed = [table.missed(i) @ basis for i in range(table.steps)]
 
     def errors(self, visited: Sequence[int]) -> Tensor:
         """Mean squared errors of regressions of the states after the last node of the path `visited` [J]."""
@@ -88,7 +89,7 @@ class Reach:
         regressors = regressors / regressors.norm(dim=1, keepdim=True)
         directions, sizes, _ = torch.linalg.svd(regressors.T, full_matrices=False)
         directions = directions[:, sizes > 1e-12 * sizes[0]]
-        rest = self.missed[i, i + 1 :]
+        rest = self.missed[i]
         for _ in range(2):  # a second projection removes what rounding left
             rest = rest - (rest @ directions) @ directions.T
         return rest.square().sum(1)

@@ -245,14 +245,16 @@ class Path(TeacherTableMethod):
             problem.solver,
             self.nodes(problem, problem.solver),
         )
-        if isinstance(solver, TwoStage):
+        euler = step_errors(table, Euler(), 1, 0, self.nodes(problem, Euler()))[None]
+        if isinstance(solver, Euler):
+            own = euler
+        elif isinstance(solver, TwoStage):
             own = two_stage_errors(problem, record, cond, nodes, self.max_batch, self.entries)[None]
         else:
             assert isinstance(solver, Multistep)
             memory = _memory(solver)
             own = torch.stack([step_errors(table, solver, m, memory, nodes) for m in range(1, memory + 2)])
         size = float(table.squares(table.states()[-1]).sum())
-        euler = step_errors(table, Euler(), 1, 0, self.nodes(problem, Euler()))[None]
         own, euler = (errors[..., forward(errors.shape[-1], errors.ndim - 4)] for errors in (own, euler))
         return StepErrors(own, euler, size, record.states[:, -1].clone())
 

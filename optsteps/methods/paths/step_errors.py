@@ -31,16 +31,21 @@ def step_errors(table: TeacherTable, solver: Multistep, order: int, memory: int,
     """
     formulas = solver.formulas(table.process)
     times, last = table.times[nodes], len(nodes) - 1
-    missed, predictions, outputs = table.missed(nodes), table.predictions(), _outputs(table, solver, formulas)
+    predictions, outputs = table.predictions(), _outputs(table, solver, formulas)
     sums = torch.full((2, *(len(nodes),) * (memory + 2)), torch.inf, dtype=torch.float64)
     for i in range(last):
         later, earlier = torch.arange(i + 1, last + 1), _earlier(i, order - 1)
         # the errors of Euler's steps to the nodes after i, what is remembered less the newest output, and the changes
         # of the prediction to the nodes after i
-        changes = predictions[nodes[later].clamp(max=table.steps - 1)] - predictions[nodes[i]]
-        rows = torch.cat([missed[i, later], outputs[nodes[: i + 1]] - outputs[nodes[i]], changes])
-        products = torch.stack([rows @ product @ rows.T for product in table.products])
+        missed = table.missed(int(nodes[i]), nodes[later])
         weights, of_change = _coefficients(solver, formulas, order, times, i, earlier)
+        if order == 1 and not of_change.any():
+            squares = table.squares(missed)
+            sums[..., i, later] = _sums(squares).reshape(2, *[1] * memory, len(later))
+            continue
+        changes = predictions[nodes[later].clamp(max=table.steps - 1)] - predictions[nodes[i]]
+        rows = torch.cat([missed, outputs[nodes[: i + 1]] - outputs[nodes[i]], changes])
+        products = torch.stack([rows @ product @ rows.T for product in table.products])
         ones = torch.ones_like(of_change)
         coefficients = torch.cat([ones[..., None], weights, of_change[..., None]], -1)  # [H, J, V]
         place = torch.empty_like(coefficients, dtype=torch.long)
@@ -49,11 +54,16 @@ def step_errors(table: TeacherTable, solver: Multistep, order: int, memory: int,
         place[..., -1] = len(later) + i + 1 + place[..., 0]
         forms = products[:, place[..., :, None], place[..., None, :]]
         squares = torch.einsum("hju,bhjuv,hjv->bhj", coefficients, forms, coefficients).clamp(min=0)
-        found = torch.stack([squares.sum(0), squares.sqrt().sum(0)])
+        found = _sums(squares)
         visits = torch.cat([earlier, torch.full((len(earlier), 1), i)], 1)
         places: tuple[Any, ...] = (..., *visits.T[:, :, None], later)
         sums[places] = found.reshape(2, *[1] * (memory - earlier.shape[1]), *found.shape[1:])
     return sums
+
+
+def _sums(squares: Tensor) -> Tensor:
+    """Sums over samples of squares [B, ...] and of their roots, [2, ...]."""
+    return torch.stack([squares.sum(0), squares.sqrt().sum(0)])
 
 
 def _outputs(table: TeacherTable, solver: Multistep, formulas: Process) -> Tensor:

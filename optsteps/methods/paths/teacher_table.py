@@ -79,25 +79,24 @@ class TeacherTable:
             rows[k + 1, self.steps + 1 + k] += 1.0
         return rows
 
-    def missed(self, nodes: Tensor | None = None) -> Tensor:
-        """Rows [n, n, 2N+1] of the ends of Euler's steps from node i to a later node j, less the teacher's states
-        there; 0 where j is no later node.
+    def missed(self, origin: int, ends: Tensor | None = None) -> Tensor:
+        """Rows [J, 2N+1] of the ends of Euler's steps from a time, less the teacher's states there.
 
         Args:
-            nodes: ascending indices [n] of the times; None: all of them.
+            origin: index of the time that the steps leave from.
+            ends: indices [J] of later times; None: all later ones.
         """
-        nodes = torch.arange(self.steps + 1) if nodes is None else nodes
+        ends = torch.arange(origin + 1, self.steps + 1) if ends is None else ends
         alpha, sigma = self.process.alpha(self.times), self.process.sigma(self.times)
-        # a and b of steps from l + 1 to j; the walk's last prediction is not part of the basis, and b is 0 there
-        a = sigma[nodes] / sigma[1:, None]
-        a = torch.where(torch.arange(1, self.steps + 1)[:, None] == nodes, 1.0, a)
-        b = (alpha[nodes] - a * alpha[1:, None])[:-1]
-        earlier = torch.arange(self.steps)[:, None] < nodes  # l < j
-        a, b = a.masked_fill(~earlier, 0.0), b.masked_fill(~earlier[:-1], 0.0)
-        later = nodes[:, None] <= torch.arange(self.steps)  # i <= l
-        rows = torch.zeros(len(nodes), len(nodes), self.size, dtype=torch.float64)
-        rows[..., 2 : self.steps + 1] = -(later[:, None, :-1] * b.T)
-        rows[..., self.steps + 1 :] = -(later[:, None] * a.T)
+        between = torch.arange(origin, self.steps)  # l; those of the sum are before the end
+        a = sigma[ends, None] / sigma[between + 1]
+        a = torch.where(between + 1 == ends[:, None], 1.0, a)
+        # the walk's last prediction is not part of the basis, and b is 0 there
+        b = alpha[ends, None] - a * alpha[between + 1]
+        a, b = (part.masked_fill(between >= ends[:, None], 0.0) for part in (a, b))
+        rows = torch.zeros(len(ends), self.size, dtype=torch.float64)
+        rows[:, 2 + origin : self.steps + 1] = -b[:, :-1]
+        rows[:, self.steps + 1 + origin :] = -a
         return rows
 
 
