@@ -66,7 +66,7 @@ def my_model():
     desk.writes("my_package.py", code.replace("NETWORK", "lambda x, t: network(x, t.round().long())"))
     desk.types(
         f"{run} teacher.snap=true hydra.run.dir=run",
-        "At 5 NFE oss is better than edm by",
+        "better than edm by",
         "At 10 NFE oss is better than edm by",
         "report and schedules:",
     )
