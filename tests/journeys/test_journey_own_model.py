@@ -66,8 +66,9 @@ def my_model():
     desk.writes("my_package.py", code.replace("NETWORK", "lambda x, t: network(x, t.round().long())"))
     desk.types(
         f"{run} teacher.snap=true hydra.run.dir=run",
+        "At 5 NFE oss is better than",
+        "At 10 NFE oss is better than",
         "better than edm by",
-        "At 10 NFE oss is better than edm by",
         "report and schedules:",
     )
     assert sum(desk.own_lines.values()) <= 15
