@@ -146,7 +146,7 @@ def draw(rows: Sequence[RunRow]) -> Figure:
     """A panel for every model and solver: mean PSNR over budgets and seeds against the evaluations of the search."""
     models, solvers = (list(dict.fromkeys(field(row, name) for row in rows)) for name in ("model.name", "solver.name"))
     figure = Figure(figsize=(3.6 * len(solvers), 3.1 * len(models)), layout="constrained")
-    axes = figure.subplots(len(models), len(solvers), squeeze=False, sharey="row", sharex=True)
+    axes = figure.subplots(len(models), len(solvers), squeeze=False, sharex=True)
     for model, line in zip(models, axes, strict=True):
         for solver, axis in zip(solvers, line, strict=True):
             here = [r for r in rows if (field(r, "model.name"), field(r, "solver.name")) == (model, solver)]
