@@ -26,6 +26,11 @@ class EntrySubset:
     channels: Sequence[int] | None = None
     frames: Sequence[int] | None = None
 
+    @property
+    def facts(self) -> dict[str, list[int] | None]:
+        """The subset as JSON data."""
+        return {name: None if (some := getattr(self, name)) is None else list(some) for name in ("channels", "frames")}
+
     def of(self, x: Tensor, leading: int = 1) -> Tensor:
         """x [..., C, ...] -> [..., D], with the first `leading` dimensions kept."""
         if self.frames is not None and x.ndim - leading != 4:

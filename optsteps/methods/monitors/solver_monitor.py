@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +11,8 @@ from torch import Tensor
 from optsteps.methods.base import SearchProblem
 from optsteps.methods.monitors.base import TeacherTableMonitor
 from optsteps.methods.monitors.equidistribute import interpolated
+from optsteps.methods.paths.error_weight import Weight, check_weight, error_weight
 from optsteps.methods.paths.teacher_table import TeacherTable
-
-Weight = float | Literal["edm", "flow"]
 
 
 class SolverMonitor(TeacherTableMonitor):
@@ -50,9 +48,7 @@ class SolverMonitor(TeacherTableMonitor):
         super().__init__(max_batch, shard_size, channels, frames)
         if order not in (None, 1, 2, 3):
             raise ValueError(f"order must be 1, 2, 3 or None for the student's, got {order!r}")
-        number = isinstance(weight, (int, float)) and math.isfinite(weight) and weight > 0
-        if not (weight in ("edm", "flow") or number):
-            raise ValueError(f"a weight is 'edm', 'flow' or a positive number, got {weight!r}")
+        check_weight(weight)
         self.order, self.weight = order, weight
 
     def described(self, problem: SearchProblem) -> dict[str, Any]:
@@ -71,9 +67,11 @@ class SolverMonitor(TeacherTableMonitor):
         finite = log_snr.isfinite()
         nodes = log_snr[finite]
         middles, lengths = (nodes[1:] + nodes[:-1]) / 2, nodes.diff()
+        size = float(profile["size"]) ** 0.5
         centres = nodes.unfold(0, order + 1, 1).mean(1)
         errors = interpolated(middles, centres, profile["derivative"])
-        errors = errors * self._weights(torch.exp(-middles), float(profile["size"]))
+        # in EDM's coordinates, where alpha is 1
+        errors = errors * error_weight(torch.ones_like(middles), torch.exp(-middles), self.weight, size)
         increments = torch.full((problem.teacher.steps,), torch.nan, dtype=torch.float64)
         increments[:-1][finite[:-1]] = errors ** (1 / (order + 1)) * lengths
         return increments
@@ -88,11 +86,3 @@ class SolverMonitor(TeacherTableMonitor):
         for p in range(2, self.derivative(problem) + 1):
             rows = p * rows.diff(dim=0) / (nodes[p:] - nodes[:-p])[:, None]
         return rows
-
-    def _weights(self, levels: Tensor, size: float) -> Tensor:
-        if self.weight == "edm":
-            return torch.ones_like(levels)
-        if self.weight == "flow":
-            return 1 / (1 + levels)
-        deviation = float(self.weight) * size**0.5
-        return deviation / (levels**2 + deviation**2).sqrt()

@@ -37,6 +37,7 @@ class Grid(ABC):
     """
 
     choices: list[int]
+    solver: Solver
 
     def __init__(
         self,
@@ -64,9 +65,15 @@ class Grid(ABC):
         self._denoised[:, 0] = record.predictions[:, 0]
         self._pending = torch.zeros(self.teacher.shape[:2], dtype=torch.bool)
         self._sigma = self.process.sigma(self.times).to(noise.device)
+        self.solver = problem.solver
+        self._prepare()
 
     def __len__(self) -> int:
         return len(self.teacher)
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Set the choices, and what the kind of solver keeps at the nodes."""
 
     @abstractmethod
     def evaluate(self, sources: Tensor, targets: Tensor) -> None:
@@ -116,18 +123,9 @@ class MultistepGrid(Grid):
     remembered outputs, with coefficients of the times alone: the costs of a whole table of steps are inner products.
     """
 
-    def __init__(
-        self,
-        problem: SearchProblem,
-        index: Tensor,
-        nodes: Tensor,
-        max_batch: int,
-        entries: EntrySubset = ALL,
-        walked: bool = False,
-    ) -> None:
-        assert isinstance(problem.solver, Multistep)
-        super().__init__(problem, index, nodes, max_batch, entries, walked)
-        self.solver = problem.solver
+    solver: Multistep
+
+    def _prepare(self) -> None:
         self.choices = list(range(1, self.solver.order + 1))
         # the solver's state at every node, with room for all it remembers
         states = self.state.flatten(0, 1)
@@ -257,19 +255,10 @@ class TwoStageGrid(Grid):
     results of all pairs are kept.
     """
 
-    def __init__(
-        self,
-        problem: SearchProblem,
-        index: Tensor,
-        nodes: Tensor,
-        max_batch: int,
-        entries: EntrySubset = ALL,
-        walked: bool = False,
-    ) -> None:
-        assert isinstance(problem.solver, TwoStage)
-        super().__init__(problem, index, nodes, max_batch, entries, walked)
-        self.solver = problem.solver
-        self.choices = [problem.solver.order]
+    solver: TwoStage
+
+    def _prepare(self) -> None:
+        self.choices = [self.solver.order]
         self._reached = torch.empty(0)
 
     def evaluate(self, sources: Tensor, targets: Tensor) -> None:

@@ -72,7 +72,7 @@ class RefinedSearch:
                 found = more
                 self._decide(f"{self._count(used)} samples, and none are left that could tell whether they are better")
                 break
-            gain = self._gain(found, more, self.blocks[used])
+            gain = self._gain(found, more, used)
             held_back = f"on {len(self.blocks[used])} others [{gain.low:+.2f}, {gain.high:+.2f}]"
             if gain.value >= 0:
                 found = more
@@ -109,21 +109,19 @@ class RefinedSearch:
 
     def _refined(self, used: int, paths: Paths, spacing: int) -> SearchResult:
         """The search around the paths, on ever closer nodes, until they do not move."""
-        spacing = max(1, spacing)
         for _ in range(_MOST):
+            spacing = max(1, spacing)
             found = self._searched(used, None, windows(paths, self.steps, self.problem.teacher.steps, spacing))
             moved, paths = self.paths(found) != paths, self.paths(found)
             if spacing == 1 and not moved:
                 break
-            spacing = max(1, spacing // 2)
+            spacing //= 2
         return found
 
     def _searched(self, used: int, grid_steps: int | None, around: Sequence[Sequence[int]] | None) -> SearchResult:
         """One search with the first blocks of samples."""
-        for block in self.blocks[self._walked : used]:
-            noise, cond = self.problem.samples(block)
-            self._trajectories().record(self.problem.teacher, self.problem.walker, noise, cond)
-        self._walked = max(self._walked, used)
+        for number in range(self._walked, used):
+            self._walk(number)
         noise, cond = self.problem.samples(torch.cat(list(self.blocks[:used])))
         method = copy(self.method)
         method.amplitude = False
@@ -131,13 +129,17 @@ class RefinedSearch:
         method.blocks = [block.tolist() for block in self.blocks[:used]]
         return method.find(replace(self.problem, noise=noise, cond=cond), self.steps, self.workers)
 
-    def _gain(self, before: SearchResult, after: SearchResult, block: Tensor) -> Interval:
-        """By how many dB the later schedules' samples are nearer to the teacher's: the mean over the block's samples
-        and all step counts, with its interval."""
-        trajectories, (noise, cond) = self._trajectories(), self.problem.samples(block)
-        record = trajectories.record(self.problem.teacher, self.problem.walker, noise, cond)
-        self._walked = max(self._walked, [int(b[0]) for b in self.blocks].index(int(block[0])) + 1)
-        teacher = record.states[:, -1]
+    def _walk(self, number: int) -> Tensor:
+        """The ends [b, ...] of the teacher's walk for the samples of a block, which is counted here and kept."""
+        noise, cond = self.problem.samples(self.blocks[number])
+        self._walked = number + 1
+        return self._trajectories().record(self.problem.teacher, self.problem.walker, noise, cond).states[:, -1]
+
+    def _gain(self, before: SearchResult, after: SearchResult, number: int) -> Interval:
+        """By how many dB the later schedules' samples are nearer to the teacher's: the mean over the samples of a block
+        that no search saw and all step counts, with its interval."""
+        trajectories, teacher = self._trajectories(), self._walk(number)
+        noise, cond = self.problem.samples(self.blocks[number])
 
         def level(found: SearchResult) -> Tensor:
             ends = [trajectories.ends(found.schedules[n], self.problem.solver, noise, cond) for n in self.steps]

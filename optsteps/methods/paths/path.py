@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import product, takewhile
 from typing import Any, Literal
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from optsteps.denoisers import call_nfe
 from optsteps.methods.base import Evaluations, SearchProblem, SearchResult, checked_steps, steps_between
 from optsteps.methods.paths.base import TeacherTableMethod
+from optsteps.methods.paths.error_weight import Weight, check_weight, error_weight
 from optsteps.methods.paths.shortest_path import forward, shortest_path
 from optsteps.methods.paths.step_errors import step_errors
 from optsteps.methods.paths.teacher_table import table_of
@@ -26,9 +26,10 @@ from optsteps.solvers.singlestep import TwoStage
 from optsteps.storage.shards import storable
 from optsteps.trajectories import Trajectories
 
-Weight = float | Literal["edm", "flow"]
-# a path of so many steps by the costs of every order [M, n, ..., n], and its orders, None for the solver's own
-Edges = Callable[[Solver, Tensor, int], tuple[Tensor, Tensor | None]]
+# by step count a path and its orders, None for the solver's own
+Paths = dict[int, tuple[Tensor, Tensor | None]]
+# the paths of so many steps by the costs of every order [M, n, ..., n]
+Edges = Callable[[Solver, Tensor, Sequence[int]], Paths]
 Norm = Literal["l2", "squared"]
 
 # nodes of the grid by how many earlier ones a step's cost depends on
@@ -136,8 +137,7 @@ class Path(TeacherTableMethod):
     ) -> None:
         super().__init__(max_batch, shard_size, channels, frames)
         for weight in weights:
-            if weight not in ("edm", "flow") and not (isinstance(weight, (int, float)) and 0 < weight < math.inf):
-                raise ValueError(f"a weight is 'edm', 'flow' or a positive number, got {weight!r}")
+            check_weight(weight)
         if not weights:
             raise ValueError("at least one weight is needed, such as 'edm'")
         if not norms or not set(norms) <= {"l2", "squared"}:
@@ -240,11 +240,8 @@ class Path(TeacherTableMethod):
         noise, cond = problem.samples(index)
         trajectories = Trajectories(problem.denoiser, self.max_batch, problem.cache)
         record = trajectories.record(problem.teacher, problem.walker, noise, cond)
-        table, solver, nodes = (
-            table_of(problem, record, self.entries),
-            problem.solver,
-            self.nodes(problem, problem.solver),
-        )
+        table, solver = table_of(problem, record, self.entries), problem.solver
+        nodes = self.nodes(problem, solver)
         euler = step_errors(table, Euler(), 1, 0, self.nodes(problem, Euler()))[None]
         if isinstance(solver, Euler):
             own = euler
@@ -268,15 +265,15 @@ class Path(TeacherTableMethod):
             solver, name = (Euler(), "euler") if edges is _euler else (problem.solver, "own")
             nodes = self.nodes(problem, solver)
             times = problem.teacher.times[nodes]
+            alpha, sigma = problem.process.alpha(times), problem.process.sigma(times)
             packed = torch.stack([getattr(shard, name) for shard in shards]).sum(0)
             possible = forward(len(nodes), _memory(solver))
             errors = packed.new_full((*packed.shape[:2], *possible.shape), torch.inf)
             errors[..., possible] = packed
             for weight, norm in product(self.weights, self.norms):
-                factor = self._factor(problem, times, weight, size)
+                factor = error_weight(alpha, sigma, weight, size)
                 costs = errors[:, 1] * factor if norm == "l2" else errors[:, 0] * factor**2
-                for n in steps:
-                    path, orders = edges(problem.solver, costs, n)
+                for n, (path, orders) in edges(problem.solver, costs, steps).items():
                     described = {"weight": weight, "norm": norm, "edges": edges.__name__.strip("_")}
                     schedule = self.schedule(problem, times[path], **described, indices=nodes[path].tolist())
                     if orders is not None:
@@ -289,21 +286,6 @@ class Path(TeacherTableMethod):
         if not isinstance(problem.solver, Multistep) or problem.solver.order == 1:
             return [_own]
         return [_own, _euler, _chosen] if self.orders == "chosen" else [_own, _euler]
-
-    @staticmethod
-    def _factor(problem: SearchProblem, times: Tensor, weight: Weight, size: float) -> Tensor:
-        """What an error in the model's own coordinates at the times [n] is multiplied by.
-
-        Args:
-            size: root mean square of the teacher's samples.
-        """
-        alpha, sigma = problem.process.alpha(times), problem.process.sigma(times)
-        if weight == "edm":
-            return 1 / alpha
-        if weight == "flow":
-            return 1 / (alpha + sigma)
-        deviation = weight * size
-        return deviation / (sigma**2 + (alpha * deviation) ** 2).sqrt()
 
 
 def _memory(solver: Solver) -> int:
@@ -324,26 +306,33 @@ def _taken(problem: SearchProblem, times: Tensor, orders: Tensor) -> tuple[int, 
     return tuple(solver.usable(formulas, solver.remembered(formulas, t), t, t_next, orders).tolist())
 
 
-def _own(solver: Solver, costs: Tensor, steps: int) -> tuple[Tensor, None]:
-    """The path of steps of the orders that the solver takes by itself."""
-    memory = costs.ndim - 3
-    highest, orders = len(costs), [min(order, len(costs)) for order in solver.orders(steps)]
-    endings: list[Tensor] = []
-    while len(endings) < steps and orders[-1 - len(endings)] < highest:
-        endings.append(costs[orders[-1 - len(endings)] - 1])
-    return shortest_path(costs[-1], [steps], memory=memory, endings=endings)[steps], None
+def _own(solver: Solver, costs: Tensor, steps: Sequence[int]) -> Paths:
+    """The paths of steps of the orders that the solver takes by itself."""
+    highest, memory = len(costs), costs.ndim - 3
+    # step counts by the lower orders that a walk of so many steps ends with, the last first
+    endings: dict[tuple[int, ...], list[int]] = {}
+    for n in steps:
+        lower = takewhile(lambda order: order < highest, reversed(solver.orders(n)))
+        endings.setdefault(tuple(lower), []).append(n)
+    paths: dict[int, Tensor] = {}
+    for orders, counts in endings.items():
+        last = [costs[order - 1] for order in orders]
+        paths |= shortest_path(costs[-1], counts, memory=memory, endings=last)
+    return {n: (path, None) for n, path in paths.items()}
 
 
-def _euler(solver: Solver, costs: Tensor, steps: int) -> tuple[Tensor, None]:
-    """The path of Euler's steps, which remember nothing."""
-    return shortest_path(costs[0], [steps])[steps], None
+def _euler(solver: Solver, costs: Tensor, steps: Sequence[int]) -> Paths:
+    """The paths of Euler's steps, which remember nothing."""
+    return {n: (path, None) for n, path in shortest_path(costs[0], steps).items()}
 
 
-def _chosen(solver: Solver, costs: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """The path of steps of whatever orders have the least mean errors, and these."""
+def _chosen(solver: Solver, costs: Tensor, steps: Sequence[int]) -> Paths:
+    """The paths of steps of whatever orders have the least mean errors, and these."""
     memory = costs.ndim - 3
     least, choice = costs.min(0)
-    path = shortest_path(least, [steps], memory=memory)[steps]
-    # the nodes that every step's cost depends on, the first repeated where fewer came before
-    visits = [path[(torch.arange(steps) - m).clamp(min=0)] for m in range(memory, -2, -1)]
-    return path, choice[tuple(visits)] + 1
+    paths: Paths = {}
+    for n, path in shortest_path(least, steps, memory=memory).items():
+        # the nodes that every step's cost depends on, the first repeated where fewer came before
+        visits = [path[(torch.arange(n) - m).clamp(min=0)] for m in range(memory, -2, -1)]
+        paths[n] = path, choice[tuple(visits)] + 1
+    return paths

@@ -101,25 +101,21 @@ class TeacherTable:
 
 
 def teacher_table(problem: SearchProblem, index: Tensor, max_batch: int, entries: EntrySubset = ALL) -> TeacherTable:
-    """The table of the samples `index` [b], from one walk of the teacher; kept where the problem keeps its work."""
+    """The table of the samples `index` [b], from one walk of the teacher, whose solver must be deterministic; it is kept
+    where the problem keeps its work."""
     noise, cond = problem.samples(index)
     teacher, walker = problem.teacher, problem.walker
     trajectories = Trajectories(problem.denoiser, max_batch, problem.cache)
 
     def products(denoiser: CountedDenoiser) -> Tensor:
-        record = Trajectories(denoiser, max_batch, problem.cache).record(teacher, walker, noise, cond, index=index)
+        record = Trajectories(denoiser, max_batch, problem.cache).record(teacher, walker, noise, cond)
         return table_of(problem, record, entries).products
 
     facts: dict[str, Any] = {}
     if problem.cache.workers.keeps:
-        facts = {
-            "schedule": teacher.facts,
-            "solver": solver_facts(walker, teacher, noise),
-            "channels": None if entries.channels is None else list(entries.channels),
-            "frames": None if entries.frames is None else list(entries.frames),
-        }
-    inputs = (noise, cond, index) if walker.stochastic else (noise, cond)
-    return TeacherTable(problem.process, teacher.times, trajectories.once("teacher table", inputs, products, **facts))
+        facts = {"schedule": teacher.facts, "solver": solver_facts(walker, teacher, noise), **entries.facts}
+    kept = trajectories.once("teacher table", (noise, cond), products, **facts)
+    return TeacherTable(problem.process, teacher.times, kept)
 
 
 def table_of(problem: SearchProblem, record: Record, entries: EntrySubset = ALL) -> TeacherTable:

@@ -45,8 +45,7 @@ def two_stage_errors(
         "solver": solver.facts,
         "max_batch": max_batch,
         "nodes": nodes.tolist(),
-        "channels": None if entries.channels is None else list(entries.channels),
-        "frames": None if entries.frames is None else list(entries.frames),
+        **entries.facts,
     }
     squares = trajectories.once("two-stage errors", (record.states, record.predictions, cond), errors, **facts)
     table = torch.zeros(2, samples, len(nodes), len(nodes), dtype=torch.float64)
