@@ -101,8 +101,10 @@ class TeacherTable:
 
 
 def teacher_table(problem: SearchProblem, index: Tensor, max_batch: int, entries: EntrySubset = ALL) -> TeacherTable:
-    """The table of the samples `index` [b], from one walk of the teacher, whose solver must be deterministic; it is kept
-    where the problem keeps its work."""
+    """The table of the samples `index` [b], from one walk of the teacher, whose solver must be deterministic.
+
+    It is kept where the problem keeps its work.
+    """
     noise, cond = problem.samples(index)
     teacher, walker = problem.teacher, problem.walker
     trajectories = Trajectories(problem.denoiser, max_batch, problem.cache)
