@@ -176,6 +176,16 @@ class Method:
         """Evaluations of a search that shares nothing with others, for the run's plan; None where unknown."""
         return None
 
+    def proposals(
+        self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE
+    ) -> Mapping[int, Sequence[Schedule]]:
+        """By step count all schedules that somebody else may try and choose among, at least one.
+
+        A method that samples with several schedules to choose one returns all of them here, and samples with none.
+        Without an implementation they are those that `search` finds.
+        """
+        return {n: [schedule] for n, schedule in self.search(problem, steps, workers).schedules.items()}
+
     def alone(self) -> Method | None:
         """A method that searches every sample for itself and returns `SearchResult.per_sample`; None: there is none.
 
@@ -283,6 +293,11 @@ class ShardedMethod(Method, ABC):
         return torch.arange(len(problem.noise)).split(self.shard_size)
 
     def find(self, problem: SearchProblem, steps: Sequence[int], workers: Workers) -> SearchResult:
+        decisions = self.decisions(problem, steps, workers)
+        return next(decision for decision in decisions if isinstance(decision, SearchResult))
+
+    def decisions(self, problem: SearchProblem, steps: Sequence[int], workers: Workers) -> Iterator[Any]:
+        """What `combine` returns in every round, which is made when it is asked for. Arguments as of `find`."""
         shards = self.shards(problem)
         if workers.keeps:  # several searches within one method do not read each other's shards
             workers = workers.on("searched by", **self._search_facts(problem, steps))
@@ -294,7 +309,7 @@ class ShardedMethod(Method, ABC):
             partials = self._partials(problem, steps, workers, name, shards, partials, decision)
             decision = self.combine(problem, steps, partials, decision)
             number += 1
-        return decision
+            yield decision
 
     def _search_facts(self, problem: SearchProblem, steps: Sequence[int]) -> dict[str, Any]:
         """Facts that tell this search from others of the same model, as JSON data."""

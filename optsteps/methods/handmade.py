@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -103,6 +103,12 @@ class BetweenEnds(ShardedMethod):
         start = time.perf_counter()
         schedules = {n: self.schedules(problem, n)[0] for n in counts}
         return SearchResult(schedules, seconds=time.perf_counter() - start)
+
+    def proposals(
+        self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE
+    ) -> Mapping[int, Sequence[Schedule]]:
+        """Those on every range."""
+        return {n: self.schedules(problem, n) for n in checked_steps(steps)}
 
     def partial(
         self, problem: SearchProblem, steps: Sequence[int], index: Tensor, previous: Any = None, decision: Any = None
@@ -234,6 +240,14 @@ class HandMade(BetweenEnds):
             if self.measures_scale
             else super().search(problem, steps, workers)
         )
+
+    def proposals(
+        self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE
+    ) -> Mapping[int, Sequence[Schedule]]:
+        if not self.measures_scale:
+            return super().proposals(problem, steps, workers)
+        scale = next(self.decisions(problem, checked_steps(steps), workers))
+        return self.scaled(scale).proposals(problem, steps, workers)
 
     def rounds(self, steps: Sequence[int]) -> int:
         return 2 if self.measures_scale else 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product, takewhile
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from optsteps.solvers.base import Solver
 from optsteps.solvers.multistep import Euler, Multistep
 from optsteps.solvers.singlestep import TwoStage
 from optsteps.storage.shards import storable
+from optsteps.storage.workers import ALONE, Workers
 from optsteps.trajectories import Trajectories
 
 # by step count a path and its orders, None for the solver's own
@@ -180,6 +181,14 @@ class Path(TeacherTableMethod):
 
     def rounds(self, steps: Sequence[int]) -> int:
         return 3
+
+    def proposals(
+        self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE
+    ) -> Mapping[int, Sequence[Schedule]]:
+        """The paths of every weight, norm and kind of edges."""
+        heat = next(self.decisions(problem, checked_steps(steps), workers))
+        assert isinstance(heat, Heat)
+        return heat.schedules
 
     def nodes(self, problem: SearchProblem, solver: Solver) -> Tensor:
         """Indices [n] of the teacher's times that may be chosen where the edges are this solver's steps."""

@@ -1,0 +1,5 @@
+"""The search that asks every method for candidates, measures them with the real solver, and refines the winner."""
+
+from optsteps.methods.auto.search import Auto
+
+__all__ = ["Auto"]

@@ -1,0 +1,87 @@
+"""Successive halving of candidates on paired samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from optsteps.methods.nearness import Nearness
+from optsteps.metrics.statistics import spread
+from optsteps.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A schedule in the race.
+
+    Attributes:
+        names: of the methods that propose it.
+        schedule: with as many steps as the others.
+    """
+
+    names: tuple[str, ...]
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
+class Heat:
+    """What is known after one round.
+
+    Attributes:
+        samples: that all of `ran` have sampled from so far.
+        ran: the candidates of the round, best first.
+        levels: the means over the samples of -10 log10 of their squared errors, in dB.
+        left: how many of them go on.
+    """
+
+    samples: int
+    ran: list[Candidate]
+    levels: list[float]
+    left: int
+
+
+def distinct(proposals: Sequence[tuple[str, Schedule]]) -> list[Candidate]:
+    """The candidates of named proposals; those that coincide become one with several names."""
+    found: dict[tuple[object, ...], list[tuple[str, Schedule]]] = {}
+    for name, schedule in proposals:
+        times = tuple(round(t, 9) for t in schedule.noise_levels.log1p().tolist())
+        found.setdefault((times, schedule.orders, schedule.initial_scale), []).append((name, schedule))
+    return [Candidate(tuple(dict.fromkeys(n for n, _ in same)), same[0][1]) for same in found.values()]
+
+
+def race(candidates: Sequence[Candidate], samples: Nearness, first: int = 2) -> list[Heat]:
+    """Rounds on 2, 4, 8, ... of the samples, all of them in the last; a round's candidates sample from the same noise.
+
+    After a round the better half stays, less those that are worse than the best of the round by the 95 % interval of
+    the paired differences in dB.
+
+    Args:
+        candidates: at least one, in the order in which equal ones are preferred.
+        samples: to run on.
+        first: samples of the first round.
+    """
+    total, seen = samples.samples, 0
+    running, levels = list(candidates), torch.empty(len(candidates), 0, dtype=torch.float64)
+    heats = list[Heat]()
+    while seen < total:
+        end = min(total, 2 * seen or first)
+        errors = samples.errors([one.schedule for one in running], torch.arange(seen, end))
+        levels = torch.cat([levels, -10 * errors.clamp(min=torch.finfo(torch.float64).tiny).log10()], 1)
+        seen = end
+        order = levels.mean(1).argsort(descending=True, stable=True)
+        running, levels = [running[k] for k in order], levels[order]
+        kept = _kept(levels)
+        heats.append(Heat(seen, running, levels.mean(1).tolist(), len(kept)))
+        running, levels = [running[k] for k in kept], levels[kept]
+        if len(running) == 1:
+            break
+    return heats
+
+
+def _kept(levels: Tensor) -> list[int]:
+    """The rows of levels [C, B], best first, that stay: of the better half those that may be as good as the first."""
+    half = range(1, (len(levels) + 1) // 2)
+    return [0, *(k for k in half if bool(levels[k].isfinite().all()) and spread(levels[0] - levels[k]).low <= 0)]

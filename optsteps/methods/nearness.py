@@ -1,0 +1,162 @@
+"""How near the walks of schedules come to the teacher's samples, on some samples of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from optsteps.conditions import fingerprint
+from optsteps.denoisers import CountedDenoiser
+from optsteps.fingerprint import solver_facts
+from optsteps.methods.base import SearchProblem
+from optsteps.metrics.teacher import mse
+from optsteps.schedules import Schedule
+from optsteps.storage.shards import storable
+from optsteps.storage.workers import Workers
+from optsteps.trajectories import Trajectories
+from optsteps.walks import ends_together
+
+T = TypeVar("T")
+
+
+@storable
+@dataclass(frozen=True)
+class Linearised:
+    """What schedules near one miss the teacher by, to first order in the numbers that they differ in, summed over
+    samples.
+
+    With r the difference [D] of a sample's end to the teacher's, J [D, R] its derivatives and w its weight:
+
+    Attributes:
+        products: sum of w J^T J, float64 [R, R].
+        gradient: sum of w J^T r, float64 [R].
+        errors: mean squares of r, float64 [B].
+    """
+
+    products: Tensor
+    gradient: Tensor
+    errors: Tensor
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """The samples of a problem with the teacher's answer to them.
+
+    Args:
+        problem: its denoiser is counted.
+        workers: who walk; they divide the samples.
+        max_batch: most samples in one call of the denoiser.
+        shard_size: samples that are walked together.
+    """
+
+    problem: SearchProblem
+    workers: Workers
+    max_batch: int = 512
+    shard_size: int = 8
+
+    @property
+    def samples(self) -> int:
+        """Their number."""
+        return len(self.problem.noise)
+
+    @cached_property
+    def teacher(self) -> Tensor:
+        """The teacher's ends [B, ...], walked when they are first needed."""
+        trajectories = Trajectories(self.problem.denoiser, self.max_batch, self.problem.cache)
+        return trajectories.ends(self.problem.teacher, self.problem.walker, self.problem.noise, self.problem.cond)
+
+    def errors(self, schedules: Sequence[Schedule], index: Tensor | None = None) -> Tensor:
+        """Mean squared differences of the schedules' ends to the teacher's, float64 [C, b]; infinite where a walk
+        diverged.
+
+        Args:
+            index: the numbers [b] of the samples, None for all.
+        """
+
+        def errors(index: Tensor) -> Tensor:
+            return torch.stack([mse(ends, self._goal(index)) for ends in self._ends(schedules, index)]).cpu()
+
+        return torch.cat(self._shards("errors", schedules, errors, index), 1).nan_to_num(torch.inf, torch.inf)
+
+    def linearised(
+        self,
+        schedule: Schedule,
+        near: Sequence[Schedule],
+        distances: Tensor,
+        relative: bool,
+        index: Tensor | None = None,
+    ) -> Linearised:
+        """The linearisation around a schedule by forward differences.
+
+        Args:
+            near: R schedules, each of which differs from it in one number.
+            distances: by how much they differ, float64 [R].
+            relative: a sample's weight is the inverse of its own error, as in the derivative of the mean logarithm of
+                the errors, instead of 1.
+            index: the numbers [b] of the samples, None for all.
+        """
+
+        def linearised(index: Tensor) -> Linearised:
+            base, *ends = self._ends([schedule, *near], index)
+            missed = (base.double() - self._goal(index).double()).flatten(1)
+            derivatives = torch.stack([(end.double() - base.double()).flatten(1) for end in ends], 2)
+            derivatives = derivatives / distances.to(derivatives.device)
+            errors = missed.square().mean(1)
+            size = missed.shape[1]
+            weight = 1 / errors.clamp(min=torch.finfo(torch.float64).tiny) if relative else torch.ones_like(errors)
+            weighted = derivatives * (weight / size)[:, None, None]
+            products = torch.einsum("bdp,bdq->pq", weighted, derivatives)
+            gradient = torch.einsum("bdp,bd->p", weighted, missed)
+            return Linearised(products.cpu(), gradient.cpu(), errors.cpu())
+
+        shards = self._shards(f"linearised {distances.tolist()} {relative}", [schedule, *near], linearised, index)
+        products = torch.stack([shard.products for shard in shards]).sum(0)
+        gradient = torch.stack([shard.gradient for shard in shards]).sum(0)
+        return Linearised(products, gradient, torch.cat([shard.errors for shard in shards]))
+
+    def _ends(self, schedules: Sequence[Schedule], index: Tensor) -> list[Tensor]:
+        problem = self.problem
+        return ends_together(problem.denoiser, problem.solver, schedules, *problem.samples(index), self.max_batch)
+
+    def _goal(self, index: Tensor) -> Tensor:
+        return self.teacher[index.to(self.teacher.device)]
+
+    def _shards(
+        self, part: str, schedules: Sequence[Schedule], compute: Callable[[Tensor], T], index: Tensor | None = None
+    ) -> list[T]:
+        """What `compute` makes of every shard of the samples `index`, None for all."""
+        counter = self.problem.denoiser
+        assert isinstance(counter, CountedDenoiser)
+        goal = self.teacher  # counted here, not in the shard that first needs it
+        before = counter.evaluations
+        shards = (torch.arange(len(goal)) if index is None else index).split(self.shard_size)
+
+        def counted(number: int) -> tuple[T, int]:
+            begun = counter.evaluations
+            with torch.no_grad():
+                return compute(shards[number]), counter.evaluations - begun
+
+        workers, facts = self.workers, dict[str, Any]()
+        if workers.keeps:
+            workers = workers.on("nearness", **self._facts)
+            facts = {"part": part, "schedules": [schedule.facts for schedule in schedules]}
+        names = [{**facts, "samples": shard.tolist()} for shard in shards]
+        found = workers.shards(names, counted)
+        counter.evaluations = before + sum(evaluations for _, evaluations in found)
+        return [shard for shard, _ in found]
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        problem = self.problem
+        return {
+            "samples": fingerprint((problem.noise, problem.cond)),
+            "teacher": problem.teacher.facts,
+            "solver": solver_facts(problem.solver, problem.teacher, problem.noise),
+            "walker": solver_facts(problem.walker, problem.teacher, problem.noise),
+            "max_batch": self.max_batch,
+        }

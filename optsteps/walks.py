@@ -1,0 +1,132 @@
+"""Walks of many schedules from the same noise, of which every part that several share is walked once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optsteps.conditions import Cond, concatenate, take
+from optsteps.denoisers import CountedDenoiser, Denoiser
+from optsteps.sampling import calibrated, check_batch
+from optsteps.schedules import Schedule
+from optsteps.solvers.base import Denoise, Solver, State
+
+
+@dataclass
+class _Point:
+    """Where the walks of some schedules are, all of them the same so far.
+
+    Attributes:
+        x: the states [B, ...].
+        time: at which the network is asked.
+        state: the solver's.
+        walks: the numbers of the schedules.
+    """
+
+    x: Tensor
+    time: float
+    state: State
+    walks: list[int] = field(default_factory=list)
+
+
+def ends_together(
+    denoiser: Denoiser,
+    solver: Solver,
+    schedules: Sequence[Schedule],
+    noise: Tensor,
+    cond: Cond = None,
+    max_batch: int = 512,
+) -> list[Tensor]:
+    """Last states [B, ...] of the walk down every schedule, each as `sample` has it.
+
+    Two walks that begin alike, at the same scale, times and orders, share the evaluations of that part. The walks go
+    in step, so that the network sees up to `max_batch` states of different walks at once. Memory holds the states of
+    all walks at one step.
+
+    Args:
+        denoiser: D(x [B, ...], t [B], cond) -> [B, ...].
+        solver: the rule for one step, which draws no noise.
+        schedules: of one process; they may have different numbers of steps.
+        noise: unit Gaussian [B, ...].
+        cond: condition of the batch, or None.
+        max_batch: most samples in one call of the denoiser.
+
+    Raises:
+        ValueError: a stochastic solver; as `sample`.
+    """
+    if solver.stochastic:
+        raise ValueError(f"walks share no steps of {solver.name}, which draws noise: sample them one by one")
+    check_batch(noise, cond)
+    counted = denoiser if isinstance(denoiser, CountedDenoiser) else CountedDenoiser(denoiser)
+    moves = [solver.moves(schedule, noise) for schedule in schedules]
+    steps = [_steps(solver, schedule) for schedule in schedules]
+    points: dict[Any, _Point] = {}
+    for number, schedule in enumerate(schedules):
+        start = float(schedule.scale), *_asked(schedule, 0)
+        if start not in points:
+            points[start] = _Point(noise * schedule.scale.to(noise), start[-1], ())
+        points[start].walks.append(number)
+    ends: dict[int, Tensor] = {}
+    for step in range(max(schedule.steps for schedule in schedules)):
+        answers = _answers(counted, list(points.values()), cond, max_batch)
+        here, points = list(points.values()), {}
+        for place, (point, answer) in enumerate(zip(here, answers, strict=True)):
+            for number in point.walks:
+                schedule = schedules[number]
+                arrival = place, steps[number][step], step + 1 == schedule.steps
+                if arrival not in points:
+                    denoise = Denoise(_Answered(counted, answer), schedule.process, cond)
+                    x, state = moves[number][step](point.state, point.x, denoise)
+                    asked = float("nan") if arrival[-1] else _asked(schedule, step + 1)[-1]
+                    points[arrival] = _Point(calibrated(schedule, step, x), asked, state)
+                points[arrival].walks.append(number)
+        for arrival, point in list(points.items()):
+            if arrival[-1]:
+                ends |= dict.fromkeys(point.walks, point.x)
+                del points[arrival]
+    return [ends[number] for number in range(len(schedules))]
+
+
+class _Answered:
+    """A denoiser whose first answer is known.
+
+    Args:
+        denoiser: asked from the second call on.
+        answer: the first.
+    """
+
+    def __init__(self, denoiser: Denoiser, answer: Tensor) -> None:
+        self.denoiser, self.answer = denoiser, [answer]
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        return self.answer.pop() if self.answer else self.denoiser(x, t, cond)
+
+
+def _answers(denoiser: Denoiser, points: Sequence[_Point], cond: Cond, max_batch: int) -> list[Tensor]:
+    """D at every point [B, ...]."""
+    sizes = [len(point.x) for point in points]
+    x = torch.cat([point.x for point in points])
+    times = [torch.full((size,), point.time, dtype=torch.float64) for size, point in zip(sizes, points, strict=True)]
+    t, conds = torch.cat(times).to(x.device), concatenate([cond] * len(points))
+    parts = [slice(k, k + max_batch) for k in range(0, len(x), max_batch)]
+    return list(torch.cat([denoiser(x[part], t[part], take(conds, part)) for part in parts]).split(sizes))
+
+
+def _asked(schedule: Schedule, step: int) -> tuple[float, ...]:
+    """The time of a step and that at which the network is asked."""
+    time = float(schedule.times[step])
+    return time, time
+
+
+def _steps(solver: Solver, schedule: Schedule) -> list[Any]:
+    """What determines each step beside the steps before."""
+    orders = schedule.orders or solver.orders(schedule.steps)
+    amplitude = [None] * schedule.steps if schedule.amplitude is None else schedule.amplitude.flatten(1).tolist()
+    return [
+        (*_asked(schedule, step), float(schedule.times[step + 1]), orders[step], str(amplitude[step]))
+        for step in range(schedule.steps)
+    ]
