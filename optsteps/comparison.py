@@ -127,7 +127,8 @@ class Comparison:
         alpha / sigma differs by less than 0.002, as between a flow's t = 1 and 0.999; then the result is this object.
 
         Raises:
-            ValueError: the schedule begins no earlier than the teacher ends.
+            ValueError: the schedule begins no earlier than the teacher ends, or the teacher has weights or told times,
+            which belong to its own steps.
         """
         times, first = self.teacher.times, schedule.times[:1]
         ratio, teacher_ratio = (self.process.alpha(start) / self.process.sigma(start) for start in (first, times[:1]))
@@ -136,6 +137,10 @@ class Comparison:
         later = times[times < first]
         if len(later) == 0:
             raise ValueError(f"the schedule begins at t = {first.item():g}, where the teacher has ended")
+        if self.teacher.carried:
+            raise ValueError(
+                f"a teacher with {' and '.join(self.teacher.carried)} begins at no other time than its own"
+            )
         if first.item() not in self._by_start:
             teacher = Schedule(torch.cat([first, later]), self.process, initial_scale=schedule.initial_scale)
             self._by_start[first.item()] = replace(self, teacher=teacher, _answers={}, _by_start={})
@@ -286,7 +291,7 @@ def verdicts(rows: Sequence[Row], method: str, figure: str) -> list[VerdictRow]:
 
 
 def as_data(row: Row) -> dict[str, Any]:
-    """A row as JSON data, without its samples."""
+    """A row as JSON data, without its samples; with the weights and told times of its schedule where it has any."""
     return {
         "method": row.method,
         "oracle": row.oracle,
@@ -298,6 +303,7 @@ def as_data(row: Row) -> dict[str, Any]:
         "search_seconds": row.search_seconds,
         "times": None if row.schedule is None else row.schedule.times.tolist(),
         "noise_levels": None if row.schedule is None else row.schedule.noise_levels.tolist(),
+        **({} if row.schedule is None else row.schedule.carried),
         "range": None if row.schedule is None else row.schedule.metadata.get("range"),
         "teacher_start": None if row.teacher is None else row.teacher.times[0].item(),
         "path_error": None if row.path_error is None else row.path_error.tolist(),

@@ -45,11 +45,13 @@ def sample(
         return_trajectory: whether to return the state at every time instead of the last.
 
     Returns:
-        [B, ...], or [n+1, B, ...] with `return_trajectory`. Carries a graph only if the schedule's times require grad.
+        [B, ...], or [n+1, B, ...] with `return_trajectory`. Carries a graph only if the schedule's times, weights or
+        told times require grad.
 
     Raises:
         ValueError: noise and cond of different batch sizes; the denoiser returned another shape, NaN or inf (the
-            message names the time); an amplitude that does not fit the noise's channels.
+            message names the time); an amplitude that does not fit the noise's channels; weights or told times that the
+            solver cannot obey (`Solver.check`).
     """
     states = (x for x, _ in walk(denoiser, schedule, solver, noise, cond, seed, index))
     return torch.stack(list(states)) if return_trajectory else deque(states, maxlen=1).pop()
@@ -66,11 +68,14 @@ def walk(
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """The state x_i [B, ...] at every time t_i of `schedule` with its prediction D(x_i, t_i), None at the last.
 
+    Where the schedule has told times, the prediction is D(x_i, told_times[i]).
+
     The predictions are those that the solver's steps begin with, so they cost nothing beyond the walk. Arguments and
     errors as of `sample`.
     """
     check_batch(noise, cond)
     _check_channels(schedule, noise)
+    solver.check(schedule)
     counted = denoiser if isinstance(denoiser, CountedDenoiser) else CountedDenoiser(denoiser)
     predictions: list[Tensor] = []
 
@@ -79,13 +84,14 @@ def walk(
         return predictions[-1]
 
     denoise = Denoise(noted, schedule.process, cond, _paths(solver, noise, seed, index))
-    graph = schedule.times.requires_grad
+    learnable = (schedule.times, schedule.weights, schedule.told_times)
+    graph = any(part is not None and part.requires_grad for part in learnable)
     with torch.set_grad_enabled(graph):
         x = noise * expand(schedule.scale, noise)
     state: State = ()
     for i, move in enumerate(solver.moves(schedule, x)):
         with torch.set_grad_enabled(graph):
-            arrived, state = move(state, x, denoise)
+            arrived, state = move(state, x, denoise.at(schedule, i))
             arrived = calibrated(schedule, i, arrived)
         yield x, predictions[0]
         x = arrived

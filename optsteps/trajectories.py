@@ -63,7 +63,8 @@ class Record:
 
     Attributes:
         states: x_i at every time, sample first: [B, n+1, ...].
-        predictions: D(x_i, t_i) at every time but the last, [B, n, ...]: those that the walk's steps began with.
+        predictions: D(x_i, t_i) at every time but the last, [B, n, ...]: those that the walk's steps began with, at
+            the schedule's told times where it has any.
     """
 
     states: Tensor

@@ -1,6 +1,7 @@
 """Comparisons and verdicts on an exact mixture, where every row can be computed by hand."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -197,6 +198,19 @@ def test_a_row_as_data() -> None:
     assert data["times"] == schedule.times.tolist() == data["noise_levels"]
     assert data["figures"] == {"constant": {"value": 1.0, "low": 1.0, "high": 1.0, "higher_is_better": True}}
     assert (data["samples"], len(data["path_error"])) == (40, 5)
+    assert not {"weights", "told_times"} & set(data)
+    parts: dict[str, Any] = {"weights": torch.zeros(4, 2).tolist(), "told_times": schedule.times[:-1].tolist()}
+    carrying = as_data(given.judge("edm", dataclasses.replace(schedule, **parts)))
+    assert {name: carrying[name] for name in parts} == parts
+    assert carrying["figures"] == data["figures"]
+
+
+@pytest.mark.parametrize("parts", [{"weights": [[0.0], [0.1]]}, {"told_times": [40.0, 3.0]}], ids=str)
+def test_a_teacher_with_steps_of_its_own_begins_nowhere_else(parts: dict[str, Any]) -> None:
+    given = dataclasses.replace(compare_on(), teacher=Schedule([50.0, 3.0, 0.1], EDM(), **parts))
+    assert given.from_start_of(given.teacher) is given
+    with pytest.raises(ValueError, match=f"a teacher with {next(iter(parts))} begins at no other time"):
+        given.from_start_of(Schedule([20.0, 1.0], EDM()))
 
 
 def test_a_teacher_of_another_solver() -> None:

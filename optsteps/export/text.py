@@ -10,6 +10,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from optsteps.export.carried import check_nothing_carried
 from optsteps.export.diffusers.orders import effective_orders
 from optsteps.export.variants import warn_of_variant
 from optsteps.schedules import Schedule
@@ -34,7 +35,7 @@ def to_comfyui(schedule: Schedule, form: Literal["text", "json"] = "text") -> st
 
     Raises:
         ValueError: unknown form; orders of the steps other than those that the samplers give them by themselves; an
-            amplitude or a scale of the noise, which a list of sigmas cannot express.
+            amplitude, weights, told times or a scale of the noise, which a list of sigmas cannot express.
 
     Warns:
         UserWarning: a flow's schedule whose solver ComfyUI runs by another formula, see `warn_of_variant`.
@@ -69,7 +70,7 @@ def to_csv(schedule: Schedule) -> str:
     Where the schedule has orders, a further column holds the order of the step that leaves the time.
 
     Raises:
-        ValueError: an amplitude or a scale of the noise, which a table of times cannot express.
+        ValueError: an amplitude, weights, told times or a scale of the noise, which a table of times cannot express.
     """
     _check_plain(schedule, "a table of times")
     times = schedule.times.detach()
@@ -105,8 +106,7 @@ def _check_orders(schedule: Schedule, tool: str) -> None:
 
 
 def _check_plain(schedule: Schedule, form: str) -> None:
-    if schedule.amplitude is not None:
-        raise ValueError(f"the schedule has an amplitude after every step, which {form} cannot say")
+    check_nothing_carried(schedule, f"which {form} cannot say")
     prior_scale = float(schedule.process.prior_std(schedule.times[0]))
     if schedule.initial_scale is not None and abs(schedule.initial_scale / prior_scale - 1) > 1e-4:
         raise ValueError(

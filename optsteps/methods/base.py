@@ -43,8 +43,8 @@ class SearchProblem:
         cache: where trajectories and predictions that searches may share are kept.
 
     Raises:
-        ValueError: batch sizes of noise and cond (data and data_cond) differ, no samples, or a teacher of another
-            process.
+        ValueError: batch sizes of noise and cond (data and data_cond) differ, no samples, a teacher of another process,
+            or one with weights or told times.
 
     Warns:
         UserWarning: the noise is far from unit variance, so that it may have been scaled, which the sampler does.
@@ -78,6 +78,11 @@ class SearchProblem:
         if self.teacher.process != self.process:
             raise ValueError(
                 f"the teacher's schedule is for {self.teacher.process!r}, the problem is stated for {self.process!r}"
+            )
+        if self.teacher.carried:
+            raise ValueError(
+                f"the teacher's schedule has {' and '.join(self.teacher.carried)}, and searches take its steps for the "
+                "solver's own: take its times alone"
             )
 
     @property

@@ -32,7 +32,8 @@ class FileSchedules(Method):
     Raises:
         ValueError: a damaged schedule file; in `check` and `search`, a file that cannot be read as a schedule, another
             process than the problem's, noise levels outside the teacher's range (see `check`), an amplitude for other
-            channels, a step count that is not the file's, or as `resampled`.
+            channels, weights or told times that the solver cannot obey, a step count that is not the file's, or as
+            `resampled`.
         OSError: the file cannot be read.
     """
 
@@ -65,6 +66,10 @@ class FileSchedules(Method):
                 f"{problem.noise.shape[1]}"
             )
         self._check_range(problem, listed)
+        try:
+            problem.solver.check(listed)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
         for n in checked_steps(steps):
             self._of(problem, n)
 

@@ -21,17 +21,18 @@ def resampled(schedule: Schedule, steps: int) -> Schedule:
         steps: number of steps, at least 1. The schedule's own number returns the schedule itself.
 
     Raises:
-        ValueError: fewer than one step; a schedule whose steps have orders or an amplitude, which no step between them
-            has; a single step to noise level 0, which has no two levels to interpolate.
+        ValueError: fewer than one step; a schedule whose steps have orders, an amplitude, weights or told times, which
+            no step between them has; a single step to noise level 0, which has no two levels to interpolate.
     """
     if steps != int(steps) or steps < 1:
         raise ValueError(f"a schedule is resampled to at least 1 step, a whole number, got {steps}")
     if steps == schedule.steps:
         return schedule
-    if schedule.orders is not None or schedule.amplitude is not None:
+    if schedule.orders is not None or schedule.amplitude is not None or schedule.carried:
         raise ValueError(
-            f"the {schedule.steps} steps of this schedule have orders or an amplitude, which do not carry over to "
-            f"{steps} steps: search for {steps} steps, or search without orders (method.orders=fixed) and resample that"
+            f"the {schedule.steps} steps of this schedule have orders, an amplitude, weights or told times, which do "
+            f"not carry over to {steps} steps: search for {steps} steps, or search without orders "
+            "(method.orders=fixed) and resample that"
         )
     times = schedule.times[:-1] if schedule.ends_clean else schedule.times
     intervals = int(steps) - schedule.ends_clean

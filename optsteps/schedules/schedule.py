@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,12 @@ class Schedule:
         amplitude: [n, C, 2], the gain and offset of every channel that are applied after each step (OSS, eq. 13).
         metadata: JSON data about where the schedule comes from. The keys that other parts read are below; all others
             are for people.
+        weights: [n, K], the weights of a multistep solver's remembered outputs, in place of the solver's own. Step i,
+            counted from 0, is x_{i+1} = a x_i + b D_i + sum_k weights[i, k-1] (q_{i-k} - q_i), k = 1 ... K, with q the
+            quantity that the solver extrapolates (`Multistep.extrapolates`). They are 0 where k > i, since nothing
+            is remembered there. `Multistep.own_weights` are the solver's own. Gradients are kept.
+        told_times: [n], the times that the network is told at the steps in place of t_0 ... t_{n-1}. The solver's
+            coefficients are those of the schedule's own times. Gradients are kept.
 
     Metadata that are read:
         "solver": name of the solver that the schedule was searched with. The export writes for the scheduler of
@@ -46,7 +52,8 @@ class Schedule:
 
     Raises:
         ValueError: fewer than two times; a time that is not finite, not below the one before it, or outside the
-            process; orders, scale or amplitude that do not fit. The message names the value.
+            process; orders, scale, amplitude, weights or told times that do not fit; both orders and weights. The
+            message names the value.
     """
 
     times: Tensor
@@ -55,6 +62,8 @@ class Schedule:
     initial_scale: float | None = None
     amplitude: Tensor | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    weights: Tensor | None = None
+    told_times: Tensor | None = None
 
     to_diffusers = MovedMethod("optsteps.export.to_diffusers(schedule, scheduler)")
     to_comfyui = MovedMethod("optsteps.export.to_comfyui(schedule, form)")
@@ -69,6 +78,8 @@ class Schedule:
         initial_scale: float | None = None,
         amplitude: Tensor | Sequence[Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
+        weights: Tensor | Sequence[Any] | None = None,
+        told_times: Times | None = None,
     ) -> None:
         set_field = object.__setattr__  # the dataclass is frozen: fields are set here, once
         set_field(self, "times", as_times(times).clone())
@@ -77,6 +88,8 @@ class Schedule:
         set_field(self, "initial_scale", None if initial_scale is None else float(initial_scale))
         set_field(self, "amplitude", None if amplitude is None else as_times(amplitude).detach().clone())
         set_field(self, "metadata", dict(metadata or {}))
+        set_field(self, "weights", None if weights is None else as_times(weights).cpu().clone())
+        set_field(self, "told_times", None if told_times is None else as_times(told_times).cpu().clone())
         self._check()
 
     def _check(self) -> None:
@@ -114,6 +127,42 @@ class Schedule:
                 raise ValueError(f"amplitude must have shape [{self.steps}, channels, 2], got {shape}")
             if not bool(torch.isfinite(self.amplitude).all()):
                 raise ValueError("amplitude must be finite")
+        if self.weights is not None:
+            self._check_weights(self.weights.detach())
+        if self.told_times is not None:
+            self._check_told_times(self.told_times.detach())
+
+    def _check_weights(self, weights: Tensor) -> None:
+        if self.orders is not None:
+            raise ValueError("weights take the place of orders: give a schedule one of the two")
+        if weights.ndim != 2 or len(weights) != self.steps or weights.shape[1] < 1:
+            raise ValueError(
+                f"weights must have shape [{self.steps}, K], a row for each step with K of at least 1, "
+                f"got {tuple(weights.shape)}"
+            )
+        infinite = ~torch.isfinite(weights)
+        if bool(infinite.any()):
+            step, k = infinite.nonzero()[0].tolist()
+            raise ValueError(f"weight {k + 1} of step {step + 1} is {weights[step, k].item()}; weights must be finite")
+        too_early = weights.triu() != 0  # entry [i, k-1] with k > i
+        if bool(too_early.any()):
+            step, k = too_early.nonzero()[0].tolist()
+            raise ValueError(
+                f"weight {k + 1} of step {step + 1} is {weights[step, k].item()!r}, but only {step} outputs are "
+                "remembered at that step: it must be 0"
+            )
+
+    def _check_told_times(self, told: Tensor) -> None:
+        if told.shape != (self.steps,):
+            raise ValueError(f"told_times must be {self.steps} times, one a step; got shape {tuple(told.shape)}")
+        known = self.process.contains(told) & (told > self.process.t_clean)
+        if not bool(known.all()):
+            step = int((~known).nonzero()[0])
+            raise ValueError(
+                f"the network is told {told[step].item()!r} at step {step + 1}, which is no time of the process "
+                f"{self.process!r} with noise: its times run from above {self.process.t_clean:g} to "
+                f"{self.process.t_limit:g}"
+            )
 
     @property
     def steps(self) -> int:
@@ -144,7 +193,17 @@ class Schedule:
             "orders": self.orders,
             "initial_scale": self.initial_scale,
             "amplitude": None if self.amplitude is None else self.amplitude.tolist(),
+            **self.carried,
         }
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """The entries "weights" and "told_times" as JSON data, each where the schedule has them.
+
+        So the facts of a schedule without them, and the store's keys, are those of versions that did not know them.
+        """
+        parts = {"weights": self.weights, "told_times": self.told_times}
+        return {name: part.tolist() for name, part in parts.items() if part is not None}
 
     def snapped(self, timesteps: int = 1000) -> Schedule:
         """The nearest schedule whose times are timesteps at which every sampler can call its network.
@@ -156,69 +215,97 @@ class Schedule:
 
         Returns:
             A schedule with times rounded to integers under VP and to multiples of 1 / timesteps under a flow; `t_clean`
-            stays. Times that are rounded to the same number become one, so a dense schedule loses steps.
+            stays. Times that are rounded to the same number become one, so a dense schedule loses steps. Told times
+            are rounded as well, since they are what the network is called with.
 
         Raises:
             ValueError: an EDM process, which has no timesteps; times that become one in a schedule whose steps have
-                orders or an amplitude; fewer than two times left.
+                orders, an amplitude or told times; times that move in a schedule with weights, which belong to the
+                times that they were found for; fewer than two times left.
         """
         if self.process.name == "edm":
             raise ValueError("an EDM process has no timesteps to snap to: its networks take any noise level")
         count = 1 if self.process.name == "vp" else timesteps
-        times = (self.times * count).round() / count
-        # only the clean time itself is rounded to it
-        vanished = (self.times > self.process.t_clean) & (times <= self.process.t_clean)
-        times = times.masked_fill(vanished, 1 / count).unique_consecutive()
-        if len(times) < len(self.times) and (self.orders is not None or self.amplitude is not None):
+
+        def rounded(times: Tensor) -> Tensor:
+            timesteps = (times * count).round() / count
+            # only the clean time itself is rounded to it
+            vanished = (times > self.process.t_clean) & (timesteps <= self.process.t_clean)
+            return timesteps.masked_fill(vanished, 1 / count)
+
+        times = rounded(self.times)
+        if self.weights is not None and not torch.equal(times, self.times):
+            raise ValueError(
+                "the schedule has weights, which belong to its times as they are: search on a teacher that is snapped "
+                "instead"
+            )
+        times = times.unique_consecutive()
+        of_steps = (self.orders, self.amplitude, self.told_times)
+        if len(times) < len(self.times) and any(part is not None for part in of_steps):
             raise ValueError(
                 f"{len(self.times) - len(times)} of the {self.steps} steps vanish when times are rounded to timesteps, "
-                "and the schedule has orders or an amplitude for them: search on a teacher that is snapped instead"
+                "and the schedule has orders, an amplitude or told times for them: search on a teacher that is snapped "
+                "instead"
             )
-        return Schedule(times, self.process, self.orders, self.initial_scale, self.amplitude, self.metadata)
+        return replace(self, times=times, told_times=None if self.told_times is None else rounded(self.told_times))
 
     def save(self, path: str | Path) -> None:
-        """Write a JSON file with a checksum. Every number reads back exactly; the file appears whole or not at all."""
-        data = {"format": FORMAT, "version": 2, "steps": self.steps, **self.facts, "metadata": dict(self.metadata)}
+        """Write a JSON file with a checksum. Every number reads back exactly; the file appears whole or not at all.
+
+        A schedule with weights or told times is of version 3, which versions of this package that would not obey them
+        refuse; all others are of version 2.
+        """
+        version = 3 if self.carried else 2
+        data = {
+            "format": FORMAT,
+            "version": version,
+            "steps": self.steps,
+            **self.facts,
+            "metadata": dict(self.metadata),
+        }
         write_atomically(Path(path), json.dumps({**data, "checksum": _checksum(data)}, indent=1).encode())
 
     @classmethod
     def load(cls, path: str | Path) -> Schedule:
-        """Read a file that `save` wrote. Files of version 1, which have no checksum, are read as well.
+        """Read a file that `save` wrote, of version 2 or 3. Files of version 1, which have no checksum, are read too.
 
         Raises:
             ValueError: the file is not a schedule, its content is not valid, or it was changed since it was written.
         """
         try:
             data = read_json(path)
-            if data["format"] != FORMAT or data["version"] not in (1, 2):
+            if data["format"] != FORMAT or data["version"] not in (1, 2, 3):
                 raise ValueError(f"format {data['format']!r}, version {data['version']!r}")
-            if data["version"] == 2 and data.pop("checksum") != _checksum(data):
+            if data["version"] != 1 and data.pop("checksum") != _checksum(data):
                 raise ValueError(
                     "its checksum is not that of its content: the file is damaged, or was changed by hand; where that "
                     'was meant, say "version": 1'
                 )
             optional = [data[key] for key in ("orders", "initial_scale", "amplitude", "metadata")]
-            return cls(data["times"], process_from_dict(data["process"]), *optional)
+            carried = {key: data.get(key) for key in ("weights", "told_times")}
+            return cls(data["times"], process_from_dict(data["process"]), *optional, **carried)
         except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
             raise ValueError(f"{path} is not a schedule of this version ({error})") from error
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Schedule):
             return NotImplemented
-        same_amplitude = (
-            self.amplitude is other.amplitude
-            if self.amplitude is None or other.amplitude is None
-            else torch.equal(self.amplitude, other.amplitude)
-        )
         return (
             torch.equal(self.times, other.times)
             and (self.process, self.orders, self.initial_scale) == (other.process, other.orders, other.initial_scale)
             and dict(self.metadata) == dict(other.metadata)
-            and same_amplitude
+            and _same(self.amplitude, other.amplitude)
+            and _same(self.weights, other.weights)
+            and _same(self.told_times, other.told_times)
         )
 
     def __hash__(self) -> int:
-        return hash((tuple(self.times.tolist()), self.orders, self.initial_scale))
+        carried = (() if part is None else tuple(part.flatten().tolist()) for part in (self.weights, self.told_times))
+        return hash((tuple(self.times.tolist()), self.orders, self.initial_scale, *carried))
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other if one is None or other is None else torch.equal(one, other)
 
 
 def _checksum(data: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -36,21 +36,29 @@ class Denoise:
         process: its noising process.
         cond: condition of the batch, or None.
         paths: the samples' Brownian paths, for stochastic solvers.
+        told: the time, a scalar, that the denoiser is called with in place of any other; None where it is called with
+            the solver's own.
     """
 
     denoiser: Denoiser
     process: Process
     cond: Cond = None
     paths: BrownianPaths | None = None
+    told: Tensor | None = None
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """x [B, ...], t scalar or [B] -> [B, ...]."""
+        t = t if self.told is None else self.told
         return self.denoiser(x, t.expand(len(x)).to(x.device), self.cond)
+
+    def at(self, schedule: Schedule, step: int) -> Denoise:
+        """The same for a step of `schedule`, counted from 0, at which the network may be told a time of its own."""
+        return self if schedule.told_times is None else replace(self, told=schedule.told_times[step])
 
     def take(self, index: Tensor) -> Denoise:
         """The same for some of the batch's samples, by their positions in it [b]."""
         paths = None if self.paths is None else self.paths.take(index)
-        return Denoise(self.denoiser, self.process, take(self.cond, index), paths)
+        return replace(self, cond=take(self.cond, index), paths=paths)
 
 
 # one step of a known schedule: (state, x [B, ...], denoise) -> (x at the next time, state there)
@@ -65,12 +73,14 @@ class Solver(ABC):
         order: of convergence, as published.
         stochastic: whether it draws noise.
         flow_as: the process whose formulas a flow is sampled with, see `formulas`.
+        obeys_weights: whether its walks take a schedule's weights of remembered outputs in place of its own.
     """
 
     name: ClassVar[str]
     order: int
     stochastic: ClassVar[bool] = False
     flow_as: FlowAs = "flow"
+    obeys_weights: ClassVar[bool] = False
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -110,12 +120,30 @@ class Solver(ABC):
                 lower it further.
         """
 
-    def moves(self, schedule: Schedule, x: Tensor) -> list[Move]:
-        """The steps of `schedule` for samples like x [B, ...], in order; the first is given the state ().
+    def check(self, schedule: Schedule) -> None:
+        """Refuse a schedule that carries what a walk with this solver would not obey; nothing is evaluated.
 
-        They do what `step` does with the schedule's times and orders. A solver whose coefficients are functions of the
-        times alone computes those of all steps at once, beforehand.
+        Raises:
+            ValueError: weights, for a solver without a memory or a stochastic one, or where a weight that is not 0
+                belongs to an output that is not remembered; told times, where a step takes a second evaluation.
         """
+        if schedule.weights is not None and not self.obeys_weights:
+            raise _weights_refused(self)
+        if schedule.told_times is not None and self.nfe(schedule) > schedule.steps:
+            raise ValueError(
+                f"the schedule says what time the network is told at each step, and a step of {self.name} takes two "
+                "evaluations, the second at a time of its own: sample with a solver of one evaluation per step"
+            )
+
+    def moves(self, schedule: Schedule, x: Tensor) -> list[Move]:
+        """The steps of `schedule` for samples like x [B, ...], in order; the first is given the state (), and each its
+        own `Denoise.at`. `check` comes first.
+
+        They do what `step` does with the schedule's times and orders; only `Multistep` knows weights. A solver whose
+        coefficients are functions of the times alone computes those of all steps at once, beforehand.
+        """
+        if schedule.weights is not None:
+            raise _weights_refused(self)
 
         def move(
             t: Tensor, t_next: Tensor, order: int, state: State, x: Tensor, denoise: Denoise
@@ -146,6 +174,13 @@ class Solver(ABC):
         if nfe < 1:
             raise ValueError(f"{nfe} evaluations pay for no step of {self.name}")
         return nfe
+
+
+def _weights_refused(solver: Solver) -> ValueError:
+    return ValueError(
+        f"the schedule has weights for the remembered outputs of a multistep solver, which {solver.name} does not "
+        "take: sample with the deterministic multistep solver that they were found for"
+    )
 
 
 def first_order(process: Process, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,9 @@ Each takes the first-order step and corrects it by the differences of the rememb
     x_next = a x + b D + sum_k w_k (q_k - q_0),   a, b of `Solver.base`,
 
 where q is the quantity the solver extrapolates: D itself, or eps = (x - alpha D) / sigma. Every solver that integrates
-constants exactly has this form, whatever its paper's, and in this form it is finite at both ends of the range.
+constants exactly has this form, whatever its paper's, and in this form it is finite at both ends of the range. A
+schedule may have weights of its own (`Schedule.weights`), which a walk takes in place of the solver's; `step`, which
+searches use, knows none.
 Below, h is the step in log-SNR lambda = log(alpha / sigma), h_k the distance to the k-th remembered time.
 """
 
@@ -48,6 +50,7 @@ class Multistep(Solver):
 
     orders_known: ClassVar[range]
     extrapolates: ClassVar[Literal["D", "eps"]]
+    obeys_weights: ClassVar[bool] = True
     few_steps: ClassVar[float] = 15
 
     def __init__(self, order: int, lower_order_final: bool = False) -> None:
@@ -70,6 +73,49 @@ class Multistep(Solver):
         """The largest number of outputs that the state holds, K."""
         return self.order - 1
 
+    def own_weights(self, schedule: Schedule, columns: int | None = None) -> Tensor:
+        """The solver's own weights of the steps of `schedule`, in float64: a walk of the same schedule with these as
+        its `weights`, and no orders, gives the same samples to the last bit.
+
+        Args:
+            schedule: its orders count where it has them, and its weights do not.
+            columns: K. None: the solver's memory, at least 1.
+
+        Returns:
+            [n, K], 0 where a step does not use an output. Differentiable in the schedule's times.
+
+        Raises:
+            ValueError: fewer columns than the steps use.
+        """
+        process, t, t_next, times, orders = self._planned(schedule)
+        _, weights, _ = self._coefficients(process, t, t_next, times, orders, torch.zeros_like(orders))
+        least = max(weights.shape[1], 1)
+        columns = max(self.memory, 1) if columns is None else columns
+        if columns < least:
+            raise ValueError(
+                f"the steps of {self.name} on this schedule need {least} columns of weights, one for each remembered "
+                f"output, got columns={columns}"
+            )
+        return torch.nn.functional.pad(weights, (0, columns - weights.shape[1]))
+
+    def check(self, schedule: Schedule) -> None:
+        super().check(schedule)
+        if schedule.weights is None:
+            return
+        weights, remembered = schedule.weights.detach(), self._remembered_counts(schedule)
+        absent = (torch.arange(weights.shape[1]) >= remembered[:, None]) & (weights != 0)
+        if bool(absent.any()):
+            step, k = absent.nonzero()[0].tolist()
+            raise ValueError(
+                f"weight {k + 1} of step {step + 1} is {weights[step, k].item()!r}, and belongs to the output of step "
+                f"{step - k}, which {self.name} does not remember since alpha is 0 there: it must be 0"
+            )
+
+    def _remembered_counts(self, schedule: Schedule) -> Tensor:
+        """How many of the outputs before each step [n] can be remembered: all but that of pure noise, a first time."""
+        kept = (self.formulas(schedule.process).alpha(schedule.times[:-1].detach()) != 0).long()
+        return kept.cumsum(0) - kept
+
     def init(self, x: Tensor) -> State:
         nothing = torch.empty(len(x), 0, dtype=torch.float64)
         return nothing, x.new_empty(len(x), 0, *x.shape[1:]), torch.zeros(len(x), dtype=torch.long)
@@ -87,21 +133,30 @@ class Multistep(Solver):
         return x_next, self.remember(process, state, t, newest, orders)
 
     def moves(self, schedule: Schedule, x: Tensor) -> list[Move]:
+        process, t, t_next, times, orders = self._planned(schedule)
+        left = torch.cat([orders.new_zeros(1), orders[:-1]])
+        single, own, arrival = self._coefficients(process, t, t_next, times, orders, left)
+        weights, used, memory = own, orders - 1, self.memory
+        if schedule.weights is not None:  # the arrival's corrections stay the solver's own
+            weights, used = schedule.weights, self._remembered_counts(schedule)
+            memory = max(memory, weights.shape[1])
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        rows = [_rows(part.to(dtype)) for part in (single, weights, arrival)]
+
+        def move(i: int, outputs: State, x: Tensor, denoise: Denoise) -> tuple[Tensor, State]:
+            numbers = rows[0][i], rows[1][i][: used[i]], rows[2][i][: left[i]]
+            x_next, newest = self._advance(numbers, outputs, x, denoise(x, t[i]))
+            return x_next, (newest, *outputs)[:memory]
+
+        return [partial(move, i) for i in range(len(t))]
+
+    def _planned(self, schedule: Schedule) -> tuple[Process, Tensor, Tensor, Tensor, Tensor]:
+        """Of the steps of `schedule`: the process of their formulas, the times [n] that they leave and that they arrive
+        at, the remembered times [n, K], and the solver's orders [n]."""
         process, t, t_next = self.formulas(schedule.process), schedule.times[:-1], schedule.times[1:]
         requested = torch.tensor(schedule.orders or self.orders(schedule.steps))
         times = self.remembered(process, t)
-        orders = self.usable(process, times, t, t_next, requested)
-        left = torch.cat([orders.new_zeros(1), orders[:-1]])
-        coefficients = self._coefficients(process, t, t_next, times, orders, left)
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        single, weights, arrival = (_rows(part.to(dtype)) for part in coefficients)
-
-        def move(i: int, outputs: State, x: Tensor, denoise: Denoise) -> tuple[Tensor, State]:
-            numbers = single[i], weights[i][: orders[i] - 1], arrival[i][: left[i]]
-            x_next, newest = self._advance(numbers, outputs, x, denoise(x, t[i]))
-            return x_next, (newest, *outputs)[: self.memory]
-
-        return [partial(move, i) for i in range(len(t))]
+        return process, t, t_next, times, self.usable(process, times, t, t_next, requested)
 
     def _coefficients(
         self, process: Process, t: Tensor, t_next: Tensor, times: Tensor, orders: Tensor, left: Tensor

@@ -37,6 +37,7 @@ class Stochastic(Solver):
     """Base of the stochastic solvers: noise is added to the step of the class that follows in their bases."""
 
     stochastic: ClassVar[bool] = True
+    obeys_weights: ClassVar[bool] = False
 
     @abstractmethod
     def decay(self, process: Process, t: Tensor, t_next: Tensor) -> Tensor:

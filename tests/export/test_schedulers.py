@@ -261,6 +261,10 @@ def test_refusals_of_apply() -> None:
     for door in (to_diffusers, lambda s, x: apply(x, s)):
         with pytest.raises(ValueError, match="amplitude"):
             door(amplified, diffusers.EulerDiscreteScheduler(**SD))
+        for parts in ({"weights": [[0.0], [0.1]]}, {"told_times": [999, 480]}):
+            carrying = Schedule([999, 500, -1], SD_PROCESS, **parts)
+            with pytest.raises(ValueError, match=r"no scheduler of diffusers applies; sample with optsteps\.sample"):
+                door(carrying, diffusers.DPMSolverMultistepScheduler(**SD))
 
 
 @pytest.mark.parametrize(

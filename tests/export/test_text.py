@@ -284,7 +284,9 @@ def test_another_form() -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [{"initial_scale": 0.9}, {"amplitude": [[[1.0, 0.0]]]}], ids=["initial scale", "amplitude"]
+    "more",
+    [{"initial_scale": 0.9}, {"amplitude": [[[1.0, 0.0]]]}, {"weights": [[0.0]]}, {"told_times": [998.0]}],
+    ids=["initial scale", "amplitude", "weights", "told times"],
 )
 def test_sigmas_cannot_say_everything(more: dict[str, Any]) -> None:
     schedule = Schedule([999, 0], SD, **more)
@@ -411,3 +413,20 @@ def test_snippets_of_a_run(tmp_path: Path) -> None:
     assert "no scheduler of diffusers" not in text + own_grid
     amplified = run_snippets({1: Schedule([999, -1], SD, amplitude=[[[1.0, 0.0]]])})
     assert all(line.startswith("#") for line in amplified.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("parts", "what"),
+    [({"weights": [[0.0], [0.5]]}, "weights of its own"), ({"told_times": [998, 490]}, "times of its own")],
+)
+def test_weights_and_told_times_are_for_this_package_s_sampler(
+    parts: dict[str, Any], what: str, tmp_path: Path
+) -> None:
+    schedule = Schedule([999, 500, -1], SD, **parts)
+    for write in (to_comfyui, to_kdiffusion, to_csv):
+        with pytest.raises(ValueError, match=rf"{what}.* cannot say; sample with optsteps\.sample"):
+            write(schedule)
+    snippet = run_snippets({2: schedule}, folder=tmp_path)
+    assert all(line.startswith("#") for line in snippet.splitlines())
+    assert f"{what}" in snippet
+    assert "optsteps.sample" in snippet

@@ -243,3 +243,10 @@ def test_searches_within_a_method_do_not_read_each_other_s_shards(tmp_path: Path
         assert with_store.schedules == alone.schedules
         assert with_store.evidence == alone.evidence
         assert with_store.nfe == alone.nfe
+
+
+@pytest.mark.parametrize("parts", [{"weights": torch.zeros(5, 1)}, {"told_times": [70.0, 9.0, 3.0, 1.0, 0.1]}], ids=str)
+def test_a_teacher_s_steps_are_its_solver_s(parts: dict[str, Any]) -> None:
+    problem = mixture_problem("edm", samples=1, teacher_steps=5)
+    with pytest.raises(ValueError, match=f"the teacher's schedule has {next(iter(parts))}.*take its times alone"):
+        dataclasses.replace(problem, teacher=dataclasses.replace(problem.teacher, **parts))

@@ -15,6 +15,7 @@ from problems import Watched, mixture_problem
 from optsteps.methods import FileSchedules, HandMade
 from optsteps.processes import EDM, VP
 from optsteps.schedules import Schedule, build_schedule, resampled
+from optsteps.solvers import build_solver
 
 STEPS = 4
 
@@ -80,6 +81,7 @@ def test_orders_are_the_file_s(tmp_path: Path) -> None:
         ({"times": [80.0, 0.001]}, {}, r"goes down to noise level 0\.001, below the model's range.*0\.002"),
         ({"times": [80.0, 0.001, 0.0]}, {}, r"goes down to noise level 0\.001"),
         ({"amplitude": torch.ones(4, 3, 2)}, {}, "an amplitude for 3 channels, and the model has 2"),
+        ({"weights": torch.zeros(4, 1)}, {}, "weights or told times, which do not carry over to 7 steps"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -88,6 +90,21 @@ def test_what_does_not_fit_is_refused(
     problem = mixture_problem("edm", samples=1, teacher_steps=5)
     with pytest.raises(ValueError, match=message):
         FileSchedules(edm_file(tmp_path, **changes), **options).check(problem, [7])
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"weights": [[0.0], [0.1], [0.2], [0.3]]}, r"hers\.json: .*weights .* which heun does not take"),
+        ({"told_times": [70.0, 6.0, 1.0, 0.2]}, r"hers\.json: .* a step of heun takes two evaluations"),
+    ],
+)
+def test_weights_and_told_times_are_the_file_s(parts: dict[str, Any], message: str, tmp_path: Path) -> None:
+    problem = mixture_problem("edm", samples=1, teacher_steps=5)
+    method = FileSchedules(edm_file(tmp_path, **parts))
+    assert method.search(problem, [STEPS]).schedules[STEPS].carried == parts
+    with pytest.raises(ValueError, match=message):
+        method.check(dataclasses.replace(problem, solver=build_solver("heun")), [STEPS])
 
 
 def test_a_range_within_rounding_or_up_to_a_teacher_that_ends_clean(tmp_path: Path) -> None:

@@ -76,6 +76,8 @@ def test_few_steps_keep_the_ends() -> None:
             r"the 2 steps of this schedule have orders.*method\.orders=fixed",
         ),
         (Schedule([3, 2, 1], EDM(), amplitude=torch.ones(2, 1, 2)), 4, "amplitude"),
+        (Schedule([3, 2, 1], EDM(), weights=[[0.0], [1.0]]), 4, "weights.* do not carry over to 4 steps"),
+        (Schedule([3, 2, 1], EDM(), told_times=[3.0, 2.0]), 4, "told times, which do not carry over"),
         (Schedule([3, 0], EDM()), 4, "one step to noise level 0 has no two levels"),
     ],
 )

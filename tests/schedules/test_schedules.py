@@ -47,15 +47,23 @@ def schedules(draw: st.DrawFn) -> Schedule:
     n, channels = len(times) - 1, draw(st.integers(1, 3))
     numbers = st.floats(allow_nan=False, allow_infinity=False)
     amplitude = st.lists(numbers, min_size=n * channels * 2, max_size=n * channels * 2)
+    orders = draw(st.none() | st.lists(st.integers(1, 9), min_size=n, max_size=n))
+    columns, weights = draw(st.integers(1, 4)), None
+    if orders is None and draw(st.booleans()):
+        flat = draw(st.lists(numbers, min_size=n * columns, max_size=n * columns))
+        weights = torch.tensor(flat, dtype=torch.float64).reshape(n, columns).tril(-1)
+    noisy_times = st.floats(0, min(process.t_limit, 1e300), exclude_min=process.t_clean == 0)
     return Schedule(
         times,
         process,
-        orders=draw(st.none() | st.lists(st.integers(1, 9), min_size=n, max_size=n)),
+        orders=orders,
         initial_scale=draw(st.none() | st.floats(0, exclude_min=True, allow_infinity=False)),
         amplitude=draw(
             st.none() | amplitude.map(lambda flat: torch.tensor(flat, dtype=torch.float64).reshape(n, channels, 2))
         ),
         metadata=draw(st.dictionaries(st.text(), json_data, max_size=3)),
+        weights=weights,
+        told_times=draw(st.none() | st.lists(noisy_times, min_size=n, max_size=n)),
     )
 
 
@@ -71,9 +79,14 @@ def test_json_round_trip_is_exact(tmp_path_factory: pytest.TempPathFactory, sche
     assert torch.equal(again.noise_levels, schedule.noise_levels)
     assert (again.orders, again.initial_scale) == (schedule.orders, schedule.initial_scale)
     assert again.metadata == schedule.metadata
-    assert (again.amplitude is None) == (schedule.amplitude is None)
-    if again.amplitude is not None:
-        assert torch.equal(again.amplitude, schedule.amplitude)
+    for name in ("amplitude", "weights", "told_times"):
+        before, after = getattr(schedule, name), getattr(again, name)
+        assert (before is None and after is None) or torch.equal(before, after)
+    carries = schedule.weights is not None or schedule.told_times is not None
+    assert json.loads(path.read_text())["version"] == (3 if carries else 2)
+    again.save(path.with_name("again.json"))
+    assert path.with_name("again.json").read_bytes() == path.read_bytes()
+    path.with_name("again.json").unlink()
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -110,6 +123,12 @@ def test_equality_sees_every_field() -> None:
         {"initial_scale": 3.0},
         {"amplitude": torch.ones(2, 1, 2)},
         {"metadata": {"a": 1}},
+        {"weights": [[0.0], [0.5]]},
+        {"weights": [[0.0], [0.25]]},
+        {"weights": [[0.0, 0.0], [0.5, 0.0]]},
+        {"told_times": [3, 2]},
+        {"told_times": [3, 2.5]},
+        {"told_times": [3, 2], "weights": [[0.0], [0.5]]},
     ]
     variants = [Schedule(**same), *(Schedule(**{**same, **change}) for change in changed)]
     assert Schedule(**same) == variants[0]
@@ -138,6 +157,22 @@ def test_equality_sees_every_field() -> None:
         ({"amplitude": torch.ones(3, 1, 2)}, r"shape \[2, channels, 2\], got \(3, 1, 2\)"),
         ({"amplitude": torch.ones(2, 2)}, r"got \(2, 2\)"),
         ({"amplitude": torch.full((2, 1, 2), math.nan)}, "amplitude must be finite"),
+        ({"weights": torch.zeros(3, 1)}, r"weights must have shape \[2, K\].*got \(3, 1\)"),
+        ({"weights": torch.zeros(2, 0)}, r"K of at least 1, got \(2, 0\)"),
+        ({"weights": [0.0, 1.0]}, r"got \(2,\)"),
+        ({"weights": [[0.0], [0.0, 1.0]]}, "expected sequence of length"),
+        ({"weights": [[0.0], [math.inf]]}, "weight 1 of step 2 is inf; weights must be finite"),
+        ({"weights": [[math.nan], [0.0]]}, "weight 1 of step 1 is nan"),
+        ({"weights": [[0.5], [0.0]]}, r"weight 1 of step 1 is 0\.5, but only 0 outputs are remembered.*must be 0"),
+        ({"weights": [[0.0, 0.0], [1.0, -2.0]]}, r"weight 2 of step 2 is -2\.0, but only 1 outputs"),
+        ({"weights": [[0.0], [1.0]], "orders": [1, 2]}, "weights take the place of orders"),
+        ({"told_times": [3.0]}, r"told_times must be 2 times, one a step; got shape \(1,\)"),
+        ({"told_times": [3.0, 2.0, 1.0]}, r"got shape \(3,\)"),
+        ({"told_times": [3.0, math.nan]}, r"the network is told nan at step 2"),
+        ({"told_times": [math.inf, 2.0]}, r"told inf at step 1"),
+        ({"told_times": [3.0, 0.0]}, r"told 0\.0 at step 2, which is no time of the process EDM.* from above 0 to inf"),
+        ({"told_times": [0.5, 1.1], "times": [0.5, 0.2, 0.1], "process": Flow()}, r"told 1\.1 at step 2.* 0 to 1"),
+        ({"told_times": [9.0, -1.0], "times": [9.0, 5.0, -1.0], "process": SD}, r"told -1\.0 at step 2.* -1 to 999"),
     ],
 )
 def test_bad_schedules(fields: dict[str, Any], message: str) -> None:
@@ -495,6 +530,10 @@ def test_truncated_file(tmp_path_factory: pytest.TempPathFactory, data: st.DataO
     [
         {"format": "another"},
         {"version": 3},
+        {"version": 4},
+        {"weights": "large"},
+        {"weights": [[1.0], [0.0], [0.0]]},
+        {"told_times": [1.0]},
         {"process": {"name": "ve"}},
         {"process": {"name": "vp"}},
         {"process": 3},
@@ -553,6 +592,80 @@ def test_files_of_version_1(tmp_path: Path) -> None:
         '"metadata": {"method": "oss"}}'
     )
     assert Schedule.load(path) == Schedule([2.0, 1.0, 0.0], EDM(), orders=[1, 1], metadata={"method": "oss"})
+
+
+COMMITTED = {
+    1: Path(__file__).parents[2] / "experiments/mnist_fid/schedule_10.json",
+    2: Path(__file__).parents[2] / "experiments/mnist_main/schedule_10.json",
+}
+
+
+@pytest.mark.parametrize("version", COMMITTED)
+def test_committed_files_of_both_earlier_versions(version: int, tmp_path: Path) -> None:
+    content = json.loads(COMMITTED[version].read_text())
+    assert content["version"] == version
+    schedule = Schedule.load(COMMITTED[version])
+    assert (schedule.weights, schedule.told_times) == (None, None)
+    assert list(schedule.facts) == ["times", "process", "orders", "initial_scale", "amplitude"]
+    assert schedule.facts == {name: content[name] for name in schedule.facts}
+    assert schedule.metadata == content["metadata"]
+    schedule.save(tmp_path / "again.json")
+    if version == 2:
+        assert (tmp_path / "again.json").read_bytes() == COMMITTED[2].read_bytes()
+    else:
+        assert json.loads((tmp_path / "again.json").read_text())["version"] == 2
+
+
+@pytest.mark.parametrize("parts", [{"weights": [[0.0], [0.1]]}, {"told_times": [2.0, 0.9]}], ids=str)
+def test_files_of_version_3(parts: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "schedule.json"
+    schedule = Schedule([2.0, 1.0, 0.0], EDM(), **parts)
+    assert (
+        schedule.facts == {**Schedule([2.0, 1.0, 0.0], EDM()).facts, **parts} == {**schedule.facts, **schedule.carried}
+    )
+    schedule.save(path)
+    content = json.loads(path.read_text())
+    assert content["version"] == 3
+    assert {name: content[name] for name in ("weights", "told_times") if name in content} == parts
+    path.write_text(path.read_text().replace("0.1", "0.2").replace("0.9", "0.8"))
+    with pytest.raises(ValueError, match="checksum is not that of its content"):
+        Schedule.load(path)
+    # changed by hand, as the error says: nothing is lost
+    path.write_text(path.read_text().replace('"version": 3', '"version": 1'))
+    changed = {name: [[0.0], [0.2]] if name == "weights" else [2.0, 0.8] for name in parts}
+    assert Schedule.load(path) == Schedule([2.0, 1.0, 0.0], EDM(), **changed)
+
+
+def test_weights_and_told_times_keep_a_copy_and_their_graph() -> None:
+    weights = torch.tensor([[0.0], [0.5]], dtype=torch.float64, requires_grad=True)
+    told = torch.tensor([2.0, 1.0], dtype=torch.float64, requires_grad=True)
+    schedule = Schedule([2.0, 1.0, 0.0], EDM(), weights=weights, told_times=told)
+    assert schedule.weights is not None
+    assert schedule.told_times is not None
+    (schedule.weights.sum() + 3 * schedule.told_times.sum()).backward()
+    assert weights.grad is not None
+    assert told.grad is not None
+    assert (weights.grad.flatten().tolist(), told.grad.tolist()) == ([1, 1], [3, 3])
+    with torch.no_grad():
+        weights[1] = 7
+        told[1] = 7
+    assert schedule.carried == {"weights": [[0.0], [0.5]], "told_times": [2.0, 1.0]}
+
+
+def test_told_times_are_snapped_with_the_times() -> None:
+    found = Schedule([0.9012, 0.5, 0.0], Flow(), told_times=[0.8996, 0.0001]).snapped()
+    assert (found.times.tolist(), found.told_times.tolist()) == ([0.901, 0.5, 0.0], [0.9, 0.001])  # type: ignore[union-attr]
+    found = Schedule([900.4, 500.0, -1.0], SD, told_times=[901.6, 480.2]).snapped()
+    assert (found.times.tolist(), found.told_times.tolist()) == ([900, 500, -1], [902, 480])  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"1 of the 3 steps vanish.*orders, an amplitude or told times"):
+        Schedule([900.4, 900.2, 500.0, -1.0], SD, told_times=[900, 800, 480]).snapped()
+
+
+def test_weights_belong_to_times_that_no_snapping_moves() -> None:
+    still = Schedule([900.0, 500.0, -1.0], SD, weights=[[0.0], [0.5]], told_times=[900.0, 480.3])
+    assert still.snapped() == Schedule([900, 500, -1], SD, weights=[[0.0], [0.5]], told_times=[900, 480])
+    with pytest.raises(ValueError, match=r"weights, which belong to its times as they are.*teacher that is snapped"):
+        Schedule([900.2, 500.0, -1.0], SD, weights=[[0.0], [0.5]]).snapped()
 
 
 def test_other_json_and_missing_file(tmp_path: Path) -> None:

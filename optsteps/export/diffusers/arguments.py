@@ -15,7 +15,7 @@ from optsteps.export.diffusers.rehearsal import rehearse
 from optsteps.export.diffusers.schedulers import (
     KINDS,
     SchedulerKind,
-    check_amplitude,
+    check_applicable,
     class_name,
     kind_of,
     neutral_settings,
@@ -78,7 +78,7 @@ def to_diffusers(schedule: Schedule, scheduler: Any) -> DiffusersArguments:
     base, is_object = load_scheduler(scheduler, schedule.process), not isinstance(scheduler, str)
     name = class_name(base)
     kind = kind_of(name, schedule.process)
-    check_amplitude(schedule)
+    check_applicable(schedule)
     warn_of_variant(schedule, name)
     check_trained_on(schedule, base)
     settings = neutral_settings(schedule, kind, parameters_of(base))

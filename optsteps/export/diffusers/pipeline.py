@@ -17,7 +17,7 @@ from optsteps.export.diffusers.orders import effective_orders
 from optsteps.export.diffusers.rehearsal import rehearse
 from optsteps.export.diffusers.schedulers import (
     SchedulerKind,
-    check_amplitude,
+    check_applicable,
     class_name,
     default_scheduler,
     kind_of,
@@ -65,9 +65,9 @@ def apply(pipe: Pipe, schedule: Schedule) -> Pipe:
 
     Raises:
         ValueError: the scheduler's steps cannot run such a table (DDIM's and PNDM's follow their own grid), or not this
-            one: the message names the step. Betas of another model; a schedule with an amplitude, or with orders
-            that the scheduler has not. At a call with a strength, of a pipeline that shares the scheduler of the one it
-            was applied to.
+            one: the message names the step. Betas of another model; a schedule with an amplitude, weights or
+            told times, or with orders that the scheduler has not. At a call with a strength, of a pipeline that shares
+            the scheduler of the one it was applied to.
 
     Warns:
         UserWarning: a flow's schedule whose noise is not of unit scale, which pipelines do not ask for.
@@ -76,7 +76,7 @@ def apply(pipe: Pipe, schedule: Schedule) -> Pipe:
     original: Any = unapplied(pipe.scheduler if is_pipe else pipe)  # type: ignore[attr-defined]
     name = class_name(original)
     kind = kind_of(name, schedule.process)
-    check_amplitude(schedule)
+    check_applicable(schedule)
     warn_of_variant(schedule, name)
     check_trained_on(schedule, original)
     applied = _applied(original, schedule, kind)

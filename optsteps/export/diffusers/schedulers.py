@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from optsteps.deprecation import old_names
+from optsteps.export.carried import check_nothing_carried
 from optsteps.processes import Process
 from optsteps.schedules import Schedule
 
@@ -163,13 +164,9 @@ def neutral_settings(schedule: Schedule, kind: SchedulerKind, names: Collection[
     return {key: value for key, value in settings.items() if key in names}
 
 
-def check_amplitude(schedule: Schedule) -> None:
-    """Raises ValueError for a schedule with an amplitude, which no scheduler of diffusers applies."""
-    if schedule.amplitude is not None:
-        raise ValueError(
-            "the schedule has an amplitude after every step, which no scheduler of diffusers applies; search with "
-            "amplitude=false"
-        )
+def check_applicable(schedule: Schedule) -> None:
+    """Raises ValueError for a schedule with an amplitude, weights or told times."""
+    check_nothing_carried(schedule, "which no scheduler of diffusers applies")
 
 
 def default_scheduler(schedule: Schedule) -> str:

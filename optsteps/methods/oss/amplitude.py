@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,8 +33,10 @@ def calibrate_amplitude(problem: SearchProblem, schedule: Schedule, max_batch: i
         max_batch: most samples in one call of the denoiser.
 
     Raises:
-        ValueError: the teacher does not visit a time of the schedule.
+        ValueError: the teacher does not visit a time of the schedule; weights or told times that the problem's solver
+            cannot obey.
     """
+    problem.solver.check(schedule)
     visited = problem.teacher.times[:, None] == schedule.times[None, :]
     if not bool(visited.any(0).all()):
         missing = schedule.times[~visited.any(0)][0].item()
@@ -56,12 +60,10 @@ def calibrate_amplitude(problem: SearchProblem, schedule: Schedule, max_batch: i
         )
         for i, move in enumerate(problem.solver.moves(schedule, problem.noise)):
             for part, cond in enumerate(conds):
-                denoise = Denoise(denoiser, problem.process, cond)
+                denoise = Denoise(denoiser, problem.process, cond).at(schedule, i)
                 student[part], states[part] = move(states[part], student[part], denoise)
             amplitude[i] = _affine(torch.cat(student), teacher[:, i + 1])
-            calibrated_schedule = Schedule(
-                schedule.times, schedule.process, schedule.orders, schedule.initial_scale, amplitude, schedule.metadata
-            )
+            calibrated_schedule = replace(schedule, amplitude=amplitude)
             student = [calibrated(calibrated_schedule, i, x) for x in student]
     return calibrated_schedule, denoiser.evaluations / len(problem.noise)
 

@@ -10,6 +10,7 @@ from optsteps.reporting.run.tables import (
     figure_names,
     markdown_table,
     range_table,
+    steps_table,
     verdict_sentences,
     verdict_table,
 )
@@ -45,6 +46,8 @@ def report_markdown(
         parts += ["## Verdicts", verdict_table(verdicts)]
     if any(row.schedule is not None for row in rows):
         parts += ["## Ranges", range_table(rows)]
+    if any(row.schedule is not None and row.schedule.carried for row in rows):
+        parts += ["## Weights and told times", steps_table(rows)]
     if decisions:
         parts.append("## What the searches decided")
         for name, sentences in decisions.items():
@@ -95,6 +98,13 @@ def _notes(rows: Sequence[Row], facts: Mapping[str, str]) -> list[str]:
             "A schedule whose steps have orders of their own has a further row, _without_orders: its times under the "
             "orders that the solver gives to every rival."
         )
+    if any(row.schedule is not None and row.schedule.weights is not None for row in rows):
+        notes.append(
+            "Weights of a schedule take the place of the solver's own. Weight k multiplies the difference of the "
+            "output of k steps before and the newest output."
+        )
+    if any(row.schedule is not None and row.schedule.told_times is not None for row in rows):
+        notes.append("A told time is what the network is called with at a step, whose coefficients are its own time's.")
     if any(row.teacher is not None for row in rows):
         notes.append(
             "A schedule that its users start below the teacher's first time is compared with a teacher from the same "

@@ -133,6 +133,22 @@ def range_table(rows: Sequence[Row]) -> str:
     return markdown_lines(["method", "steps", "from noise level", "to", "whose range"], lines)
 
 
+def steps_table(rows: Sequence[Row]) -> str:
+    """The told times and weights at every step of the schedules that have any, as a Markdown table."""
+    carrying = [(row, row.schedule) for row in _ordered(rows) if row.schedule is not None and row.schedule.carried]
+    columns = max((schedule.weights.shape[1] for _, schedule in carrying if schedule.weights is not None), default=0)
+    lines = []
+    for row, schedule in carrying:
+        for i, time in enumerate(schedule.times[:-1].tolist()):
+            told = NOTHING if schedule.told_times is None else f"{schedule.told_times[i].item():.6g}"
+            weights = [] if schedule.weights is None else [f"{w:.4g}" for w in schedule.weights[i].tolist()[:i]]
+            weights += [NOTHING] * (columns - len(weights))
+            cells = [row.method, str(row.steps), str(i + 1), f"{time:.6g}", told, *weights]
+            lines.append([markdown(cell) for cell in cells])
+    names = [f"weight {k + 1}" for k in range(columns)]
+    return markdown_lines(["method", "steps", "step", "time", "told time", *names], lines)
+
+
 def _ends(schedule: Schedule) -> tuple[float, float]:
     """The first and the last positive noise level."""
     levels = schedule.noise_levels.detach()

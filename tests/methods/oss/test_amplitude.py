@@ -15,6 +15,7 @@ from optsteps.methods import OSS, SearchProblem, calibrate_amplitude
 from optsteps.processes import EDM
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule
+from optsteps.solvers import build_solver
 
 
 def walk(problem: SearchProblem, schedule: Schedule) -> Tensor:
@@ -88,3 +89,16 @@ def test_calibration_of_constant_values_is_finite() -> None:
     assert bool(torch.isfinite(schedule.amplitude).all())
     teacher, student = walk(constant, problem.teacher), walk(constant, schedule)
     assert torch.allclose(student[-1], teacher[-1], rtol=1e-9)
+
+
+def test_calibration_walks_with_the_weights_and_told_times_of_the_schedule() -> None:
+    problem = dataclasses.replace(mixture_problem("edm", samples=60, teacher_steps=16), solver=build_solver("dpmpp_2m"))
+    times = problem.teacher.times[[0, 6, 12, 16]]
+    parts = {"weights": [[0.0], [-0.2], [0.1]], "told_times": (times[:-1] * 1.05).tolist()}
+    schedule, _ = calibrate_amplitude(problem, Schedule(times, problem.process, **parts))
+    assert schedule.carried == parts
+    teacher, student = walk(problem, problem.teacher), walk(problem, schedule)
+    for step, node in enumerate([6, 12, 16], start=1):
+        assert np.allclose(quantiles(student[step]), quantiles(teacher[node]), rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match="which heun does not take"):
+        calibrate_amplitude(dataclasses.replace(problem, solver=build_solver("heun")), schedule)

@@ -183,3 +183,25 @@ def test_rows_that_no_search_made_are_explained_where_they_stand(name: str) -> N
     without = [row for row in rows if not row.oracle]
     assert "Oracle" in markdown_table(rows)
     assert "Oracle" not in markdown_table(without)
+
+
+def test_weights_and_told_times_have_a_table() -> None:
+    plain = _row("edm", 22.0, steps=2)
+    weighted = replace(
+        _row("learned", 25.0, steps=2), schedule=replace(some_schedule(), weights=[[0.0, 0.0], [-0.123456, 0.0]])
+    )
+    told = replace(_row("told", 24.0, steps=2), schedule=replace(some_schedule(), told_times=[79.25, 1.03125]))
+    text = report_markdown("x", [plain, weighted, told], [], {}, {})
+    table = text.split("## Weights and told times")[1].split("##")[0]
+    assert _lines(table) == [
+        "| method | steps | step | time | told time | weight 1 | weight 2 |",
+        "| :-- | --: | --: | --: | --: | --: | --: |",
+        "| learned | 2 | 1 | 80 | - | - | - |",
+        "| learned | 2 | 2 | 1 | - | -0.1235 | - |",
+        "| told | 2 | 1 | 80 | 79.25 | - | - |",
+        "| told | 2 | 2 | 1 | 1.03125 | - | - |",
+    ]
+    assert "take the place of the solver's own" in text
+    assert "what the network is called with" in text
+    for rows, absent in (([plain], "told"), ([plain, told], "take the place"), ([plain, weighted], "is called with")):
+        assert absent not in report_markdown("x", rows, [], {}, {})
