@@ -14,7 +14,7 @@ from safetensors.torch import save
 
 from optsteps.datasets import mnist
 from optsteps.metrics.extractors import build_extractor, extract_features, register_extractor
-from optsteps.models import Classifier, load_network
+from optsteps.models import FeatureClassifier, load_network
 from optsteps.storage.files import write_atomically
 
 if __name__ == "__main__":
@@ -25,7 +25,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("optsteps/models/weights/mnist_features.safetensors"))
     options = parser.parse_args()
 
-    register_extractor("reference", lambda: load_network(options.classifier, Classifier)[0])
+    register_extractor("reference", lambda: load_network(options.classifier, FeatureClassifier)[0])
     images = mnist(options.data).images[: options.count]
     features = extract_features(build_extractor("reference"), images).float()
     write_atomically(options.out, save({"features": features.contiguous()}))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from optsteps.conditions import Cond
 from optsteps.metrics.base import Judge, Measurement, sample_wise
 from optsteps.models.checkpoint import load_network
-from optsteps.models.classifier import Classifier
+from optsteps.models.classifier import FeatureClassifier
 
 
 def class_correct(
@@ -52,11 +52,11 @@ class ClassJudge(Judge):
     """The share of samples in which a classifier sees the class of their condition ("accuracy").
 
     Args:
-        weights: of a `Classifier`, a path or `shipped:NAME`.
+        weights: of a `FeatureClassifier`, a path or `shipped:NAME`.
     """
 
     def __init__(self, weights: str) -> None:
-        self.classifier, _ = load_network(weights, Classifier)
+        self.classifier, _ = load_network(weights, FeatureClassifier)
 
     @property
     def figures(self) -> dict[str, bool | None]:

@@ -21,7 +21,7 @@ from optsteps.metrics.features import (
 )
 from optsteps.metrics.toy import Distribution
 from optsteps.models.checkpoint import load_network, resolve_weights
-from optsteps.models.classifier import Classifier
+from optsteps.models.classifier import FeatureClassifier
 
 
 def fidelity_measurements(
@@ -79,7 +79,7 @@ class FidelityJudge(_SetJudge):
         features: safetensors file with the reference "features" [M, F], a path or `shipped:NAME`.
         figures: which of "fid", "kid", "precision" and "recall" to measure.
         sets: number of disjoint sets of samples behind the intervals.
-        classifier: weights of the `Classifier` whose features are compared; None for `extractor`.
+        classifier: weights of the `FeatureClassifier` whose features are compared; None for `extractor`.
         extractor: name of one of torch-fidelity's own extractors, e.g. "inception-v3-compat".
         extractor_weights: that extractor's weights file.
         kid_subsets: KID is the mean over this many random subsets of 1000; half a second each.
@@ -99,7 +99,7 @@ class FidelityJudge(_SetJudge):
             raise ValueError("FidelityJudge takes either a classifier or the name of an extractor")
         if classifier is not None:
             extractor = f"optsteps-{resolve_weights(classifier).stem}".replace("_", "-")
-            register_extractor(extractor, lambda: load_network(classifier, Classifier)[0])
+            register_extractor(extractor, lambda: load_network(classifier, FeatureClassifier)[0])
         assert extractor is not None
         self.extractor = build_extractor(extractor, extractor_weights)
         self.reference = load_file(resolve_weights(features))["features"]

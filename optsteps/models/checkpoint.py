@@ -15,19 +15,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
-from optsteps.models.classifier import Classifier
+from optsteps.models.classifier import Classifier, FeatureClassifier
+from optsteps.models.residual_classifier import ResidualClassifier
 from optsteps.models.text_unet import TextUNet
 from optsteps.models.unet import UNet
 from optsteps.storage.files import write_atomically
 
-NETWORKS: dict[str, type[nn.Module]] = {"UNet": UNet, "TextUNet": TextUNet, "Classifier": Classifier}
+NETWORKS: dict[str, type[nn.Module]] = {
+    network.__name__: network for network in (UNet, TextUNet, Classifier, ResidualClassifier)
+}
 SHIPPED = Path(__file__).parent / "weights"
 
 N = TypeVar("N", bound=nn.Module)
 
 
 def save_network(
-    network: UNet | TextUNet | Classifier,
+    network: UNet | TextUNet | FeatureClassifier,
     path: str | Path,
     notes: Mapping[str, Any],
     dtype: torch.dtype = torch.float32,
@@ -49,7 +52,7 @@ def load_network(path: str | Path, expected: type[N]) -> tuple[N, dict[str, Any]
 
     Args:
         path: a file, or `shipped:NAME` for the weights that come with the package.
-        expected: the class the caller needs.
+        expected: the class the caller needs, or a base of those that serve.
 
     Raises:
         FileNotFoundError: no such file.
@@ -67,10 +70,12 @@ def load_network(path: str | Path, expected: type[N]) -> tuple[N, dict[str, Any]
             f"weights file {path} does not say which network it belongs to; write it with optsteps-train or "
             "optsteps.models.checkpoint.save_network"
         )
-    if header["class"] != expected.__name__:
+    # the class that is expected may be the caller's own
+    described = expected if header["class"] == expected.__name__ else NETWORKS.get(header["class"], nn.Module)
+    if not issubclass(described, expected):
         raise ValueError(f"weights file {path} holds a {header['class']}, but a {expected.__name__} is needed here")
     try:
-        network, notes = expected(**json.loads(header["config"])), json.loads(header["notes"])
+        network, notes = described(**json.loads(header["config"])), json.loads(header["notes"])
         network.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"weights file {path} does not fit the {header['class']} it describes: {error}") from error

@@ -1,13 +1,46 @@
-"""A small image classifier, which judges whether an image shows its class and extracts features for FID."""
+"""Small image classifiers, which judge whether an image shows its class and extract features for FID."""
 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
 
-class Classifier(nn.Module):
+class FeatureClassifier(nn.Module):
+    """A classifier in two parts: images -> features -> logits.
+
+    Attributes:
+        config: arguments of the constructor, among them `image_channels` and `resolution`.
+        body: images [B, C, H, W] -> features [B, F].
+        head: features [B, F] -> logits [B, K].
+    """
+
+    config: dict[str, Any]
+    body: nn.Module
+    head: nn.Module
+
+    def features(self, images: Tensor) -> Tensor:
+        """images [B, C, H, W] in [-1, 1] -> features [B, F].
+
+        Raises:
+            ValueError: images of another size.
+        """
+        expected = (self.config["image_channels"], self.config["resolution"], self.config["resolution"])
+        if images.shape[1:] != expected:
+            raise ValueError(
+                f"this classifier looks at images of shape {expected}, not {tuple(images.shape[1:])}; choose a metric "
+                "that needs none (metric=teacher), or a classifier of these images"
+            )
+        return self.body(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images [B, C, H, W] in [-1, 1] -> logits [B, num_classes]."""
+        return self.head(self.features(images))
+
+
+class Classifier(FeatureClassifier):
     """Stages of convolutions, a vector of features, a linear layer.
 
     Args:
@@ -46,24 +79,6 @@ class Classifier(nn.Module):
             nn.SiLU(),
         )
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(features, num_classes))
-
-    def features(self, images: Tensor) -> Tensor:
-        """images [B, C, H, W] in [-1, 1] -> features [B, F].
-
-        Raises:
-            ValueError: images of another size.
-        """
-        expected = (self.config["image_channels"], self.config["resolution"], self.config["resolution"])
-        if images.shape[1:] != expected:
-            raise ValueError(
-                f"this classifier looks at images of shape {expected}, not {tuple(images.shape[1:])}; choose a metric "
-                "that needs none (metric=teacher), or a classifier of these images"
-            )
-        return self.body(images)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """images [B, C, H, W] in [-1, 1] -> logits [B, num_classes]."""
-        return self.head(self.features(images))
 
 
 def _stage(width_in: int, width_out: int) -> list[nn.Module]:

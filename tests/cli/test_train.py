@@ -21,6 +21,7 @@ from torch import Tensor
 
 from optsteps.cli.train import main
 from optsteps.models.checkpoint import load_network
+from optsteps.models.classifier import FeatureClassifier
 from optsteps.models.training import Batch, DenoiserTraining, LossHistory
 from optsteps.models.unet import UNet
 
@@ -219,13 +220,18 @@ def test_starting_a_finished_run_again_changes_nothing(folder: Path, resumed: Ru
     assert all(torch.equal(again.weights[name], value) for name, value in resumed.weights.items())
 
 
-def test_cifar10_as_configured_but_small(tmp_path: Path) -> None:
+def _cifar10_of_noise(folder: Path) -> None:
+    """Six images to train on and six to test, in two classes."""
     rng = np.random.default_rng(0)
     for part in ("train", "test"):
-        with zipfile.ZipFile(tmp_path / f"cifar10-jpeg-{part}.zip", "w") as archive:
+        with zipfile.ZipFile(folder / f"cifar10-jpeg-{part}.zip", "w") as archive:
             for number in range(6):
                 with archive.open(f"{part}/{'cat' if number % 2 else 'dog'}/{number:04}.jpg", "w") as file:
                     Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(file, "JPEG")
+
+
+def test_cifar10_as_configured_but_small(tmp_path: Path) -> None:
+    _cifar10_of_noise(tmp_path)
     argv = ["optsteps-train", "training=cifar10", f"paths.data={tmp_path}", f"paths.outputs={tmp_path}"]
     argv += ["compile=false", "training.max_steps=3", "training.batch_size=4", "training.task.network.widths=[8,8]"]
     argv += ["trainer.accelerator=cpu", "training.task.network.embedding=8"]
@@ -237,3 +243,15 @@ def test_cifar10_as_configured_but_small(tmp_path: Path) -> None:
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
     assert (network.num_classes, network.augmentations, notes) == (10, 1, {"sigma_data": 0.5})
     assert "CIFAR-10 (JPEG), 6 training samples" in file.with_suffix(".md").read_text()
+
+
+def test_the_classifier_of_cifar10_as_configured_but_small(tmp_path: Path) -> None:
+    _cifar10_of_noise(tmp_path)
+    argv = ["optsteps-train", "training=cifar10_classifier", f"paths.data={tmp_path}", f"paths.outputs={tmp_path}"]
+    argv += ["training.max_steps=3", "training.batch_size=4", "training.task.network.widths=[4,8]"]
+    with mock.patch.object(sys, "argv", [*argv, "trainer.accelerator=cpu"]):
+        main()
+    file = tmp_path / "train" / "cifar10_classifier" / "cifar10_classifier.safetensors"
+    network, _ = load_network(file, FeatureClassifier)
+    assert network.features(torch.zeros(2, 3, 32, 32)).shape == (2, 8)
+    assert "ResidualClassifier" in file.with_suffix(".md").read_text()

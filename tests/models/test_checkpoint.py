@@ -11,12 +11,13 @@ from safetensors.torch import save_file
 from optsteps.datasets import cifar10, to_unit_range
 from optsteps.denoisers import EDMDenoiser
 from optsteps.models.checkpoint import SHIPPED, load_network, resolve_weights, save_network
-from optsteps.models.classifier import Classifier
+from optsteps.models.classifier import Classifier, FeatureClassifier
+from optsteps.models.residual_classifier import ResidualClassifier
 from optsteps.models.text_unet import TextUNet
 from optsteps.models.unet import UNet
 from optsteps.processes import EDM
 
-Network = UNet | Classifier
+Network = UNet | FeatureClassifier
 
 
 def _unet() -> UNet:
@@ -34,7 +35,14 @@ def _classifier() -> Classifier:
     return network
 
 
-@pytest.mark.parametrize("build", [_unet, _classifier])
+def _residual_classifier() -> ResidualClassifier:
+    torch.manual_seed(0)
+    network = ResidualClassifier(3, 8, [4, 6], num_classes=3)
+    network(torch.randn(5, 3, 8, 8))
+    return network
+
+
+@pytest.mark.parametrize("build", [_unet, _classifier, _residual_classifier])
 def test_round_trip_is_bitwise(tmp_path: Path, build: Callable[[], Network]) -> None:
     network, notes = build(), {"sigma_data": 0.1 + 0.2, "nested": {"list": [1, None, "ä"]}}
     path = tmp_path / "new" / "network.safetensors"
@@ -55,12 +63,12 @@ def test_shipped_weights_load(name: str) -> None:
     file = SHIPPED / f"{name}.safetensors"
     assert resolve_weights(f"shipped:{name}") == file
     assert file.stat().st_size <= (25e6 if name in ("scenes", "cifar10") else 10e6)
-    expected: Any = {"scenes": TextUNet, "mnist_classifier": Classifier}.get(name, UNet)
+    expected: Any = FeatureClassifier if "classifier" in name else {"scenes": TextUNet}.get(name, UNet)
     network, _ = load_network(f"shipped:{name}", expected)
     assert all(bool(torch.isfinite(p).all()) for p in network.parameters())
 
 
-@pytest.mark.parametrize("build", [_unet, _classifier])
+@pytest.mark.parametrize("build", [_unet, _classifier, _residual_classifier])
 def test_weights_in_bfloat16_are_loaded_as_float32(tmp_path: Path, build: Callable[[], Network]) -> None:
     network = build()
     for dtype in (torch.float32, torch.bfloat16):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from optsteps.datasets import ImageSet
-from optsteps.models.classifier import Classifier
+from optsteps.models.classifier import FeatureClassifier
 from optsteps.models.text_unet import TextUNet
 from optsteps.models.training.averages import Averages
 from optsteps.models.training.batches import Batch, mixed_seed
@@ -33,11 +33,11 @@ class Task(L.LightningModule, ABC):
         seed: of all that is drawn.
     """
 
-    network: UNet | TextUNet | Classifier
+    network: UNet | TextUNet | FeatureClassifier
 
     def __init__(
         self,
-        network: UNet | TextUNet | Classifier,
+        network: UNet | TextUNet | FeatureClassifier,
         learning_rate: float,
         weight_decay: float,
         warmup_steps: int,
