@@ -61,14 +61,18 @@ def ends_together(
     if solver.stochastic:
         raise ValueError(f"walks share no steps of {solver.name}, which draws noise: sample them one by one")
     check_batch(noise, cond)
+    for schedule in schedules:
+        solver.check(schedule)
     counted = denoiser if isinstance(denoiser, CountedDenoiser) else CountedDenoiser(denoiser)
     moves = [solver.moves(schedule, noise) for schedule in schedules]
     steps = [_steps(solver, schedule) for schedule in schedules]
     points: dict[Any, _Point] = {}
     for number, schedule in enumerate(schedules):
-        start = float(schedule.scale), *_asked(schedule, 0)
+        # schedules with weights have a memory of their own
+        remembered = 0 if schedule.weights is None else schedule.weights.shape[1]
+        start = float(schedule.scale), float(schedule.times[0]), _asked(schedule, 0), remembered
         if start not in points:
-            points[start] = _Point(noise * schedule.scale.to(noise), start[-1], ())
+            points[start] = _Point(noise * schedule.scale.to(noise), _asked(schedule, 0), ())
         points[start].walks.append(number)
     ends: dict[int, Tensor] = {}
     for step in range(max(schedule.steps for schedule in schedules)):
@@ -79,9 +83,9 @@ def ends_together(
                 schedule = schedules[number]
                 arrival = place, steps[number][step], step + 1 == schedule.steps
                 if arrival not in points:
-                    denoise = Denoise(_Answered(counted, answer), schedule.process, cond)
+                    denoise = Denoise(_Answered(counted, answer), schedule.process, cond).at(schedule, step)
                     x, state = moves[number][step](point.state, point.x, denoise)
-                    asked = float("nan") if arrival[-1] else _asked(schedule, step + 1)[-1]
+                    asked = float("nan") if arrival[-1] else _asked(schedule, step + 1)
                     points[arrival] = _Point(calibrated(schedule, step, x), asked, state)
                 points[arrival].walks.append(number)
         for arrival, point in list(points.items()):
@@ -116,17 +120,18 @@ def _answers(denoiser: Denoiser, points: Sequence[_Point], cond: Cond, max_batch
     return list(torch.cat([denoiser(x[part], t[part], take(conds, part)) for part in parts]).split(sizes))
 
 
-def _asked(schedule: Schedule, step: int) -> tuple[float, ...]:
-    """The time of a step and that at which the network is asked."""
-    time = float(schedule.times[step])
-    return time, time
+def _asked(schedule: Schedule, step: int) -> float:
+    """The time at which the network is asked in a step."""
+    return float((schedule.times if schedule.told_times is None else schedule.told_times)[step])
 
 
-def _steps(solver: Solver, schedule: Schedule) -> list[Any]:
-    """What determines each step beside the steps before."""
+def _steps(solver: Solver, schedule: Schedule) -> list[tuple[Any, ...]]:
+    """What determines where each step arrives, and what the network is asked there, beside the steps before."""
+    times = schedule.times.tolist()
+    asked = (times if schedule.told_times is None else schedule.told_times.tolist())[1:]
     orders = schedule.orders or solver.orders(schedule.steps)
-    amplitude = [None] * schedule.steps if schedule.amplitude is None else schedule.amplitude.flatten(1).tolist()
-    return [
-        (*_asked(schedule, step), float(schedule.times[step + 1]), orders[step], str(amplitude[step]))
-        for step in range(schedule.steps)
+    carried = [
+        [None] * schedule.steps if part is None else map(tuple, part.flatten(1).tolist())
+        for part in (schedule.weights, schedule.amplitude)
     ]
+    return list(zip(times[1:], [*asked[: schedule.steps - 1], None], orders, *carried, strict=True))

@@ -52,12 +52,14 @@ class Nearness:
         workers: who walk; they divide the samples.
         max_batch: most samples in one call of the denoiser.
         shard_size: samples that are walked together.
+        walked: samples of a walk of the teacher, which is kept as such.
     """
 
     problem: SearchProblem
     workers: Workers
     max_batch: int = 512
     shard_size: int = 8
+    walked: int = 512
 
     @property
     def samples(self) -> int:
@@ -67,7 +69,7 @@ class Nearness:
     @cached_property
     def teacher(self) -> Tensor:
         """The teacher's ends [B, ...], walked when they are first needed."""
-        trajectories = Trajectories(self.problem.denoiser, self.max_batch, self.problem.cache)
+        trajectories = Trajectories(self.problem.denoiser, min(self.walked, self.max_batch), self.problem.cache)
         return trajectories.ends(self.problem.teacher, self.problem.walker, self.problem.noise, self.problem.cond)
 
     def errors(self, schedules: Sequence[Schedule], index: Tensor | None = None) -> Tensor:

@@ -98,11 +98,20 @@ class Multistep(Solver):
             )
         return torch.nn.functional.pad(weights, (0, columns - weights.shape[1]))
 
+    def step_lengths(self, schedule: Schedule) -> Tensor:
+        """By what each step [n] multiplies the quantity that it extrapolates, float64: its weights are of this size."""
+        process, t, t_next = self.formulas(schedule.process), schedule.times[:-1], schedule.times[1:]
+        _, of_denoised = self.base(process, t, t_next)
+        if self.extrapolates == "D":
+            return of_denoised
+        alpha = process.alpha(t)
+        return torch.where(alpha > 0, -of_denoised * process.sigma(t) / alpha, 0.0)
+
     def check(self, schedule: Schedule) -> None:
         super().check(schedule)
         if schedule.weights is None:
             return
-        weights, remembered = schedule.weights.detach(), self._remembered_counts(schedule)
+        weights, remembered = schedule.weights.detach(), self.remembered_counts(schedule)
         absent = (torch.arange(weights.shape[1]) >= remembered[:, None]) & (weights != 0)
         if bool(absent.any()):
             step, k = absent.nonzero()[0].tolist()
@@ -111,7 +120,7 @@ class Multistep(Solver):
                 f"{step - k}, which {self.name} does not remember since alpha is 0 there: it must be 0"
             )
 
-    def _remembered_counts(self, schedule: Schedule) -> Tensor:
+    def remembered_counts(self, schedule: Schedule) -> Tensor:
         """How many of the outputs before each step [n] can be remembered: all but that of pure noise, a first time."""
         kept = (self.formulas(schedule.process).alpha(schedule.times[:-1].detach()) != 0).long()
         return kept.cumsum(0) - kept
@@ -138,7 +147,7 @@ class Multistep(Solver):
         single, own, arrival = self._coefficients(process, t, t_next, times, orders, left)
         weights, used, memory = own, orders - 1, self.memory
         if schedule.weights is not None:  # the arrival's corrections stay the solver's own
-            weights, used = schedule.weights, self._remembered_counts(schedule)
+            weights, used = schedule.weights, self.remembered_counts(schedule)
             memory = max(memory, weights.shape[1])
         dtype = torch.promote_types(x.dtype, torch.float32)
         rows = [_rows(part.to(dtype)) for part in (single, weights, arrival)]

@@ -14,12 +14,17 @@ from optsteps.methods.auto.paid_once import PaidOnce
 from optsteps.methods.auto.race import Heat, distinct, race
 from optsteps.methods.base import Method, SearchProblem, SearchResult, checked_steps
 from optsteps.methods.nearness import Nearness
+from optsteps.methods.refine.coordinates import GapCoordinates, WeightCoordinates
 from optsteps.methods.refine.gauss_newton import Refined, refined
 from optsteps.schedules import Schedule
+from optsteps.solvers.multistep import Multistep
 from optsteps.storage.workers import Workers
+from optsteps.trajectories import Trajectories
 
 # fit samples: so many, or as many as hold so many numbers, but at most half of the problem's
 FIT, NUMBERS = 16, 64
+# of the corrections of weights, one after the other
+RIDGES = (1.0, 0.1, 0.01)
 
 
 class Auto(Method):
@@ -51,13 +56,14 @@ class Auto(Method):
         self,
         pool: Mapping[str, Method],
         refine: bool = True,
-        rounds: int = 8,
+        rounds: int = 6,
+        weights: bool = False,
         max_batch: int = 512,
         shard_size: int = 8,
     ) -> None:
         if not pool:
             raise ValueError("the pool is empty: name at least one method, such as logsnr")
-        self.pool, self.refine, self.rounds = dict(pool), refine, rounds
+        self.pool, self.refine, self.rounds, self.weights = dict(pool), refine, rounds, weights
         self.max_batch, self.shard_size = max_batch, shard_size
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
@@ -80,11 +86,12 @@ class Auto(Method):
 
     def find(self, problem: SearchProblem, steps: Sequence[int], workers: Workers) -> SearchResult:
         decisions = _Decisions(problem)
-        cache = replace(problem.cache, workers=PaidOnce(problem.cache.workers))
+        # what is kept of several searches that share walks says nothing on what one of them costs by itself
+        cache = replace(problem.cache, workers=PaidOnce(problem.cache.workers.on("auto")))
         problem = replace(problem, cache=cache)
+        fit = torch.arange(fitted(problem.noise))
         runs, *held = (self._nearness(problem, part, workers) for part in parts(problem.noise))
-        decisions.add(f"{runs.samples} samples to run on")
-        proposals = self._proposals(runs.problem, steps, workers, decisions)
+        proposals = self._proposals(_part(problem, fit), steps, workers, decisions)
         heats = {n: race(distinct(proposals[n]), runs) for n in steps}
         for n in steps:
             decisions.add(_told(n, heats[n]))
@@ -93,15 +100,19 @@ class Auto(Method):
             winner = heats[n][-1].ran[0]
             schedules[n] = self._described(problem, winner.schedule, winner.names)
             if self.refine:
-                found[n] = refined(winner.schedule, runs, held, self.rounds, torch.arange(fitted(problem.noise)))
+                found[n] = refined(GapCoordinates(winner.schedule), runs, held, fit, self.rounds)
+                if self.weights and isinstance(problem.solver, Multistep):
+                    decisions.add(_refinement_told(n, found[n]))
+                    weighted = WeightCoordinates(found[n].schedule, problem.solver)
+                    found[n] = refined(weighted, runs, held, fit, 2, RIDGES)
                 schedules[n] = self._described(problem, found[n].schedule, winner.names)
                 decisions.add(_refinement_told(n, found[n]))
         evidence = {"decisions": decisions.sentences, "heats": heats, "refined": found}
         return SearchResult(schedules, evidence=evidence)
 
     def _nearness(self, problem: SearchProblem, samples: Tensor, workers: Workers) -> Nearness:
-        noise, cond = problem.samples(samples)
-        return Nearness(replace(problem, noise=noise, cond=cond), workers, self.max_batch, self.shard_size)
+        walked = fitted(problem.noise)
+        return Nearness(_part(problem, samples), workers, self.max_batch, self.shard_size, walked)
 
     def _able(self, problem: SearchProblem, steps: Sequence[int]) -> tuple[dict[str, Method], list[str]]:
         """The methods of the pool that can take part, and why the others cannot."""
@@ -118,6 +129,9 @@ class Auto(Method):
         self, problem: SearchProblem, steps: Sequence[int], workers: Workers, decisions: _Decisions
     ) -> dict[int, list[tuple[str, Schedule]]]:
         """The candidates by step count, with the names of their methods."""
+        # the whole walk is kept first: whoever asks for its ends finds it
+        trajectories = Trajectories(problem.denoiser, self.max_batch, problem.cache)
+        trajectories.record(problem.teacher, problem.walker, problem.noise, problem.cond)
         able, reasons = self._able(problem, steps)
         if reasons:
             decisions.add("left out of the pool: " + "; ".join(reasons))
@@ -136,6 +150,12 @@ class Auto(Method):
             "samples": len(problem.noise),
         }
         return replace(schedule, metadata=described)
+
+
+def _part(problem: SearchProblem, samples: Tensor) -> SearchProblem:
+    """The problem of some of its samples."""
+    noise, cond = problem.samples(samples)
+    return replace(problem, noise=noise, cond=cond)
 
 
 def fitted(noise: Tensor) -> int:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from optsteps.methods.nearness import Nearness
-from optsteps.methods.refine.coordinates import GapCoordinates
+from optsteps.methods.refine.coordinates import GapCoordinates, WeightCoordinates
 from optsteps.metrics.statistics import Interval, spread
 from optsteps.schedules import Schedule
 
@@ -17,6 +18,8 @@ from optsteps.schedules import Schedule
 _DAMPING, _TRIALS, _RAISED = 1e-2, (0.1, 1.0, 10.0), 100.0
 # a round that gains less, in dB on the fit samples, is the last
 _SMALLEST_GAIN = 0.05
+# of a squared error, by the logarithm of its root
+_DECIBELS = 20 / math.log(10)
 
 
 @dataclass(frozen=True)
@@ -29,82 +32,107 @@ class Refined:
         gain: in dB on the selection samples, of the best over the start.
         samples: the number of selection samples that were needed.
         iterates: the schedules on the way, the start first.
-        fitted: by iterate the mean over the fit samples of -10 log10 of the squared error, in dB.
-        held: the same over the first selection samples.
+        held: by iterate the mean over the first selection samples of -10 log10 of the squared error, in dB.
     """
 
     schedule: Schedule
     gain: Interval
     samples: int
     iterates: list[Schedule] = field(repr=False)
-    fitted: list[float]
     held: list[float]
 
 
 def refined(
-    start: Schedule, fit: Nearness, held: Sequence[Nearness], rounds: int = 6, index: Tensor | None = None
+    coordinates: GapCoordinates | WeightCoordinates,
+    fit: Nearness,
+    held: Sequence[Nearness],
+    index: Tensor | None = None,
+    rounds: int = 6,
+    ridges: Sequence[float] = (0.0,),
 ) -> Refined:
-    """A schedule near `start` whose ends are nearer to the teacher's, by Levenberg-Marquardt (Marquardt 1963).
+    """A schedule near a start whose ends are nearer to the teacher's, by Levenberg-Marquardt (Marquardt 1963).
 
     What is lowered is the mean over the fit samples of the logarithm of the squared difference, so that every sample
     counts alike and the mean PSNR rises. In every round the ends are linearised in the schedule's numbers by forward
     differences; a column is a walk that shares its first part with the walk of the schedule itself. The best of three
-    damped steps is taken if it is better.
+    damped steps is taken if it is better. Corrections of weights are held back by a ridge, which is lowered as long as
+    the selection samples agree.
 
     Every schedule on the way is tried on the first selection samples, which no step sees. The best there replaces the
     start if it is better by the 95 % interval of the paired differences. As long as the interval says neither that it
     is better nor that it is worse, further selection samples are asked.
 
     Args:
-        start: to begin with.
+        coordinates: the numbers that are moved; zeros are the start.
         fit: the fit samples.
-        index: the numbers of those of them that steps are fitted on, None for all.
         held: the selection samples, in the parts in which they are asked.
-        rounds: at most.
+        index: the numbers of the samples of `fit` that steps are fitted on, None for all.
+        rounds: of every ridge, at most.
+        ridges: what a sum of squared corrections of 1 adds to the mean logarithm of the root mean square error, one
+            after the other.
     """
-    iterates, fitted = _iterates(start, fit, index, rounds)
-    tried = _levels(held[0].errors(iterates))
-    best = int(tried.mean(1).argmax())
+    start, numbers = coordinates.start, torch.zeros(coordinates.size, dtype=torch.float64)
+    iterates, tried = [start], [_levels(held[0].errors([start])[0])]
+    for ridge in ridges:
+        path = list(_descent(coordinates, numbers, fit, index, rounds, ridge))
+        if not path:
+            break
+        numbers, before = path[-1], max(float(levels.mean()) for levels in tried)
+        schedules = [coordinates.schedule(some) for some in path]
+        iterates += schedules
+        tried += _levels(held[0].errors(schedules))
+        if max(float(levels.mean()) for levels in tried) <= before:
+            break
+    best = max(range(len(tried)), key=lambda k: float(tried[k].mean()))
     gain, asked = Interval(0.0, 0.0, 0.0), 1
     if best > 0:
         differences = tried[best] - tried[0]
         gain = spread(differences)
         while 0 in gain and asked < len(held):
-            level, before = _levels(held[asked].errors([iterates[best], start]))
-            differences = torch.cat([differences, level - before])
+            level, before_it = _levels(held[asked].errors([iterates[best], start]))
+            differences = torch.cat([differences, level - before_it])
             gain, asked = spread(differences), asked + 1
     chosen = iterates[best] if gain.low > 0 else start
     samples = sum(part.samples for part in held[:asked])
-    return Refined(chosen, gain, samples, iterates, fitted, tried.mean(1).tolist())
+    return Refined(chosen, gain, samples, iterates, [float(levels.mean()) for levels in tried])
 
 
-def _iterates(start: Schedule, fit: Nearness, index: Tensor | None, rounds: int) -> tuple[list[Schedule], list[float]]:
-    """The schedules of all rounds, each better than the one before, and their levels on the fit samples."""
-    coordinates = GapCoordinates(start)
-    numbers, damping = torch.zeros(coordinates.size, dtype=torch.float64), _DAMPING
-    iterates, fitted = [start], [float(_levels(fit.errors([start], index)).mean())]
+def _descent(
+    coordinates: GapCoordinates | WeightCoordinates,
+    numbers: Tensor,
+    fit: Nearness,
+    index: Tensor | None,
+    rounds: int,
+    ridge: float,
+) -> Iterator[Tensor]:
+    """The numbers after every round, each of a lower error than those before."""
+    held_back, samples = ridge * coordinates.corrections, fit.samples if index is None else len(index)
+
+    def levels(trials: Sequence[Tensor]) -> Tensor:
+        penalties = torch.stack([_DECIBELS * (held_back * trial**2).sum() for trial in trials])
+        return _levels(fit.errors([coordinates.schedule(trial) for trial in trials], index)).mean(1) - penalties
+
+    damping, level = _DAMPING, float(levels([numbers]))
     for _ in range(rounds if coordinates.size > 1 else 0):
-        linear = fit.linearised(iterates[-1], *coordinates.near(numbers), relative=True, index=index)
+        here = coordinates.schedule(numbers)
+        linear = fit.linearised(here, *coordinates.near(numbers), relative=True, index=index)
         derivatives = coordinates.derivatives(numbers)
-        products = derivatives.T @ linear.products @ derivatives
-        gradient = derivatives.T @ linear.gradient
+        products = derivatives.T @ linear.products @ derivatives + samples * torch.diag(2 * held_back)
+        gradient = derivatives.T @ linear.gradient + samples * 2 * held_back * numbers
         trials = [numbers - _step(products, gradient, damping * factor) for factor in _TRIALS]
-        schedules = [coordinates.schedule(trial) for trial in trials]
-        levels = _levels(fit.errors(schedules, index)).mean(1)
-        best = int(levels.argmax())
-        gain = float(levels[best]) - fitted[-1]
+        reached = levels(trials)
+        best = int(reached.argmax())
+        gain = float(reached[best]) - level
         if gain > 0:
-            numbers, damping = trials[best], damping * _TRIALS[best]
-            iterates.append(schedules[best])
-            fitted.append(float(levels[best]))
+            numbers, damping, level = trials[best], damping * _TRIALS[best], float(reached[best])
+            yield numbers
         elif damping > _DAMPING * _RAISED:
-            break
+            return
         else:
             damping *= _RAISED
             continue
         if gain < _SMALLEST_GAIN:
-            break
-    return iterates, fitted
+            return
 
 
 def _levels(errors: Tensor) -> Tensor:
