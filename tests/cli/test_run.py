@@ -96,7 +96,7 @@ ALONGSIDE = {
     "experiment=geneval_scenes": [
         "test.samples=12",
         "model.guidance=1",
-        "rivals=[ays,ddim]",
+        "rivals=none",  # but its own, ays and ddim
         "rivals.ays.levels=16",
         FLOAT32,
     ],
