@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from PIL import Image
@@ -62,6 +64,21 @@ def write_run() -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and labelled, and saved as one white pixel.
+
+    Rendering takes most of the time of a tiny run. tests/reporting and some runs of tests/cli/test_run.py render.
+    """
+    pixel = io.BytesIO()
+    Image.new("RGB", (1, 1), "white").save(pixel, "PNG")
+
+    def save(_figure: object, file: BinaryIO, **_: object) -> None:
+        file.write(pixel.getvalue())
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", save)
 
 
 @pytest.fixture(scope="session")

@@ -175,6 +175,7 @@ def runnable(pages: list[Path]) -> list[Command]:
     return [c for c in of(pages) if c.words[0] in MODULES and not c.long and not ELSEWHERE & set(c.words)]
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize("command", [c for c in runnable(GUIDES[:1]) if "-m" not in c.words], ids=str)
 def test_the_commands_of_the_first_page_run(command: Command, at_desk: Path) -> None:
     run(command, at_desk)

@@ -35,7 +35,7 @@ def test_configs_weights_and_types_travel(unpacked: Path) -> None:
 
 @pytest.mark.parametrize("overrides", [["experiment=mixture"], ["test.samples=32"]], ids=["mixture", "mnist"])
 def test_the_job_runs_from_any_directory(unpacked: Path, tmp_path: Path, overrides: list[str]) -> None:
-    small = ["steps=[2]", "teacher.steps=4", "search.samples=2", "test.oracle=2", "hydra.run.dir=out"]
+    small = ["steps=[2]", "teacher.steps=4", "search.samples=2", "test.oracle=2", "rivals=[edm]", "hydra.run.dir=out"]
     done = subprocess.run(
         [sys.executable, "-m", "optsteps.cli.run", *overrides, *small],
         cwd=tmp_path,

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 import optsteps
+from optsteps.cli import run as command
 
 # of a processor: on a machine that does nothing else, the command answers in about that time, and the target is 3 s
 SECONDS = 10.0
+NOT_INSTALLED = "a package that is not installed"
 MISTAKES = {
     "a group that does not exist": (["modle=mnist"], "there is no modle (did you mean model?)"),
     "a choice that does not exist": (["solver=dpmp_2m"], "(did you mean dpmpp_2m?)"),
@@ -35,7 +37,7 @@ MISTAKES = {
     "a metric that does not exist": (["metric=tecaher"], "(did you mean teacher?)"),
     "a figure that is not measured": (["objective.figure=fid", "model=mixture"], "the run has mse, nll"),
     "weights that are not there": (["model.weights=mine.safetensors"], "no weights file at mine.safetensors"),
-    "a package that is not installed": (["logger=tensorboard"], "pip install 'optsteps[tensorboard]' installs it"),
+    NOT_INSTALLED: (["logger=tensorboard"], "pip install 'optsteps[tensorboard]' installs it"),
     "a module in another folder": (["--config-dir=conf", "model=mine"], "add that folder to PYTHONPATH"),
     "a path that has no default": (["model=diffusers"], "model.path has no default: give model.path=..."),
     "too few samples for FID": (["metric=fidelity", "test.samples=20"], "take at least 40 samples"),
@@ -45,6 +47,15 @@ MISTAKES = {
         "experiment=mixture has and experiment=mnist_fid has not",
     ),
 }
+# each kind in a process of its own: noticed by Hydra, before torch is loaded, by an import, by the model, and by the
+# slowest judges
+FROM_THE_SHELL = (
+    "a choice that does not exist",
+    "a value of another type",
+    NOT_INSTALLED,
+    "weights that are not there",
+    "too few samples for FID",
+)
 
 
 @pytest.fixture
@@ -65,22 +76,38 @@ def processor_seconds() -> float:
     return spent.ru_utime + spent.ru_stime
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_answered_at_once_in_one_paragraph(mistake: str, desk: Path) -> None:
-    arguments, answer = MISTAKES[mistake]
+def check_answer(mistake: str, desk: Path, program: str, out: str, err: str) -> None:
+    """One paragraph on standard error, and nothing evaluated."""
+    assert MISTAKES[mistake][1] in err
+    # a mistake that only the model shows comes after the line that says what is loaded
+    said = re.sub(r"\A\d\d:\d\d:\d\d loading \S+\n", "", err)
+    assert said.startswith(f"{program}: error: ")
+    assert said.count("\n") == 1
+    assert out == ""
+    assert not list((desk / "outputs" / "store").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("mistake", [mistake for mistake in MISTAKES if mistake != NOT_INSTALLED])
+def test_a_mistake_is_answered_in_one_paragraph(
+    mistake: str, desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(desk)
+    monkeypatch.setattr(sys, "argv", ["optsteps", *MISTAKES[mistake][0]])
+    with pytest.raises(SystemExit) as end:
+        command.main()
+    assert end.value.code == 1
+    check_answer(mistake, desk, "optsteps", *capsys.readouterr())
+
+
+@pytest.mark.parametrize("mistake", FROM_THE_SHELL)
+def test_a_mistake_is_answered_at_once(mistake: str, desk: Path) -> None:
     path = os.pathsep.join([str(desk), str(Path(optsteps.__file__).parents[1])])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "optsteps.cli.run", *arguments]
+    line = [sys.executable, "-m", "optsteps.cli.run", *MISTAKES[mistake][0]]
     before = processor_seconds()
     done = subprocess.run(line, cwd=desk, env=environment, capture_output=True, text=True, check=False)
     seconds = processor_seconds() - before
     print(f"{mistake}: {seconds:.1f} s")
     assert done.returncode == 1
-    assert answer in done.stderr
-    # a mistake that only the model shows comes after the line that says what is loaded
-    said = re.sub(r"\A\d\d:\d\d:\d\d loading \S+\n", "", done.stderr)
-    assert said.startswith("run: error: ")
-    assert said.count("\n") == 1
-    assert done.stdout == ""
-    assert not list((desk / "outputs" / "store").rglob("*.safetensors"))
+    check_answer(mistake, desk, "run", done.stdout, done.stderr)
     assert seconds < SECONDS

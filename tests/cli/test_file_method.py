@@ -11,6 +11,8 @@ from test_run import TINY, TINY_PLANE, start
 from optsteps import Schedule, build_schedule
 from optsteps.processes import EDM, VP
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 def saved(path: Path, family: str) -> Schedule:
     schedule = build_schedule(family, EDM(), 3, t_max=80.0, t_min=0.002)

@@ -23,6 +23,8 @@ from optsteps.reporting.run.folder import results
 from optsteps.reporting.sweep.run_rows import read_run_rows
 from optsteps.storage.claims import Claim
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 CONFIG = OmegaConf.create({"seed": 0, "solver": {"name": "euler", "order": None}, "logger": {"key": "secret"}})
 CONFIG["paths"] = {"outputs": "outputs"}
 CONFIG["store"] = {"folder": "store", "precision": None}

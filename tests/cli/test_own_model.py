@@ -28,6 +28,8 @@ from optsteps.denoisers import NetworkDenoiser
 from optsteps.models import Model
 from optsteps.processes import EDM
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 def made(name="of its own", process=EDM(), device="no device", **more):
     model = Model(name, NetworkDenoiser(lambda x, t: x / 2, process, "x0"), process, (2,), (10.0, 0.1))
     return Model(**{**vars(model), "facts": {"made on": str(device)}})
@@ -194,7 +196,7 @@ def console(tmp_path: Path) -> Callable[..., None]:
     environment = {**os.environ, "PYTHONPATH": str(Path(command.__file__).parents[2])}
 
     def run(*arguments: str) -> None:
-        few = ["steps=2", "teacher.steps=4", "search.samples=2", "test.samples=8", "test.oracle=0"]
+        few = ["steps=2", "teacher.steps=4", "search.samples=2", "test.samples=8", "test.oracle=0", "rivals=none"]
         line = [sys.executable, str(script), "--config-dir=conf", *arguments, "model=mine", *few]
         subprocess.run(line, cwd=here, env=environment, check=True)
 

@@ -13,6 +13,8 @@ from test_run import TINY, start
 
 from optsteps.schedules import Schedule
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 DIGITS = ["model=digits", "steps=[2,3]", "teacher.steps=8", "search.samples=5", "test.samples=32", "test.oracle=0"]
 DIGITS += ["logger=none", "runner=cpu", "runner.threads=1", "check_model=false", "rivals=[boss,gits,edm]"]
 

@@ -14,6 +14,8 @@ from test_run import TINY, TINY_PLANE, start
 
 from optsteps.cli.common import CONFIG_DIR
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 DEFAULT = ["oss", "path", "gits", "dm", "curvature", "edm", "time_uniform", "logsnr", "flow_shift"]
 
 

@@ -21,6 +21,8 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from optsteps.cli import run as command
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 SMALL = [*(o for o in TINY if not o.startswith("logger")), *TINY_PLANE]
 
 

@@ -58,14 +58,14 @@ def finished(sweep: Path) -> dict[str, Path]:
 def test_a_sweep_goes_on_and_names_what_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Twelve jobs after five of them: seven run, whatever number the finished ones now have."""
-    sweep(monkeypatch, tmp_path, "seed=1,3,5,7,9")
+    """Five jobs after two of them: three run, whatever number the finished ones now have."""
+    sweep(monkeypatch, tmp_path, "seed=1,3")
     assert "finished" not in capsys.readouterr().out
-    sweep(monkeypatch, tmp_path, "seed=range(12)")
+    sweep(monkeypatch, tmp_path, "seed=range(5)")
     said = capsys.readouterr().out
-    assert said.count("is finished") == 5
+    assert said.count("is finished") == 2
     assert said.count("report and schedules") == 0  # jobs speak in their own logs
-    assert len(finished(tmp_path)) == 12
+    assert len(finished(tmp_path)) == 5
 
     failing = ["seed=1", f"+rivals.odd={FAILS},{DIES},{PASSES}"]
     for _ in range(2):  # tried again, both fail again
@@ -76,7 +76,7 @@ def test_a_sweep_goes_on_and_names_what_failed(
         assert "2 jobs failed" in said
         assert said.count("nonsense") == 1
         assert "was killed by SIGKILL" in said
-    assert len(finished(tmp_path)) == 13
+    assert len(finished(tmp_path)) == 6
     failed = [json.loads(file.read_text()) for file in tmp_path.glob("*/job.json")]
     assert sum("Traceback" in record.get("traceback", "") for record in failed) == 1
 

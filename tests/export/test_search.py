@@ -17,6 +17,8 @@ from optsteps.models.analytic import GaussianMixture
 from optsteps.processes import VP, Flow, Process
 from optsteps.solvers import build_solver
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 @pytest.mark.parametrize(
     ("process", "family", "t_max", "t_min", "solver", "scheduler"),

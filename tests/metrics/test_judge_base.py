@@ -27,14 +27,14 @@ print(time.process_time() - began, *(name for name in {heavy} if name in sys.mod
     [("optsteps.comparison", 0.3), ("optsteps.metrics.judges", 0.3), ("optsteps.metrics.geneval", 2.0)],
 )
 def test_imports_are_quick(module: str, seconds: float) -> None:
-    """Beyond torch, in a fresh interpreter; the best of three, because other processes share the machine."""
-    program = IMPORT.format(module=module, heavy=HEAVY)
-    fresh = [
-        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-        for _ in range(3)
-    ]
-    assert [loaded for _, *loaded in fresh] == [[]] * 3
-    assert min(float(duration) for duration, *_ in fresh) < seconds
+    """Beyond torch, in a fresh interpreter; one time of three, because other processes share the machine."""
+    command = [sys.executable, "-c", IMPORT.format(module=module, heavy=HEAVY)]
+    durations = list[float]()
+    while len(durations) < 3 and (not durations or durations[-1] >= seconds):
+        duration, *loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        assert loaded == []
+        durations.append(float(duration))
+    assert min(durations) < seconds
 
 
 def test_every_judge_by_its_name_in_configs() -> None:

@@ -21,6 +21,8 @@ from optsteps.fingerprint import fingerprint_held
 from optsteps.models.diffusers import load_pipeline, pretrained_pipeline
 from optsteps.processes import VP, Flow
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 CPU = torch.device("cpu")
 TINY = ["steps=[2,3]", "teacher.steps=6", "search.samples=3", "test.samples=4", "test.oracle=2", "logger=none"]
 # a network of random weights is no denoiser: the check would try all readings of it

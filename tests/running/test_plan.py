@@ -12,6 +12,8 @@ import torch
 from optsteps.cli import run as command
 from optsteps.running.progress import Progress
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 TINY = ["model=mixture", "metric=teacher", "logger=none", "store.folder=null", "steps=[2,4]", "teacher.steps=9"]
 TINY += ["search.samples=3", "test.samples=40", "test.oracle=2", "runner=cpu", "runner.threads=1"]
 # without the rivals that decide on the way how much they evaluate

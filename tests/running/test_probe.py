@@ -21,6 +21,8 @@ from optsteps.models import mixture, pretrained
 from optsteps.processes import EDM, VP, Flow
 from optsteps.running.probe import probe
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 CPU = torch.device("cpu")
 SHAPE = (1, 4, 4)
 

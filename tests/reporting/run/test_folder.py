@@ -61,6 +61,7 @@ def test_metrics_hold_rows_and_verdicts(written: tuple[Path, list[Path]]) -> Non
     assert first["difference"]["low"] < first["difference"]["value"] < first["difference"]["high"]
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
     assert json.loads(as_json({"a": [float("nan"), (1.5, float("-inf"))], "b": True})) == {
         "a": [None, [1.5, None]],
@@ -74,6 +75,7 @@ def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
     assert oss["times"][0] == 1.0
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_the_report_and_metrics_hold_costs_and_decisions(tmp_path: Path) -> None:
     decided = {"oss": ["8 samples are enough"], "edm": [], "odd": 5, "none": None}
     searches = {name: SearchResult({}, evidence={"decisions": said}) for name, said in decided.items()}
@@ -87,6 +89,7 @@ def test_the_report_and_metrics_hold_costs_and_decisions(tmp_path: Path) -> None
     assert {row.search_evaluations for row in found.rows if row.method == "oss"} == {316_800}
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_samples_that_cannot_be_drawn_leave_no_dead_link(tmp_path: Path) -> None:
     _write(tmp_path, made_up(noise(16, 7)))
     assert not list(tmp_path.glob("samples_*"))
@@ -119,6 +122,7 @@ def test_the_results_of_a_folder_are_what_a_run_wrote(written: tuple[Path, list[
         path.unlink()
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_run_without_rivals_or_teacher(tmp_path: Path) -> None:
     only = [row for row in image_rows(8) if row.method == "oss" and row.steps == 5]
     _write(tmp_path, only)
