@@ -1,6 +1,7 @@
 """Methods: anything that maps a problem and step counts to schedules."""
 
 from optsteps.deprecation import old_names
+from optsteps.methods.auto import Auto
 from optsteps.methods.ays import AYS, PublishedAYS
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, ShardedMethod
 from optsteps.methods.bounds import DM, HSO, Gaussian
@@ -21,6 +22,7 @@ __all__ = [
     "OLSS",
     "OSS",
     "TORS",
+    "Auto",
     "ChangedProblem",
     "Curvature",
     "Entropic",

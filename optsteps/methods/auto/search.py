@@ -11,8 +11,9 @@ from torch import Tensor
 
 from optsteps.denoisers import CountedDenoiser
 from optsteps.methods.auto.paid_once import PaidOnce
+from optsteps.methods.auto.plan import Plan
 from optsteps.methods.auto.race import Heat, distinct, race
-from optsteps.methods.base import Method, SearchProblem, SearchResult, checked_steps
+from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, checked_steps
 from optsteps.methods.nearness import Nearness
 from optsteps.methods.refine.coordinates import GapCoordinates, WeightCoordinates
 from optsteps.methods.refine.gauss_newton import Refined, refined
@@ -21,50 +22,57 @@ from optsteps.solvers.multistep import Multistep
 from optsteps.storage.workers import Workers
 from optsteps.trajectories import Trajectories
 
-# fit samples: so many, or as many as hold so many numbers, but at most half of the problem's
-FIT, NUMBERS = 16, 64
 # of the corrections of weights, one after the other
-RIDGES = (1.0, 0.1, 0.01)
+_RIDGES, _WEIGHT_ROUNDS = (0.3, 0.03), 2
 
 
 class Auto(Method):
-    """The best schedule for a model, a solver and a step count, found by trying and never worse than what was tried.
+    """The best schedule for a model, a solver and a step count: found by trying, and refined where that is proved.
 
-    1. Every method of the pool names its candidates, on the fit samples. One that cannot take part is left out.
-    2. The candidates race on the fit samples with the real solver (`race`).
+    1. Every method of the pool names its candidates, from the first samples, the fit samples.
+    2. The candidates race on the fit samples and as many others with the real solver (`race`).
     3. The winner's times are refined (`refined`): steps are fitted on the fit samples, and the schedule that is best on
-       the selection samples replaces the winner if it is better there by its paired interval.
+       the selection samples, which nothing before has seen, replaces the winner if it is better there by its paired
+       interval.
+    4. With `weights`, the weights of the multistep steps are refined with the times in the same way.
 
-    The teacher is walked once, whatever the methods of the pool ask of it. A problem's first half are the fit samples,
-    the others the selection samples.
+    The teacher is walked once on every sample, whatever the methods of the pool ask of it.
 
     Args:
-        pool: the methods by name; those that are preferred among equal ones first.
-        refine: whether the winner is refined.
-        rounds: of the refinement, at most.
+        pool: the methods by name; those that are preferred among equal ones first. One that cannot take part is left
+            out.
+        refine: whether times are refined.
+        weights: whether weights are refined too, with a multistep solver. Only this package's sampler runs them.
+        rounds: of a refinement of times, at most.
+        budget: network evaluations of the whole search, about. Where the plan takes more, there are fewer samples,
+            then no method that evaluates more than the teacher, no weights, no refinement.
         max_batch: most samples in one call of the denoiser.
         shard_size: samples that are walked together.
 
-    `SearchResult.evidence`: "decisions"; "heats" and "refined" by step count.
+    `SearchResult.evidence`: "decisions"; "stages", the evaluations of every stage; "heats" and "refined", by step count
+    the rounds of the race and the refinements.
 
     Raises:
-        ValueError: an empty pool; in `check`, a stochastic solver, fewer than 4 samples, or that nobody in the pool can
-            take part.
+        ValueError: an empty pool or a budget below 1; in `check`, a stochastic solver, fewer than 6 samples, a pool of
+            which nobody can take part, or a budget that is too small.
     """
 
     def __init__(
         self,
         pool: Mapping[str, Method],
         refine: bool = True,
-        rounds: int = 6,
         weights: bool = False,
+        rounds: int = 6,
+        budget: int | None = None,
         max_batch: int = 512,
         shard_size: int = 8,
     ) -> None:
         if not pool:
             raise ValueError("the pool is empty: name at least one method, such as logsnr")
-        self.pool, self.refine, self.rounds, self.weights = dict(pool), refine, rounds, weights
-        self.max_batch, self.shard_size = max_batch, shard_size
+        if budget is not None and budget < 1:
+            raise ValueError(f"a budget is a positive number of evaluations, got {budget}")
+        self.pool, self.refine, self.weights, self.rounds = dict(pool), refine, weights, rounds
+        self.budget, self.max_batch, self.shard_size = budget, max_batch, shard_size
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
         if problem.solver.stochastic or problem.walker.stochastic:
@@ -72,128 +80,122 @@ class Auto(Method):
                 f"auto compares with the teacher's samples, which the stochastic solver {problem.solver.name!r} does "
                 "not repeat; choose a deterministic solver, or a method for stochastic ones, such as ays"
             )
-        if len(problem.noise) < 4:
+        if len(problem.noise) < 6:
             raise ValueError(
-                f"auto fits on half of the samples and selects on the others: it needs at least 4, got "
-                f"{len(problem.noise)} (search.samples)"
+                f"auto fits, races and selects on samples of their own: it needs at least 6, got {len(problem.noise)} "
+                "(search.samples)"
             )
-        able, reasons = self._able(problem, checked_steps(steps))
-        if not able:
-            raise ValueError("no method of auto's pool can take part: " + "; ".join(reasons))
+        plan = self.plan(problem, checked_steps(steps))
+        if not plan.pool:
+            raise ValueError("no method of the pool can take part: " + "; ".join(plan.left_out))
 
     def chooses_orders(self, problem: SearchProblem) -> bool:
         return any(method.chooses_orders(problem) for method in self.pool.values())
 
+    def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
+        return Evaluations(self.plan(problem, checked_steps(steps)).evaluations, exact=False)
+
+    def plan(self, problem: SearchProblem, steps: Sequence[int]) -> Plan:
+        """What the search will do.
+
+        Raises:
+            ValueError: the budget is too small.
+        """
+        plan = Plan.whole(problem, steps, self.pool, self.refine, self.weights)
+        return plan if self.budget is None else plan.within(self.budget)
+
     def find(self, problem: SearchProblem, steps: Sequence[int], workers: Workers) -> SearchResult:
-        decisions = _Decisions(problem)
+        ledger = _Ledger(problem)
+        workers = workers.telling(lambda name: None)  # the evaluations say how far the whole is
         # what is kept of several searches that share walks says nothing on what one of them costs by itself
         cache = replace(problem.cache, workers=PaidOnce(problem.cache.workers.on("auto")))
-        problem = replace(problem, cache=cache)
-        fit = torch.arange(fitted(problem.noise))
-        runs, *held = (self._nearness(problem, part, workers) for part in parts(problem.noise))
-        proposals = self._proposals(_part(problem, fit), steps, workers, decisions)
-        heats = {n: race(distinct(proposals[n]), runs) for n in steps}
+        plan = replace(self.plan(problem, steps), problem=replace(problem, cache=cache))
+        if plan.left_out:
+            ledger.decide("left out: " + "; ".join(plan.left_out))
+        proposals = self._proposals(plan, workers, ledger)
+        runs, *held = (self._nearness(plan, samples, workers) for samples in (plan.racing, *plan.held))
+        heats, found, schedules = dict[int, list[Heat]](), dict[int, list[Refined]](), dict[int, Schedule]()
         for n in steps:
-            decisions.add(_told(n, heats[n]))
-        found, schedules = dict[int, Refined](), dict[int, Schedule]()
+            heats[n] = race(distinct(proposals[n]), runs)
+            ledger.decide(_told(n, heats[n]), "the race")
         for n in steps:
-            winner = heats[n][-1].ran[0]
-            schedules[n] = self._described(problem, winner.schedule, winner.names)
-            if self.refine:
-                found[n] = refined(GapCoordinates(winner.schedule), runs, held, fit, self.rounds)
-                if self.weights and isinstance(problem.solver, Multistep):
-                    decisions.add(_refinement_told(n, found[n]))
-                    weighted = WeightCoordinates(found[n].schedule, problem.solver)
-                    found[n] = refined(weighted, runs, held, fit, 2, RIDGES)
-                schedules[n] = self._described(problem, found[n].schedule, winner.names)
-                decisions.add(_refinement_told(n, found[n]))
-        evidence = {"decisions": decisions.sentences, "heats": heats, "refined": found}
+            winner, found[n] = heats[n][-1].ran[0], []
+            schedules[n], fit = winner.schedule, torch.arange(plan.fit)
+            if plan.refine:
+                coordinates = GapCoordinates(schedules[n])
+                found[n].append(refined(coordinates, runs, held, fit, self.rounds))
+                schedules[n] = found[n][-1].schedule
+                ledger.decide(_refined_told(n, "times", found[n][-1]), "refined times")
+            if plan.weights:
+                assert isinstance(problem.solver, Multistep)
+                weighted = WeightCoordinates(schedules[n], problem.solver)
+                found[n].append(refined(weighted, runs, held, fit, _WEIGHT_ROUNDS, _RIDGES))
+                schedules[n] = found[n][-1].schedule
+                ledger.decide(_refined_told(n, "times and weights", found[n][-1]), "refined weights")
+            schedules[n] = replace(schedules[n], metadata=self._described(plan, winner.names))
+        evidence = {"decisions": ledger.sentences, "stages": ledger.stages, "heats": heats, "refined": found}
         return SearchResult(schedules, evidence=evidence)
 
-    def _nearness(self, problem: SearchProblem, samples: Tensor, workers: Workers) -> Nearness:
-        walked = fitted(problem.noise)
-        return Nearness(_part(problem, samples), workers, self.max_batch, self.shard_size, walked)
-
-    def _able(self, problem: SearchProblem, steps: Sequence[int]) -> tuple[dict[str, Method], list[str]]:
-        """The methods of the pool that can take part, and why the others cannot."""
-        able, reasons = dict[str, Method](), list[str]()
-        for name, method in self.pool.items():
-            try:
-                method.check(problem, steps)
-                able[name] = method
-            except ValueError as error:
-                reasons.append(f"{name} ({error})")
-        return able, reasons
-
-    def _proposals(
-        self, problem: SearchProblem, steps: Sequence[int], workers: Workers, decisions: _Decisions
-    ) -> dict[int, list[tuple[str, Schedule]]]:
+    def _proposals(self, plan: Plan, workers: Workers, ledger: _Ledger) -> dict[int, list[tuple[str, Schedule]]]:
         """The candidates by step count, with the names of their methods."""
+        problem = plan.problem
+        noise, cond = problem.samples(torch.arange(plan.fit))
+        problem = replace(problem, noise=noise, cond=cond)
         # the whole walk is kept first: whoever asks for its ends finds it
-        trajectories = Trajectories(problem.denoiser, self.max_batch, problem.cache)
-        trajectories.record(problem.teacher, problem.walker, problem.noise, problem.cond)
-        able, reasons = self._able(problem, steps)
-        if reasons:
-            decisions.add("left out of the pool: " + "; ".join(reasons))
-        proposals: dict[int, list[tuple[str, Schedule]]] = {n: [] for n in steps}
-        for name, method in able.items():
-            for n, schedules in method.proposals(problem, steps, workers).items():
+        Trajectories(problem.denoiser, self.max_batch, problem.cache).record(
+            problem.teacher, problem.walker, problem.noise, problem.cond
+        )
+        ledger.decide(f"{plan.fit} samples to fit on", "the teacher")
+        proposals: dict[int, list[tuple[str, Schedule]]] = {n: [] for n in plan.steps}
+        for name, method in plan.pool.items():
+            for n, schedules in method.proposals(problem, plan.steps, workers).items():
                 proposals[n] += [(name, schedule) for schedule in schedules]
-        decisions.add(f"{len(able)} methods name their candidates")
+        ledger.decide(f"{len(plan.pool)} methods name their candidates", "the pool")
         return proposals
 
-    def _described(self, problem: SearchProblem, schedule: Schedule, names: Sequence[str]) -> Schedule:
-        described: dict[str, Any] = {
+    def _nearness(self, plan: Plan, samples: Tensor, workers: Workers) -> Nearness:
+        noise, cond = plan.problem.samples(samples)
+        problem = replace(plan.problem, noise=noise, cond=cond)
+        return Nearness(problem, workers, self.max_batch, self.shard_size, walked=plan.fit)
+
+    def _described(self, plan: Plan, names: Sequence[str]) -> dict[str, Any]:
+        """The metadata of a schedule that begins with a candidate of the methods with these names."""
+        problem = plan.problem
+        return {
             "method": "auto",
             "from": list(names),
             **problem.solver.described,
             "samples": len(problem.noise),
+            "teacher_steps": problem.teacher.steps,
         }
-        return replace(schedule, metadata=described)
 
 
-def _part(problem: SearchProblem, samples: Tensor) -> SearchProblem:
-    """The problem of some of its samples."""
-    noise, cond = problem.samples(samples)
-    return replace(problem, noise=noise, cond=cond)
-
-
-def fitted(noise: Tensor) -> int:
-    """How many samples of a problem a refinement fits on: the first of those that run in the race."""
-    return min(max(FIT, -(-NUMBERS // noise[0].numel())), len(noise) // 2)
-
-
-def parts(noise: Tensor) -> list[Tensor]:
-    """The numbers of the samples that race, twice as many as are fitted on, and of the selection samples in the parts
-    in which they are asked: as many as are fitted on, then as many as were asked before."""
-    samples, fit = len(noise), fitted(noise)
-    ends = [min(2 * fit, samples // 2)]
-    ends.append(min(ends[0] + fit, samples))
-    while ends[-1] < samples:
-        ends.append(min(2 * ends[-1] - ends[0], samples))
-    return [torch.arange(first, end) for first, end in zip([0, *ends[:-1]], ends, strict=True)]
-
-
-class _Decisions:
-    """Sentences on what was decided, each with the evaluations so far."""
+class _Ledger:
+    """Sentences on what was decided, and the evaluations of every stage."""
 
     def __init__(self, problem: SearchProblem) -> None:
         counter = problem.denoiser
         assert isinstance(counter, CountedDenoiser)
-        self.counter, self.sentences = counter, list[str]()
+        self.counter, self.sentences, self.stages = counter, list[str](), dict[str, int]()
 
-    def add(self, sentence: str) -> None:
-        self.sentences.append(f"{sentence} ({self.counter.evaluations:,} evaluations so far)")
+    def decide(self, sentence: str, stage: str | None = None) -> None:
+        """Note a sentence, and the evaluations since the last one as those of a stage."""
+        spent = self.counter.evaluations
+        self.sentences.append(f"{sentence} ({spent:,} evaluations so far)")
+        if stage is not None:
+            self.stages[stage] = self.stages.get(stage, 0) + spent - sum(self.stages.values())
 
 
 def _told(steps: int, heats: Sequence[Heat]) -> str:
-    first, last = heats[0], heats[-1]
+    last = heats[-1]
     names = " and ".join(last.ran[0].names)
-    return f"{steps} steps: {names} wins the race of {len(first.ran)} candidates with {last.levels[0]:.2f} dB"
+    return f"{steps} steps: {names} wins the race of {len(heats[0].ran)} candidates"
 
 
-def _refinement_told(steps: int, found: Refined) -> str:
-    gain, start = found.gain, found.iterates[0]
-    interval = f"{gain.value:+.2f} dB [{gain.low:+.2f}, {gain.high:+.2f}]"
-    verdict = "its winner stays" if found.schedule is start else "and takes its place"
-    return f"{steps} steps: refined, the winner gains {interval} on the selection samples {verdict}"
+def _refined_told(steps: int, what: str, found: Refined) -> str:
+    gain = found.gain
+    if found.best == 0:
+        return f"{steps} steps: no refinement of {what} is better on the selection samples"
+    interval = f"{gain.value:+.2f} dB [{gain.low:+.2f}, {gain.high:+.2f}] on {found.samples} selection samples"
+    kept = "" if found.schedule is not found.iterates[0] else ", too little to be sure: it stays as it was"
+    return f"{steps} steps: refined {what} gain {interval}{kept}"

@@ -18,6 +18,8 @@ from optsteps.schedules import Schedule
 _DAMPING, _TRIALS, _RAISED = 1e-2, (0.1, 1.0, 10.0), 100.0
 # a round that gains less, in dB on the fit samples, is the last
 _SMALLEST_GAIN = 0.05
+# of the interval by which a refined schedule must be better than its start
+LEVEL = 0.8
 # of a squared error, by the logarithm of its root
 _DECIBELS = 20 / math.log(10)
 
@@ -31,6 +33,7 @@ class Refined:
             otherwise the start.
         gain: in dB on the selection samples, of the best over the start.
         samples: the number of selection samples that were needed.
+        best: the number of the iterate that is best on the first selection samples, 0 for the start.
         iterates: the schedules on the way, the start first.
         held: by iterate the mean over the first selection samples of -10 log10 of the squared error, in dB.
     """
@@ -38,6 +41,7 @@ class Refined:
     schedule: Schedule
     gain: Interval
     samples: int
+    best: int
     iterates: list[Schedule] = field(repr=False)
     held: list[float]
 
@@ -59,7 +63,7 @@ def refined(
     the selection samples agree.
 
     Every schedule on the way is tried on the first selection samples, which no step sees. The best there replaces the
-    start if it is better by the 95 % interval of the paired differences. As long as the interval says neither that it
+    start if it is better by the 80 % interval of the paired differences. As long as the interval says neither that it
     is better nor that it is worse, further selection samples are asked.
 
     Args:
@@ -87,14 +91,14 @@ def refined(
     gain, asked = Interval(0.0, 0.0, 0.0), 1
     if best > 0:
         differences = tried[best] - tried[0]
-        gain = spread(differences)
+        gain = spread(differences, LEVEL)
         while 0 in gain and asked < len(held):
             level, before_it = _levels(held[asked].errors([iterates[best], start]))
             differences = torch.cat([differences, level - before_it])
-            gain, asked = spread(differences), asked + 1
+            gain, asked = spread(differences, LEVEL), asked + 1
     chosen = iterates[best] if gain.low > 0 else start
     samples = sum(part.samples for part in held[:asked])
-    return Refined(chosen, gain, samples, iterates, [float(levels.mean()) for levels in tried])
+    return Refined(chosen, gain, samples, best, iterates, [float(levels.mean()) for levels in tried])
 
 
 def _descent(
