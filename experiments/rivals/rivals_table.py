@@ -1,4 +1,4 @@
-"""Wins, draws and losses of every method against OSS, and quality against the cost of the search, from a sweep's runs.
+"""Wins, draws and losses of every method against the runs' main one, and quality against the cost of the search.
 
     python experiments/rivals/rivals_table.py SWEEP_FOLDER
 
@@ -29,13 +29,12 @@ from optsteps.reporting.sweep.table_script import field, students, table_script
 from optsteps.text.escaping import markdown, matplotlib_text
 
 PICTURE = "quality_and_cost.png"
-# the method that all others are compared with
-MAIN = "oss"
 # of the distances to the data the first that a run has
 DISTANCES = ("fid", "sliced_wasserstein")
-# dB that `path` may be behind OSS before its cell is bold
+# dB that a rival may be behind before its cell is bold
 NEAR = 0.3
 FAMILIES = {
+    "auto": ("auto",),
     "OSS": ("oss",),
     "paths on the teacher": ("path", "gits", "boss", "olss"),
     "monitors": ("curvature", "art", "solver_monitor", "tors", "entropic", "crs"),
@@ -46,11 +45,13 @@ FAMILIES = {
 
 
 class Judged(NamedTuple):
-    """A rival against OSS in one run at one NFE and in one figure: the difference, rival minus OSS, and its outcome."""
+    """A rival against the run's main method at one NFE and in one figure: the difference, rival minus main method, and
+    its outcome."""
 
     model: str
     solver: str
     budget: float
+    main: str
     rival: str
     figure: str
     difference: Interval
@@ -71,18 +72,19 @@ def judged(rows: Sequence[RunRow]) -> list[Judged]:
     for row, *others in by_run.values():
         budgets = {one.fields["steps"]: one.fields["budget"] for one in (row, *others)}
         for v in row.verdicts:
-            if v.method == MAIN:
-                difference = Interval(-v.difference.value, -v.difference.high, -v.difference.low)
-                place = field(row, "model.name"), field(row, "solver.name"), budgets.get(v.steps, v.nfe)
-                found.append(Judged(*place, v.rival, v.figure, difference, outcomes[v.verdict]))
+            difference = Interval(-v.difference.value, -v.difference.high, -v.difference.low)
+            place = field(row, "model.name"), field(row, "solver.name"), budgets.get(v.steps, v.nfe)
+            found.append(Judged(*place, v.method, v.rival, v.figure, difference, outcomes[v.verdict]))
     if not found:
-        raise ValueError(f"no run compares {MAIN} with anything; repeat the command of the table")
+        raise ValueError("no run compares its main method with anything; repeat the command of the table")
+    if len(mains := {one.main for one in found}) > 1:
+        raise ValueError(f"the runs have several main methods, {', '.join(sorted(mains))}: give the folder of one")
     return found
 
 
 def evaluations(row: RunRow) -> float:
     """Network evaluations of the search, of all its samples together."""
-    return row.search_nfe * float(field(row, "search.samples"))
+    return row.search_evaluations or 0.0
 
 
 def tally(comparisons: Sequence[Judged]) -> str:
@@ -125,7 +127,7 @@ def tally_table(
 
 
 def behind_table(comparisons: Sequence[Judged], rival: str) -> str:
-    """The rival's mean difference to OSS by model, solver and NFE, bold where it is more than `NEAR` behind."""
+    """The rival's mean difference to the main method by model, solver and NFE, bold if more than `NEAR` behind."""
     cells: dict[tuple[str, str], dict[float, list[float]]] = {}
     for one in comparisons:
         if one.rival == rival:
@@ -164,7 +166,7 @@ def draw(rows: Sequence[RunRow]) -> Figure:
 
 def _draw_panel(axis: Axes, rows: Sequence[RunRow]) -> None:
     points = {name: _point(of) for name, of in _by_method(rows).items() if not name.endswith("_without_orders")}
-    colours = dict(zip(FAMILIES, (*COLOURS[:5], FAINT), strict=True))
+    colours = dict(zip(FAMILIES, (*COLOURS[: len(FAMILIES) - 1], FAINT), strict=True))
     least = min((cost for cost, _ in points.values() if cost > 0), default=10.0) / 10
     for family, colour in colours.items():
         shown = [max(points[name][0], least) for name in points if _family(name) == family]
@@ -214,11 +216,10 @@ def main(rows: Sequence[RunRow]) -> None:
     costs = {name: fmean(map(evaluations, of)) for name, of in _by_method(rivals).items()}
     psnr = [one for one in comparisons if one.figure == "psnr"]
     distances = [one for one in comparisons if one.figure in DISTANCES]
+    main = comparisons[0].main
     seeds = ", ".join(map(str, sorted({field(row, "seed") for row in rows})))
-    print(
-        "Wins / draws / losses against `oss`, counted over budgets and seeds by each run's paired 95 % interval, and in"
-    )
-    print(f"brackets the mean difference. Seeds: {seeds}. `oss` took {costs.get(MAIN, 0):,.0f} evaluations on average.")
+    print(f"Wins / draws / losses against `{main}`, counted over budgets and seeds by each run's paired 95 % interval,")
+    print(f"and in brackets the mean difference. Seeds: {seeds}. `{main}` took {costs[main]:,.0f} evaluations.")
     print("\n**All models: nearness to the teacher (PSNR, dB) by solver**\n")
     print(tally_table(psnr, lambda one: one.solver, costs))
     for model in dict.fromkeys(one.model for one in psnr):
@@ -227,9 +228,10 @@ def main(rows: Sequence[RunRow]) -> None:
     for figure in dict.fromkeys(one.figure for one in distances):
         print(f"\n**Distance to the data ({number_format(figure).label}; a win is a lesser one) by model**\n")
         print(tally_table([one for one in distances if one.figure == figure], lambda one: one.model))
-    for rival in ("path", "oss_full"):
-        print(f"\n**{rival} minus {MAIN}, dB of PSNR; bold: more than {NEAR} dB behind**\n")
-        print(behind_table(psnr, rival))
+    for rival in ("path", "oss_full", "oss_64", "auto_weights"):
+        if any(one.rival == rival for one in psnr):
+            print(f"\n**{rival} minus {main}, dB of PSNR; bold: more than {NEAR} dB behind**\n")
+            print(behind_table(psnr, rival))
     drawn = [row for row in rivals if "psnr" in row.intervals]
     if drawn:
         Path(os.path.commonpath([row.run.parent for row in rows]), PICTURE).write_bytes(to_png(draw(drawn)))

@@ -13,7 +13,7 @@ from optsteps.denoisers import call_nfe
 from optsteps.methods.base import Method, SearchProblem, steps_between
 from optsteps.solvers.multistep import Multistep
 
-# fit samples: so many, or as many as hold so many numbers, but at most a quarter of the problem's
+# fit samples: so many, or as many as hold so many numbers, but at most half of the problem's
 FIT, NUMBERS = 16, 64
 # the fewest that a budget brings them down to
 _FEWEST = 4
@@ -49,7 +49,7 @@ class Plan:
         cls, problem: SearchProblem, steps: Sequence[int], pool: Mapping[str, Method], refine: bool, weights: bool
     ) -> Plan:
         """The plan of a search without a budget: everybody takes part who can."""
-        fit = min(max(FIT, -(-NUMBERS // problem.noise[0].numel())), len(problem.noise) // 3)
+        fit = min(max(FIT, -(-NUMBERS // problem.noise[0].numel())), len(problem.noise) // 2)
         able, left_out = dict[str, Method](), list[str]()
         for name, method in pool.items():
             try:
@@ -81,12 +81,12 @@ class Plan:
 
     @property
     def held(self) -> list[Tensor]:
-        """The numbers of the selection samples in the parts in which they are asked: as many as are fitted on, then as
-        many as were asked before."""
-        first, samples = 2 * self.fit, len(self.problem.noise)
-        ends = [first, min(first + self.fit, samples)]
+        """The numbers of the selection samples in the parts in which they are asked: first those that race and are not
+        fitted on, then as many as were asked before. What raced on them was chosen on them, so that they speak for the
+        winner and against its refinement."""
+        samples, ends = len(self.problem.noise), [self.fit, 2 * self.fit]
         while ends[-1] < samples:
-            ends.append(min(2 * ends[-1] - first, samples))
+            ends.append(min(2 * ends[-1] - self.fit, samples))
         return [torch.arange(start, end) for start, end in pairwise(ends)]
 
     @property
@@ -95,7 +95,8 @@ class Plan:
         problem, fit, held = self.problem, self.fit, len(self.held[0])
         nfe, walk = call_nfe(problem.denoiser), problem.walker.nfe(problem.teacher)
         students = [problem.solver.nfe(steps_between(problem.teacher, n)) for n in self.steps]
-        stages = {"the teacher": (2 * fit + self.refine * held) * walk * nfe}
+        asked = 4 if self.refine else 2  # selection samples are asked once more, about
+        stages = {"the teacher": min(asked * fit, len(problem.noise)) * walk * nfe}
         stages["the pool"] = sum(self.beyond_the_teacher(method) for method in self.pool.values())
         running, samples, race = _CANDIDATES * len(self.pool), 2, 0.0
         while samples <= 2 * fit:

@@ -32,8 +32,7 @@ class Auto(Method):
     1. Every method of the pool names its candidates, from the first samples, the fit samples.
     2. The candidates race on the fit samples and as many others with the real solver (`race`).
     3. The winner's times are refined (`refined`): steps are fitted on the fit samples, and the schedule that is best on
-       the selection samples, which nothing before has seen, replaces the winner if it is better there by its paired
-       interval.
+       the selection samples, all others, replaces the winner if it is better there by its paired interval.
     4. With `weights`, the weights of the multistep steps are refined with the times in the same way.
 
     The teacher is walked once on every sample, whatever the methods of the pool ask of it.
@@ -53,7 +52,7 @@ class Auto(Method):
     the rounds of the race and the refinements.
 
     Raises:
-        ValueError: an empty pool or a budget below 1; in `check`, a stochastic solver, fewer than 6 samples, a pool of
+        ValueError: an empty pool or a budget below 1; in `check`, a stochastic solver, fewer than 4 samples, a pool of
             which nobody can take part, or a budget that is too small.
     """
 
@@ -80,9 +79,9 @@ class Auto(Method):
                 f"auto compares with the teacher's samples, which the stochastic solver {problem.solver.name!r} does "
                 "not repeat; choose a deterministic solver, or a method for stochastic ones, such as ays"
             )
-        if len(problem.noise) < 6:
+        if len(problem.noise) < 4:
             raise ValueError(
-                f"auto fits, races and selects on samples of their own: it needs at least 6, got {len(problem.noise)} "
+                f"auto fits on some samples and selects on others: it needs at least 4, got {len(problem.noise)} "
                 "(search.samples)"
             )
         plan = self.plan(problem, checked_steps(steps))
