@@ -25,6 +25,7 @@ GUIDES = [
             "metrics",
             "export",
             "models/diffusers",
+            "methods/auto",
             "methods/oss",
             "methods/ays",
             "methods/bounds",
@@ -54,6 +55,7 @@ ALONGSIDE = {
     # processes of a run meet in its store
     "runner.devices=4": ["store.folder=store"],
     "model=scenes": ["test.samples=12", "model.guidance=1"],
+    "method=auto": ["search.samples=8"],
     "method=ays": AYS,
     "method=ays_fid": [*AYS, "search.samples=12"],
     "method=ays_published": ["method.max_sweeps=1", "method.max_iterations=1"],
