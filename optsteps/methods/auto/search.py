@@ -124,13 +124,13 @@ class Auto(Method):
                 coordinates = GapCoordinates(schedules[n])
                 found[n].append(refined(coordinates, runs, held, fit, self.rounds))
                 schedules[n] = found[n][-1].schedule
-                ledger.decide(_refined_told(n, "times", found[n][-1]), "refined times")
+                ledger.decide(_refined_told(n, found[n][-1]), "refined times")
             if plan.weights:
                 assert isinstance(problem.solver, Multistep)
                 weighted = WeightCoordinates(schedules[n], problem.solver)
                 found[n].append(refined(weighted, runs, held, fit, _WEIGHT_ROUNDS, _RIDGES))
                 schedules[n] = found[n][-1].schedule
-                ledger.decide(_refined_told(n, "times and weights", found[n][-1]), "refined weights")
+                ledger.decide(_refined_told(n, found[n][-1]), "refined weights")
             schedules[n] = replace(schedules[n], metadata=self._described(plan, winner.names))
         evidence = {"decisions": ledger.sentences, "stages": ledger.stages, "heats": heats, "refined": found}
         return SearchResult(schedules, evidence=evidence)
@@ -191,10 +191,10 @@ def _told(steps: int, heats: Sequence[Heat]) -> str:
     return f"{steps} steps: {names} wins the race of {len(heats[0].ran)} candidates"
 
 
-def _refined_told(steps: int, what: str, found: Refined) -> str:
+def _refined_told(steps: int, found: Refined) -> str:
     gain = found.gain
     if found.best == 0:
-        return f"{steps} steps: no refinement of {what} is better on the selection samples"
+        return f"{steps} steps: no refinement of {found.moved} is better on the selection samples"
     interval = f"{gain.value:+.2f} dB [{gain.low:+.2f}, {gain.high:+.2f}] on {found.samples} selection samples"
-    kept = "" if found.schedule is not found.iterates[0] else ", too little to be sure: it stays as it was"
-    return f"{steps} steps: refined {what} gain {interval}{kept}"
+    kept = "" if found.taken else ", too little to be sure: it stays as it was"
+    return f"{steps} steps: refined {found.moved} gain {interval}{kept}"

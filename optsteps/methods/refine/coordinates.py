@@ -29,6 +29,11 @@ class GapCoordinates:
     start: Schedule
 
     @property
+    def moved(self) -> str:
+        """What the numbers move, in words."""
+        return "times"
+
+    @property
     def size(self) -> int:
         """Number of the numbers: n, of which one sum changes nothing."""
         return self.start.steps
@@ -94,6 +99,11 @@ class WeightCoordinates:
     start: Schedule
     solver: Multistep
     columns: int | None = None
+
+    @property
+    def moved(self) -> str:
+        """What the numbers move, in words."""
+        return "times and weights"
 
     @property
     def size(self) -> int:

@@ -31,6 +31,7 @@ class Refined:
     Attributes:
         schedule: the best on the selection samples if it is better there than the start by its paired interval,
             otherwise the start.
+        moved: "times" or "times and weights".
         gain: in dB on the selection samples, of the best over the start.
         samples: the number of selection samples that were needed.
         best: the number of the iterate that is best on the first selection samples, 0 for the start.
@@ -39,11 +40,17 @@ class Refined:
     """
 
     schedule: Schedule
+    moved: str
     gain: Interval
     samples: int
     best: int
     iterates: list[Schedule] = field(repr=False)
     held: list[float]
+
+    @property
+    def taken(self) -> bool:
+        """Whether the best has replaced the start."""
+        return self.gain.low > 0
 
 
 def refined(
@@ -98,7 +105,8 @@ def refined(
             gain, asked = spread(differences, LEVEL), asked + 1
     chosen = iterates[best] if gain.low > 0 else start
     samples = sum(part.samples for part in held[:asked])
-    return Refined(chosen, gain, samples, best, iterates, [float(levels.mean()) for levels in tried])
+    levels = [float(some.mean()) for some in tried]
+    return Refined(chosen, coordinates.moved, gain, samples, best, iterates, levels)
 
 
 def _descent(

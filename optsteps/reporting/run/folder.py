@@ -16,6 +16,8 @@ from torch import Tensor
 
 from optsteps.comparison import TEACHER, Row, VerdictRow, as_data
 from optsteps.methods.base import SearchResult
+from optsteps.reporting.run.decided import CAPTION, how_decided
+from optsteps.reporting.run.decided_picture import decided_png
 from optsteps.reporting.run.early_stopping import stopping_curves, stopping_png
 from optsteps.reporting.run.pictures import path_error_png, samples_figure, schedules_png, steps_of
 from optsteps.reporting.run.reading import CONFIG, METRICS
@@ -25,7 +27,7 @@ from optsteps.storage.files import file_name, write_atomically
 # a program that samples with the schedules, where the model is of diffusers
 USAGE = "use_in_diffusers.py"
 _RESULT = re.compile(
-    r"metrics\.json|report\.md|schedule_\d+\.json|(schedules|path_error|early_stopping|samples_\d+)\.png|"
+    r"metrics\.json|report\.md|schedule_\d+\.json|(schedules|path_error|early_stopping|how_decided|samples_\d+)\.png|"
     + re.escape(USAGE)
 )
 
@@ -83,7 +85,7 @@ def write_report(
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             row.schedule.save(folder / name)
             files[name] = folder / name
-    curves = stopping_curves(searches)
+    curves, decided = stopping_curves(searches), how_decided(searches)
     numbers = {
         "title": title,
         "method": method,
@@ -92,19 +94,22 @@ def write_report(
         "rows": [as_data(row) for row in rows],
         "verdicts": [asdict(v) for v in verdicts],
         **({"early_stopping": curves} if curves else {}),
+        **({"how_decided": decided} if decided else {}),
     }
     write(METRICS, as_json(numbers))
     decisions = decisions_of(searches)
-    write("report.md", report_markdown(title, rows, verdicts, facts, {}, decisions, rate).encode())
+    write("report.md", report_markdown(title, rows, verdicts, facts, {}, decisions, rate, decided).encode())
     # the main method is drawn as the first
     pictures = _pictures(sorted(rows, key=lambda row: row.method != method), decode)
     if curves:
         drawn = {f"{name}, {n} steps": curve for name, by_steps in curves.items() for n, curve in by_steps.items()}
         pictures["early_stopping.png"] = ("Where AYS stopped: its criterion along the descent", stopping_png(drawn))
+    if (png := decided_png(decided)) is not None:
+        pictures["how_decided.png"] = (CAPTION, png)
     for name, (_, png) in pictures.items():
         write(name, png)
     images = {caption: name for name, (caption, _) in pictures.items()}
-    write("report.md", report_markdown(title, rows, verdicts, facts, images, decisions, rate).encode())
+    write("report.md", report_markdown(title, rows, verdicts, facts, images, decisions, rate, decided).encode())
     return list(files.values())
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from optsteps.comparison import TEACHER, Row, VerdictRow
+from optsteps.reporting.run.decided import CAPTION, Decided, decided_markdown
+from optsteps.reporting.run.recommendation import recommendations
 from optsteps.reporting.run.tables import (
     NO_VERDICT,
     figure_names,
@@ -28,8 +30,9 @@ def report_markdown(
     images: Mapping[str, str],
     decisions: Mapping[str, Sequence[str]] | None = None,
     rate: float | None = None,
+    decided: Mapping[str, Decided] | None = None,
 ) -> str:
-    """The text of report.md: verdicts, the tables behind them, how to read these, pictures, and facts about the run.
+    """The text of report.md: what to use, the tables behind them, how to read these, pictures, and facts about the run.
 
     Args:
         title: heading.
@@ -39,11 +42,14 @@ def report_markdown(
         images: link of each picture relative to the report, by caption.
         decisions: sentences on what a search decided on its way, by method.
         rate: network evaluations per second; None where it was not measured.
+        decided: numbers on how searches decided, by method (`how_decided`).
     """
-    said = [f"**{markdown(sentence)}**" for sentence in verdict_sentences(verdicts)]
+    said = [f"**{markdown(sentence)}**" for sentence in recommendations(rows, verdicts)]
     parts = [f"# {markdown(title)}", *(said or [NO_VERDICT]), "## Figures", markdown_table(rows, rate)]
     if verdicts:
-        parts += ["## Verdicts", verdict_table(verdicts)]
+        parts += ["## Verdicts", *map(markdown, verdict_sentences(verdicts)), verdict_table(verdicts)]
+    if decided:
+        parts.append(decided_markdown(decided, rate, images.get(CAPTION)))
     if any(row.schedule is not None for row in rows):
         parts += ["## Ranges", range_table(rows)]
     if any(row.schedule is not None and row.schedule.carried for row in rows):
@@ -53,8 +59,8 @@ def report_markdown(
         for name, sentences in decisions.items():
             parts += [f"{markdown(name)}:", _bullets(map(markdown, sentences))]
     parts += ["## How to read this", _bullets(_notes(rows, facts))]
-    if images:
-        parts += ["## Pictures", *(f"![{markdown(caption)}]({link})" for caption, link in images.items())]
+    if others := {caption: link for caption, link in images.items() if caption != CAPTION}:
+        parts += ["## Pictures", *(f"![{markdown(caption)}]({link})" for caption, link in others.items())]
     if facts:
         parts += [
             "## The run",

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from optsteps.comparison import Row, VerdictRow
+from optsteps.reporting.run.recommendation import recommendations
 from optsteps.reporting.run.tables import terminal_table, verdict_sentences
 
 
@@ -20,7 +21,8 @@ def run_summary(
     places: Iterable[tuple[str, Path]],
     rate: float | None = None,
 ) -> str:
-    """The table of all rows, warnings in red, the verdicts in sentences, and paths; as wide as the terminal.
+    """What to use, the table of all rows, warnings in red, the verdicts in sentences, and paths; as wide as the
+    terminal.
 
     Args:
         rows, verdicts: of the comparison.
@@ -30,6 +32,8 @@ def run_summary(
     """
 
     def write(console: Console) -> None:
+        for sentence in recommendations(rows, verdicts):
+            console.print(sentence, style="bold")
         console.print(terminal_table(rows, rate))
         for sentence in warnings:
             console.print(sentence, style="red")

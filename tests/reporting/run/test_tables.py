@@ -11,6 +11,7 @@ from optsteps.comparison import Row, VerdictRow
 from optsteps.metrics.judges import Measurement
 from optsteps.metrics.statistics import Interval
 from optsteps.reporting.number_format import number_format
+from optsteps.reporting.run.recommendation import recommendations
 from optsteps.reporting.run.report import report_markdown
 from optsteps.reporting.run.tables import markdown_table, terminal_table, verdict_sentences, verdict_table
 
@@ -165,9 +166,15 @@ def test_the_report_says_first_what_was_found() -> None:
     text = report_markdown("mnist: oss", rows, all_verdicts(rows), facts, {"Schedules": "schedules.png"})
     first, second, *_ = text.split("\n\n")
     assert first == "# mnist: oss"
-    assert second == f"**{verdict_sentences(all_verdicts(rows))[0]}**"
-    assert "better than edm" in second
-    for said in ("data range 2,", "![Schedules](schedules.png)", "- **command**: optsteps method=oss\n", "64 samples"):
+    assert second == f"**{recommendations(rows, all_verdicts(rows))[0]}**"
+    sentences = "\n\n".join(verdict_sentences(all_verdicts(rows)))
+    for said in (
+        f"## Verdicts\n\n{sentences}\n\n| method",
+        "data range 2,",
+        "![Schedules](schedules.png)",
+        "- **command**: optsteps method=oss\n",
+        "64 samples",
+    ):
         assert said in text
     assert "FID falls" not in text
     assert "no verdict" in report_markdown("x", rows, [], {}, {})

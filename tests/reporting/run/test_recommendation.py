@@ -1,0 +1,83 @@
+"""The answer of a run: whose schedule to use, from the figures of its rows and the verdicts on them."""
+
+import torch
+
+from optsteps.comparison import Row, verdicts
+from optsteps.metrics.base import Measurement
+from optsteps.metrics.judges import sample_wise
+from optsteps.metrics.statistics import Interval
+from optsteps.reporting.run.recommendation import recommendations
+from optsteps.reporting.run.report import report_markdown
+from optsteps.reporting.run.summary import run_summary
+
+SCATTER = torch.linspace(-1, 1, 64, dtype=torch.float64)
+
+
+def row(method: str, psnr: float, steps: int = 5, nfe: float = 5, doubt: float = 0.0, oracle: bool = False) -> Row:
+    """A row whose samples scatter about a PSNR, and about each other by as much as the doubt."""
+    decibels = psnr + SCATTER + doubt * SCATTER.roll(7)
+    figures = {"mse": sample_wise(10 ** (-decibels / 10), False), "psnr": sample_wise(decibels, True)}
+    return Row(method, steps, nfe, None, torch.zeros(64, 2), figures, oracle)
+
+
+def said(rows: list[Row], figure: str = "psnr") -> list[str]:
+    return recommendations(rows, verdicts(rows, "mine", figure))
+
+
+def test_better_than_the_best_rival() -> None:
+    rows = [row("mine", 24.0), row("edm", 20.0), row("curvature", 23.5), row("bound", 30.0, oracle=True)]
+    rows += [row("other", 29.0, 6, 6)]
+    expected = (
+        "With 5 evaluations per sample use mine's schedule: it is better than the best other (curvature) by 0.50 dB"
+    )
+    assert said(rows) == [f"{expected} PSNR [0.50, 0.50]."]
+    assert said(rows[:2]) == [
+        "With 5 evaluations per sample use mine's schedule: it is better than edm's by 4.00 dB PSNR [4.00, 4.00]."
+    ]
+
+
+def test_no_better_than_the_best_rival() -> None:
+    """Whoever else it is better than."""
+    (sentence,) = said([row("mine", 24.01), row("edm", 20.0), row("curvature", 24.0, doubt=1.0)])
+    start = "With 5 evaluations per sample use curvature's schedule: mine's is no better (+0.01 dB PSNR [-0."
+    assert sentence.startswith(start)
+    assert sentence.endswith("])."), sentence
+
+
+def test_worse_than_the_best_rival() -> None:
+    rows = [row("mine", 23.75), row("path", 23.875), row("curvature", 24.0)]
+    assert said(rows) == [
+        "With 5 evaluations per sample use curvature's schedule: mine's is worse by 0.25 dB PSNR [0.25, 0.25]."
+    ]
+
+
+def test_less_is_better_where_the_figure_says_so() -> None:
+    """And the first figure of the verdicts decides."""
+    rows = [row("mine", 23.0), row("edm", 20.0), row("curvature", 22.0)]
+    both = [v for figure in ("mse", "psnr") for v in verdicts(rows, "mine", figure)]
+    (sentence,) = recommendations(rows, both)
+    assert "use mine's schedule: it is better than the best other (curvature) by 0.00" in sentence
+    assert "MSE" in sentence
+
+
+def test_every_step_count_has_its_sentence() -> None:
+    rows = [row("mine", 24.0), row("edm", 20.0), row("mine", 24.0, 5, 9), row("edm", 25.0, 9, 9)]
+    first, second = said(rows)
+    assert first.startswith("With 5 evaluations per sample use mine's")
+    assert second.startswith("With 9 evaluations per sample (5 steps) use edm's")
+    assert said(rows[:1]) == []
+
+
+def test_a_rival_that_is_no_number_is_not_the_best() -> None:
+    failed = row("failed", 20.0)
+    failed.measurements["psnr"] = Measurement(Interval(*[float("nan")] * 3), True, failed.measurements["psnr"].values)
+    (sentence,) = said([row("mine", 24.0), failed, row("edm", 20.0)])
+    assert "(edm)" in sentence
+
+
+def test_it_is_said_first() -> None:
+    rows = [row("mine", 24.0), row("edm", 20.0)]
+    judged = verdicts(rows, "mine", "psnr")
+    (sentence,) = recommendations(rows, judged)
+    assert report_markdown("x", rows, judged, {}, {}).split("\n\n")[1] == f"**{sentence}**"
+    assert " ".join(run_summary(rows, judged, [], []).split()).startswith(sentence)
