@@ -12,13 +12,14 @@ from optsteps.deprecation import find_old_modules
 
 if TYPE_CHECKING:
     from optsteps.export import apply, restore
+    from optsteps.finding import find
     from optsteps.methods.base import SearchProblem, SearchResult
     from optsteps.sampling import sample
     from optsteps.schedules import Schedule, build_schedule
 
 __version__ = "0.1.0"
 
-__all__ = ["Schedule", "SearchProblem", "SearchResult", "apply", "build_schedule", "restore", "sample"]
+__all__ = ["Schedule", "SearchProblem", "SearchResult", "apply", "build_schedule", "find", "restore", "sample"]
 
 # the modules that the names of `__all__` are in
 _MODULES = {
@@ -27,6 +28,7 @@ _MODULES = {
     "SearchResult": "methods.base",
     "apply": "export",
     "build_schedule": "schedules",
+    "find": "finding",
     "restore": "export",
     "sample": "sampling",
 }

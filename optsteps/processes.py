@@ -83,6 +83,18 @@ class Process(ABC):
         """Inverse of `log_snr`."""
         return self.time_of_noise_level(torch.exp(-as_times(log_snr)))
 
+    def time_range(self, noise_max: float, noise_min: float) -> tuple[float, float]:
+        """The times of the largest and the smallest noise level of a model, as far as the process reaches.
+
+        Raises:
+            ValueError: a level is negative, NaN or beyond the process's range.
+        """
+        if self.t_clean < 0:  # VP has a least and a greatest positive noise level
+            least, greatest = self.noise_level([0.0, self.t_limit]).tolist()
+            noise_max, noise_min = min(noise_max, greatest), max(noise_min, least)
+        t_max, t_min = self.time_of_noise_level([noise_max, noise_min]).tolist()
+        return t_max, t_min
+
     def prior_std(self, t: Times) -> Tensor:
         """The scale of the noise that sampling starts from at t."""
         return self.sigma(t)

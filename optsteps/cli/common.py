@@ -12,11 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from optsteps.cli.choices import add_command_choices
 from optsteps.cli.rivals import add_rivals_source
+from optsteps.running.configs import CONFIG_DIR as CONFIG_DIR
 from optsteps.storage.files import file_name
-
-_PACKAGE = Path(__file__).parent.parent
-# a wheel carries the configs inside the package; a checkout has them beside it
-CONFIG_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 
 
 def _chosen(group: str) -> str:

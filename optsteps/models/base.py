@@ -67,11 +67,7 @@ class Model:
     @property
     def time_range(self) -> tuple[float, float]:
         """t_max and t_min: the times of `noise_levels`, as far as the process reaches."""
-        high, low = self.noise_levels
-        if self.process.t_clean < 0:  # VP has a least and a greatest positive noise level
-            least, greatest = self.process.noise_level([0.0, self.process.t_limit]).tolist()
-            high, low = min(high, greatest), max(low, least)
-        return tuple(self.process.time_of_noise_level([high, low]).tolist())
+        return self.process.time_range(*self.noise_levels)
 
     def cond(self, index: Sequence[int] | range, device: torch.device) -> Cond:
         """The cond of the samples `index`. Class labels lie on `device`, sample k having class k modulo their number;

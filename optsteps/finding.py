@@ -1,0 +1,219 @@
+"""A schedule for one's own model in one call: searched, compared with hand-made ones, and explained in a sentence."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from optsteps.comparison import VerdictRow
+from optsteps.conditions import Cond, take
+from optsteps.denoisers import Denoiser, call_nfe, counting
+from optsteps.methods import Auto, SearchProblem, SearchResult
+from optsteps.methods.nearness import Nearness
+from optsteps.metrics.statistics import paired_difference, verdict
+from optsteps.processes import Flow, Process
+from optsteps.schedules import Schedule, build_schedule
+from optsteps.solvers import Multistep, Solver, build_solver
+from optsteps.storage.workers import ALONE
+
+# hand-made schedules that people use, by their names in the pool; those that are preferred among equal ones first
+HAND_MADE = ("logsnr", "edm", "time_uniform")
+HAND_MADE_FOR_FLOWS = ("flow_shift",)
+# unseen samples: a quarter of all, but no fewer than this; and the fewest that auto searches with
+_UNSEEN, _SEARCHED = 8, 6
+# by how much the standard deviation of unit noise may be off, beside five times its own
+_OFF = 0.05
+
+
+@dataclass(frozen=True)
+class Found:
+    """What `find` found.
+
+    Attributes:
+        answer: a sentence: by how much auto's schedule is nearer to the teacher than the best hand-made one, or that it
+            is not.
+        schedule: the one to sample with: auto's where it is nearer, otherwise the best hand-made one.
+        verdicts: on auto's schedule against every hand-made one, in PSNR (dB) to the teacher's samples, on samples that
+            no search saw.
+        search: what auto found; `search.evidence["decisions"]` says how.
+    """
+
+    answer: str
+    schedule: Schedule
+    verdicts: list[VerdictRow]
+    search: SearchResult
+
+
+def find(
+    denoiser: Denoiser,
+    process: Process,
+    noise: Tensor,
+    nfe: int,
+    solver: str | Solver = "dpmpp_2m",
+    cond: Cond = None,
+    *,
+    noise_max: float | None = None,
+    noise_min: float | None = None,
+    teacher: int | Schedule = 100,
+    weights: bool = False,
+    budget: int | None = None,
+    max_batch: int = 64,
+) -> Found:
+    """The schedule that spends `nfe` network evaluations per sample best.
+
+    The method `auto` (conf/method/auto.yaml) searches with the first three quarters of the samples. On the others, of
+    which there are at least 8 and which nothing before has seen, its schedule is compared with hand-made ones: uniform
+    in log-SNR, EDM's, uniform in time and, under a flow, the shifted one. Where it is not nearer to the teacher than
+    the best of them, by the 95 % interval of the paired differences, the hand-made one is the answer.
+
+    Args:
+        denoiser: D(x [B, ...], t [B], cond) -> [B, ...]; `NetworkDenoiser` makes one of a network.
+        process: its noising process.
+        noise: unit Gaussian [B, ...]; 64 samples are a good number, and 14 the fewest.
+        nfe: network evaluations per sample; guidance counts 2. The most steps that they pay for are taken.
+        solver: the solver to sample with, or its name; a deterministic one.
+        cond: condition of the noise's samples, or None.
+        noise_max, noise_min: the largest and the smallest noise level of the model, as far as the process reaches.
+            None: all of the process, which under EDM, where that is infinite, is 80 and 0.002.
+        teacher: the steps of the teacher, which follows EDM's formula between these levels; or its schedule.
+        weights: whether the weights of a multistep step are searched too, which only this package's sampler runs.
+        budget: network evaluations of the search, about; None for no limit.
+        max_batch: most samples in one call of the denoiser.
+
+    Raises:
+        ValueError: too few samples; noise that is not unit noise; an `nfe` that pays for no step, or for as many as the
+            teacher's; a stochastic solver; weights for a solver that has none; noise levels beside a teacher's
+            schedule, or beyond the process; a budget that is too small; noise and cond of different batch sizes; a
+            denoiser that fails (`ModelError`).
+    """
+    unseen = _unseen(noise)
+    solver = build_solver(solver) if isinstance(solver, str) else solver
+    if weights and not isinstance(solver, Multistep):
+        raise ValueError(f"{solver.name} is no multistep solver, so it has no weights to search: leave weights=False")
+    teacher = _teacher(process, teacher, noise_max, noise_min)
+    with counting(denoiser) as counted:
+        problem = SearchProblem(counted, process, solver, noise, teacher, cond)
+        steps = _steps(problem, nfe)
+        searched, judged = (_part(problem, part) for part in (slice(0, -unseen), slice(-unseen, None)))
+        auto = _auto(weights, budget, max_batch)
+        search = auto.search(searched, [steps])
+        hand_made = _hand_made(auto, searched, steps, nfe)
+        verdicts = _verdicts(judged, search.schedules[steps], hand_made, max_batch)
+        comparison = counted.evaluations - search.evaluations
+    best = min(verdicts, key=lambda row: row.difference.value)
+    better = best.verdict == "better" and best.nfe <= nfe
+    answer = (
+        f"{_told(best, better, len(verdicts), teacher.steps)} at {best.nfe:g} evaluations per sample, on {unseen} "
+        f"unseen samples; the search took {search.evaluations:,} evaluations, and the comparison {comparison:,}."
+    )
+    return Found(answer, search.schedules[steps] if better else hand_made[best.rival], verdicts, search)
+
+
+def _unseen(noise: Tensor) -> int:
+    """How many of the samples no search sees; ValueError where there are too few, or they are no unit noise."""
+    unseen, fewest = max(_UNSEEN, len(noise) // 4), _UNSEEN + _SEARCHED
+    if len(noise) < fewest:
+        raise ValueError(
+            f"noise holds {len(noise)} samples, and at least {fewest} are needed: {_UNSEEN} that no search sees judge "
+            f"what is found on the others; 64 are a good number, torch.randn(64, *shape)"
+        )
+    mean, std = noise.double().mean().item(), noise.double().std().item()
+    if not (abs(std - 1) < _OFF + 5 / math.sqrt(2 * noise.numel()) and abs(mean) < _OFF + 5 / math.sqrt(noise.numel())):
+        raise ValueError(
+            f"noise must be unit noise, torch.randn, which the sampler scales to the noise of its first time; this has "
+            f"mean {mean:.3g} and standard deviation {std:.3g}"
+        )
+    return unseen
+
+
+def _teacher(process: Process, teacher: int | Schedule, noise_max: float | None, noise_min: float | None) -> Schedule:
+    if isinstance(teacher, Schedule):
+        if noise_max is not None or noise_min is not None:
+            raise ValueError("the teacher's schedule has the model's range already: leave noise_max and noise_min out")
+        return teacher
+    highest, lowest = (80.0, 0.002) if math.isinf(process.t_limit) else (math.inf, 0.0)
+    t_max, t_min = process.time_range(
+        highest if noise_max is None else noise_max, lowest if noise_min is None else noise_min
+    )
+    return build_schedule("edm", process, teacher, t_max, t_min)
+
+
+def _steps(problem: SearchProblem, nfe: int) -> int:
+    """The most steps that so many evaluations per sample pay for."""
+    solver, teacher, per_call = problem.solver, problem.teacher, call_nfe(problem.denoiser)
+    try:
+        steps = solver.steps(nfe // per_call, problem.process, *teacher.times[[0, -1]])
+    except ValueError as error:
+        counts = f", where a call of the denoiser counts {per_call}" if per_call > 1 else ""
+        raise ValueError(f"nfe={nfe}{counts}: {error}") from error
+    if steps >= teacher.steps:
+        raise ValueError(
+            f"nfe={nfe} pays for {steps} steps, and the teacher has {teacher.steps}: give fewer evaluations, or a "
+            "teacher of more steps"
+        )
+    return steps
+
+
+def _part(problem: SearchProblem, part: slice) -> SearchProblem:
+    """The problem of some of the samples."""
+    return replace(problem, noise=problem.noise[part], cond=take(problem.cond, part))
+
+
+def _auto(weights: bool, budget: int | None, max_batch: int) -> Auto:
+    """The method of conf/method/auto.yaml."""
+    from hydra.utils import instantiate
+
+    from optsteps.running.configs import composed
+
+    settings = {"method.weights": weights, "method.budget": budget, "+max_batch": max_batch}
+    config = composed("method/auto", [f"{key}={json.dumps(value)}" for key, value in settings.items()])
+    auto: Auto = instantiate(config.method)
+    return auto
+
+
+def _hand_made(auto: Auto, problem: SearchProblem, steps: int, nfe: int) -> dict[str, Schedule]:
+    """The hand-made schedules that cost no more than `nfe`, by name. Of several ranges each takes the best on the
+    samples that auto's pool sees."""
+    few = _part(problem, slice(0, auto.plan(problem, [steps]).fit))
+    names = HAND_MADE + HAND_MADE_FOR_FLOWS * isinstance(problem.process, Flow)
+    schedules = dict[str, Schedule]()
+    for name in names:
+        with suppress(ValueError):  # a formula that cannot take so few steps
+            auto.pool[name].check(few, [steps])
+            schedules[name] = auto.pool[name].search(few, [steps]).schedules[steps]
+    per_call = call_nfe(problem.denoiser)
+    return {name: one for name, one in schedules.items() if problem.solver.nfe(one) * per_call <= nfe}
+
+
+def _verdicts(
+    problem: SearchProblem, schedule: Schedule, hand_made: Mapping[str, Schedule], max_batch: int
+) -> list[VerdictRow]:
+    """Verdicts on auto's schedule against each of the others, on the samples of the problem."""
+    errors = Nearness(problem, ALONE, max_batch).errors([schedule, *hand_made.values()])
+    # PSNR up to the data's range, which no difference depends on; a number too where samples are exact or diverged
+    least, most = torch.finfo(errors.dtype).tiny, torch.finfo(errors.dtype).max
+    ours, *theirs = -10 * errors.clamp(least, most).log10()
+    nfe = problem.solver.nfe(schedule) * call_nfe(problem.denoiser)
+    differences = {name: paired_difference(ours, level) for name, level in zip(hand_made, theirs, strict=True)}
+    return [
+        VerdictRow("auto", name, schedule.steps, nfe, "psnr", gap, verdict(gap, higher_is_better=True))
+        for name, gap in differences.items()
+    ]
+
+
+def _told(best: VerdictRow, better: bool, count: int, teacher_steps: int) -> str:
+    """The verdict against the best of the hand-made schedules in words."""
+    teacher, gap = f"the {teacher_steps}-step teacher", best.difference
+    if better:
+        interval = f"{gap.value:.2f} dB PSNR [{gap.low:.2f}, {gap.high:.2f}]"
+        return f"auto's schedule is nearer to {teacher} than the best of {count} others ({best.rival}) by {interval}"
+    interval = f"{gap.value:+.2f} dB PSNR [{gap.low:+.2f}, {gap.high:+.2f}]"
+    if best.verdict == "better":
+        return f"auto's schedule takes more evaluations than it may, so use {best.rival}: the difference is {interval}"
+    return f"auto's schedule is not nearer to {teacher} than {best.rival}, so use that: the difference is {interval}"
