@@ -21,14 +21,14 @@ from optsteps.models import Gaussian, Model
 from optsteps.processes import EDM
 from optsteps.running.judges import choose_metric
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 TINY = ["steps=2", "teacher.steps=4", "search.samples=2", "test.samples=8", "test.oracle=0", "logger=none"]
 TINY += ["store.folder=null", "rivals=none", "check_model=false"]
 MODULE = """
 from optsteps.denoisers import NetworkDenoiser
 from optsteps.models import Model
 from optsteps.processes import EDM
-
-pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 def made(name="of its own", process=EDM(), device="no device", **more):
     model = Model(name, NetworkDenoiser(lambda x, t: x / 2, process, "x0"), process, (2,), (10.0, 0.1))
