@@ -8,6 +8,7 @@ from optsteps.methods.bounds import DM, HSO, Gaussian
 from optsteps.methods.changed_problem import ChangedProblem
 from optsteps.methods.file import FileSchedules
 from optsteps.methods.handmade import GivenSchedules, HandMade
+from optsteps.methods.ld3 import LD3
 from optsteps.methods.monitors import CRS, TORS, Curvature, Entropic, SolverMonitor
 from optsteps.methods.oss import OSS, calibrate_amplitude
 from optsteps.methods.paths import BOSS, GITS, OLSS, Path
@@ -19,6 +20,7 @@ __all__ = [
     "DM",
     "GITS",
     "HSO",
+    "LD3",
     "OLSS",
     "OSS",
     "TORS",

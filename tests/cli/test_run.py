@@ -47,6 +47,7 @@ ALONGSIDE = {
     "metric=toy_many": [*TINY_PLANE[:1], *TOY[1:]],
     # two sets of a few samples make no FID worth the name, but a run
     "method=ays_fid": ["metric=teacher", "search.samples=12", "method.max_sweeps=1", "method.levels=16"],
+    **{f"method={name}": ["search.samples=4"] for name in ("ld3", "ld3_published")},
     "method=ays_published": [*TINY_PLANE, "method.max_sweeps=1", "method.max_iterations=1"],
     "experiment=solver_orders_mixture": ["nfe=null", "teacher.solver=heun", "test.samples=32"],
     "experiment=solver_orders_mnist": [

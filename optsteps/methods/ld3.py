@@ -1,0 +1,492 @@
+"""LD3: times learned by gradients through the whole walk (Tong et al., arXiv:2405.15506)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from optsteps.conditions import Cond, take
+from optsteps.denoisers import CountedDenoiser, ModelError, call_nfe
+from optsteps.fingerprint import plain_settings, solver_facts
+from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, checked_steps
+from optsteps.metrics.teacher import mse
+from optsteps.processes import EDM
+from optsteps.sampling import sample
+from optsteps.schedules import Schedule
+from optsteps.storage.shards import storable
+from optsteps.storage.workers import Workers
+from optsteps.trajectories import Trajectories
+
+Mode = Literal["lambda", "time"]
+
+# of the released code: the largest norm of a gradient; below which learning rates do not fall; how often they may be
+# found there before training stops
+_LARGEST_NORM = 1.0
+_LEAST_RATE, _LEAST_TOLD_RATE, _FLOOR_HITS = 5e-5, 1e-6, 5
+
+
+class LD3(Method):
+    """The times whose samples are nearest to the teacher's, learned by gradients through the solver's whole walk.
+
+    The gaps of a schedule of n steps are a softmax of n numbers, in log-SNR (mode "lambda") or in time (mode "time"),
+    which at first are equal; the ends are the teacher's. Half of the problem's samples train them with RMSprop, the
+    others validate after every step, and the numbers that are best there are the result. After `patience` validations
+    in a row that are no better, the best numbers are restored and the learning rates fall; so they are, at their rates,
+    at the beginning of every round. Every step count is learned by itself.
+
+    Soft teacher forcing: the student need not copy the teacher's sample of exactly the same noise. Every training
+    sample's noise moves by a gradient step of its own whenever it is visited. It stays within a ball of the radius
+    `ball` * D / n^2 around the noise that the teacher had, D being the numbers of a sample, and a move counts only
+    where the sample's loss has fallen.
+
+    With `told_times`, the times that the network is told at the inner steps are learned too, in the second phase. They
+    differ from the schedule's own by at most `win_rate` of its least gap. A plain list of times cannot hold them.
+
+    As in the released code (github.com/vinhsuhi/LD3, 2024-10), but for these:
+
+    - The loss is the mean squared difference of the samples as they are, the released option "L2". Its default is
+      LPIPS on decoded images, which needs the weights of a network.
+    - The bound of the told times is taken from the grid in both modes. In mode "lambda" the released code takes it from
+      the free numbers, so that it is 0 where two neighbours are equal.
+    - The noise of validation samples does not move. In the released code it does, and what is validated is helped.
+      `ball_rate` halves after a round in which no training noise moved, there after one without a validation noise.
+    - All validation samples are asked every time, as they are with the authors' settings for pixels: one batch holds
+      all. As there, the first time that patience ends restores the best and leaves the learning rates.
+    - A round begins with the best numbers, as there, which are not validated once more.
+    - Without `told_times`, the times alone are trained in the second phase: the first phase goes on.
+
+    The authors take 100 samples, which make 175 optimiser steps with the settings below; 8 samples make 14. Their
+    solver is UniPC of order 3, through whose step ratios they let no gradient pass, and here it passes.
+
+    The cost is counted as everywhere, in evaluations forwards. A training step follows its walk backwards too, which
+    costs about twice as much again and the memory of a whole walk. "decisions" says how many evaluations were followed.
+
+    Args:
+        mode: "lambda", the authors' for pixels, or "time", theirs for latents. None: "lambda" where the log-SNR at both
+            ends is finite, otherwise "time".
+        told_times: whether the second phase learns told times.
+        first_rounds: passes over the training samples in the first phase.
+        second_rounds: in the second phase; the authors take 3 for latents.
+        batch: training samples of one step; the authors take 1 for latents.
+        rate: learning rate of the times.
+        momentum: of the times.
+        told_rate: learning rate of the told times, times n. None: 0.1 in mode "lambda", where it is of log-SNR, and
+            0.001 in mode "time", where it is of the range.
+        ball: 0 lets no noise move.
+        ball_rate: learning rate of the noise, times n.
+        win_rate: see above; at most 0.5, so that told times stay in order.
+        patience: see above.
+        decay: what the learning rates are multiplied by, down to 5e-5 and, for told times, 1e-6. In the second phase
+            training stops when the rate (with `told_times`, theirs) has been found there 5 times.
+        validate_every: so many optimiser steps lie between validations; the authors take 1.
+        seed: of the order in which training samples are visited.
+        max_batch: most samples in one call of the denoiser where nothing is followed backwards.
+
+    `SearchResult.evidence`: "decisions"; by step count "validation", the mean squared errors of the validation samples
+    at the start and after every validation.
+
+    Raises:
+        ValueError: a setting out of its range; in `check`, a stochastic solver, fewer than 4 samples, mode "lambda"
+            where the log-SNR is infinite, mode None where EDM's is, or told times for a solver that does not obey them.
+        ModelError: in `search`, a denoiser through which no gradient flows.
+    """
+
+    name = "ld3"
+
+    def __init__(
+        self,
+        mode: Mode | None = None,
+        told_times: bool = False,
+        first_rounds: int = 2,
+        second_rounds: int = 5,
+        batch: int = 2,
+        rate: float = 5e-3,
+        momentum: float = 0.9,
+        told_rate: float | None = None,
+        ball: float = 1e-3,
+        ball_rate: float = 12.0,
+        win_rate: float = 0.5,
+        patience: int = 5,
+        decay: float = 0.8,
+        validate_every: int = 1,
+        seed: int = 0,
+        max_batch: int = 512,
+    ) -> None:
+        if mode not in ("lambda", "time", None):
+            raise ValueError(f"mode must be 'lambda', 'time' or None, got {mode!r}")
+        for name, count in {"batch": batch, "patience": patience, "validate_every": validate_every}.items():
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
+        for name, size in {"first_rounds": first_rounds, "second_rounds": second_rounds, "ball": ball}.items():
+            if not (size >= 0 and math.isfinite(size)):
+                raise ValueError(f"{name} must be at least 0 and finite, got {size}")
+        for name, speed in {"rate": rate, "told_rate": told_rate, "ball_rate": ball_rate}.items():
+            if speed is not None and not (speed > 0 and math.isfinite(speed)):
+                raise ValueError(f"{name} must be positive and finite, got {speed}")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be at least 0 and below 1, got {momentum}")
+        if not 0 < decay <= 1:
+            raise ValueError(f"decay must be above 0 and at most 1, got {decay}")
+        if not 0 <= win_rate <= 0.5:
+            raise ValueError(f"win_rate must be from 0 to 0.5, got {win_rate}")
+        self.mode, self.told_times = mode, told_times
+        self.first_rounds, self.second_rounds, self.batch = first_rounds, second_rounds, batch
+        self.rate, self.momentum, self.told_rate = rate, momentum, told_rate
+        self.ball, self.ball_rate, self.win_rate = ball, ball_rate, win_rate
+        self.patience, self.decay, self.validate_every = patience, decay, validate_every
+        self.seed, self.max_batch = seed, max_batch
+
+    def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
+        if problem.solver.stochastic or problem.walker.stochastic:
+            solver = problem.solver if problem.solver.stochastic else problem.walker
+            raise ValueError(
+                f"ld3 compares with the teacher's samples, which the stochastic solver {solver.name!r} does not "
+                "repeat; choose a deterministic solver"
+            )
+        if len(problem.noise) < 4:
+            raise ValueError(
+                f"ld3 trains on half of the samples and validates on the others: it needs at least 4, got "
+                f"{len(problem.noise)} (search.samples)"
+            )
+        grid = self._grid(problem)
+        for n in checked_steps(steps):
+            problem.solver.check(grid.schedule(*grid.start(n)) if self.told_times else grid.schedule(grid.start(n)[0]))
+
+    def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
+        """A maximum, forwards: the teacher's walk, all rounds, and all their validations."""
+        grid, samples = self._grid(problem), len(problem.noise)
+        trained = samples // 2
+        rounds = self.first_rounds + self.second_rounds
+        validations = 1 + rounds * -(-trained // self.batch) // self.validate_every
+        visits = rounds * trained * (2 if self.ball else 1)
+        walks = sum(problem.solver.nfe(grid.schedule(grid.start(n)[0])) for n in checked_steps(steps) if n > 1)
+        count = samples * problem.walker.nfe(problem.teacher)
+        count += walks * (visits + validations * (samples - trained))
+        return Evaluations(count * call_nfe(problem.denoiser), exact=False)
+
+    def find(self, problem: SearchProblem, steps: Sequence[int], workers: Workers) -> SearchResult:
+        trajectories = Trajectories(problem.denoiser, self.max_batch, problem.cache)
+        goal = trajectories.ends(problem.teacher, problem.walker, problem.noise, problem.cond)
+        grid = self._grid(problem)
+        found = {n: self._learned(problem, grid, goal, n, trajectories) for n in steps}
+        described = {
+            "method": self.name,
+            **problem.solver.described,
+            "mode": grid.mode,
+            "samples": len(problem.noise),
+        }
+        schedules = {n: replace(grid.schedule(one.logits, one.told), metadata=described) for n, one in found.items()}
+        decisions = [_sentence(n, grid.mode, one, len(goal) - len(goal) // 2) for n, one in found.items()]
+        validation = {n: one.validation for n, one in found.items()}
+        return SearchResult(schedules, evidence={"decisions": decisions, "validation": validation})
+
+    def _grid(self, problem: SearchProblem) -> Grid:
+        return Grid(problem.teacher, _mode(self.mode, problem.teacher), self.win_rate)
+
+    def _learned(
+        self, problem: SearchProblem, grid: Grid, goal: Tensor, steps: int, trajectories: Trajectories
+    ) -> Learned:
+        """What is learned for one step count, or what was learned before."""
+
+        def learn(denoiser: CountedDenoiser) -> Learned:
+            training = Training(self, replace(problem, denoiser=denoiser), grid, goal, steps)
+            return training.learned()
+
+        facts: dict[str, Any] = {}
+        if problem.cache.workers.keeps:
+            schedule = grid.schedule(grid.start(steps)[0])
+            solver = solver_facts(problem.solver, schedule, problem.noise)
+            facts = {"settings": plain_settings(self), "start": schedule.facts, "mode": grid.mode, "solver": solver}
+        return trajectories.once("ld3", (problem.noise, problem.cond, goal), learn, **facts)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Schedules by the free numbers of LD3.
+
+    Args:
+        teacher: whose ends they have.
+        mode: the clock that their gaps are taken on: "lambda", the log-SNR, or "time".
+        win_rate: the share of the least gap that told times may differ by.
+    """
+
+    teacher: Schedule
+    mode: Mode
+    win_rate: float = 0.5
+
+    def start(self, steps: int) -> tuple[Tensor, Tensor]:
+        """Numbers of the gaps [n] and of the told times [n-1] that training begins with: steps of equal length."""
+        return torch.zeros(steps, dtype=torch.float64), torch.zeros(steps - 1, dtype=torch.float64)
+
+    def schedule(self, logits: Tensor, told: Tensor | None = None) -> Schedule:
+        """The schedule of numbers of the gaps [n] and of the told times [n-1]; None: the network is told the schedule's
+        own times."""
+        places = self.places(logits)
+        inner = self._times(places[1:-1])
+        ends = self.teacher.times[[0, -1]]
+        told_times = None
+        if told is not None:
+            told_times = torch.cat([ends[:1], self._times(self.told_places(places, told))])
+        return Schedule(
+            torch.cat([ends[:1], inner, ends[1:]]),
+            self.teacher.process,
+            initial_scale=self.teacher.initial_scale,
+            told_times=told_times,
+        )
+
+    def places(self, logits: Tensor) -> Tensor:
+        """The times on the clock [n+1].
+
+        The released code has n+1 numbers, of which it takes the softmax, the sums, and of these the shares between the
+        first and the last. One number changes nothing then, and without it the shares are the sums.
+        """
+        first, last = self._ends
+        inner = first + (last - first) * torch.softmax(logits, 0).cumsum(0)[:-1]
+        return torch.cat([first[None], inner, last[None]])
+
+    def told_places(self, places: Tensor, told: Tensor) -> Tensor:
+        """The inner told times on the clock [n-1], for the times on the clock [n+1]."""
+        gaps = places.detach().diff().abs()
+        bound = float(self.win_rate * gaps.min())
+        return places[1:-1] + (self._unit * told).clamp(-bound, bound)
+
+    def _times(self, places: Tensor) -> Tensor:
+        return self.teacher.process.time_of_log_snr(places) if self.mode == "lambda" else places
+
+    @cached_property
+    def _ends(self) -> Tensor:
+        """The ends on the clock. Under VP, where nothing lies between the time -1 of noise level 0 and timestep 0, the
+        inner times go down to the latter."""
+        ends = self.teacher.times[[0, -1]]
+        return self.teacher.process.log_snr(ends) if self.mode == "lambda" else ends.clamp(min=0)
+
+    @property
+    def _unit(self) -> float:
+        """What numbers of told times are multiples of: in log-SNR 1, in time the range, which is the authors' 1."""
+        first, last = self._ends.tolist()
+        return 1.0 if self.mode == "lambda" else first - last
+
+
+@storable
+@dataclass(frozen=True)
+class Learned:
+    """What a training came to.
+
+    Attributes:
+        logits: the best numbers of the gaps [n].
+        told: those of the told times [n-1]; None where they change nothing.
+        validation: mean squared errors of the validation samples, at the start and at every validation.
+        optimiser_steps: that were made.
+        followed: evaluations that were followed backwards.
+        moved: training samples whose noise has moved.
+    """
+
+    logits: Tensor
+    told: Tensor | None
+    validation: list[float]
+    optimiser_steps: int
+    followed: int
+    moved: int
+
+
+class Training:
+    """The training of one step count.
+
+    Args:
+        method: its settings.
+        problem: its denoiser is counted.
+        grid: the schedules.
+        goal: the teacher's samples [B, ...].
+        steps: n.
+    """
+
+    def __init__(self, method: LD3, problem: SearchProblem, grid: Grid, goal: Tensor, steps: int) -> None:
+        self.method, self.problem, self.grid, self.goal, self.steps = method, problem, grid, goal, steps
+        self.trained = len(goal) // 2
+        self.noise = problem.noise[: self.trained].clone()
+        self.radius = method.ball * goal[0].numel() / steps**2
+        self.ball_rate = method.ball_rate / steps
+        self.logits, self.told = (numbers.requires_grad_() for numbers in grid.start(steps))
+        told_rate = {"lambda": 0.1, "time": 0.001}[grid.mode] if method.told_rate is None else method.told_rate
+        self.optimisers: list[torch.optim.Optimizer] = [
+            torch.optim.RMSprop([self.logits], lr=method.rate, momentum=method.momentum),
+            torch.optim.SGD([self.told], lr=told_rate / steps),
+        ]
+        self.best = (self.logits.detach().clone(), self.told.detach().clone())
+        self.validation: list[float] = []
+        self.optimiser_steps = self.followed = 0
+        self.worse = self.expired = self.floor_hits = 0
+
+    def learned(self) -> Learned:
+        """Train in all rounds."""
+        if self.steps > 1:  # one step has no inner time
+            self.validate()
+            self.train()
+        logits, told = self.best
+        moved = (self.noise != self.problem.noise[: self.trained]).flatten(1).any(1)
+        return Learned(
+            logits, _unless_zero(told), self.validation, self.optimiser_steps, self.followed, moved=int(moved.sum())
+        )
+
+    def train(self) -> None:
+        """All rounds, or those before training stops."""
+        method = self.method
+        generator = torch.Generator().manual_seed(method.seed)
+        for number in range(method.first_rounds + method.second_rounds):
+            second = number >= method.first_rounds
+            self.restore()
+            before = self.noise.clone()
+            for index in torch.randperm(self.trained, generator=generator).split(method.batch):
+                losses, gradient = self.step(index, second and method.told_times)
+                if self.optimiser_steps % method.validate_every == 0:
+                    self.validate(second)
+                if self.floor_hits >= _FLOOR_HITS:
+                    return
+                if self.radius > 0:
+                    self.move(index, losses, gradient)
+            if torch.equal(before, self.noise):
+                self.ball_rate /= 2
+
+    def step(self, index: Tensor, learns_told: bool) -> tuple[Tensor, Tensor]:
+        """One step of the optimisers on the training samples `index` [b]: their losses before it [b], and the gradient
+        of the mean loss in their noise [b, ...]."""
+        noise = self.noise[index.to(self.noise.device)].requires_grad_()
+        free = [self.logits, *([self.told] if learns_told else [])]
+        with torch.enable_grad():
+            schedule = self.grid.schedule(self.logits, self.told if learns_told else None)
+            losses = self.losses(schedule, noise, index)
+            *gradients, of_noise = torch.autograd.grad(losses.mean(), [*free, noise], allow_unused=True)
+        self.followed += len(index) * self.problem.solver.nfe(schedule) * call_nfe(self.problem.denoiser)
+        for numbers, gradient, optimiser in zip(free, gradients, self.optimisers, strict=False):
+            if gradient is None:
+                raise ModelError(
+                    "no gradient reaches the times that ld3 tells the network: the denoiser rounds its time or ignores "
+                    "it; take told_times=false"
+                )
+            if not bool(gradient.isfinite().all()):
+                raise ModelError(
+                    f"the gradient of ld3's loss in the times is NaN or inf with {self.steps} steps; the denoiser, or "
+                    "a precision that overflows backwards, does not suit a method that learns by gradients"
+                )
+            numbers.grad = gradient
+            torch.nn.utils.clip_grad_norm_([numbers], _LARGEST_NORM)
+            optimiser.step()
+        self.optimiser_steps += 1
+        return losses.detach(), of_noise
+
+    def move(self, index: Tensor, losses: Tensor, gradient: Tensor) -> None:
+        """Move the noise of the training samples `index` [b] down its gradient, where their losses [b] fall."""
+        place = index.to(self.noise.device)
+        moved = self.noise[place] - self.ball_rate * gradient
+        moved = into_ball(moved, self.problem.noise[place], self.radius)
+        better = self.losses(self.grid.schedule(*self.numbers()), moved, index) < losses
+        self.noise[place[better]] = moved[better]
+
+    def validate(self, second: bool = False) -> None:
+        """The loss of the validation samples; what follows from it for the best numbers and the learning rates."""
+        schedule, noise = self.grid.schedule(*self.numbers()), self.problem.noise
+        parts = torch.arange(self.trained, len(noise)).split(self.method.max_batch)
+        losses = [self.losses(schedule, noise[part.to(noise.device)], part) for part in parts]
+        loss = float(torch.cat(losses).mean())
+        if loss < min(self.validation, default=math.inf):
+            self.best, self.worse = (self.logits.detach().clone(), self.told.detach().clone()), 0
+        else:
+            self.worse += 1
+        self.validation.append(loss)
+        if self.worse >= self.method.patience:
+            self.restore()
+            self.expired += 1
+            if self.expired > 1:
+                self.lower_rates(second)
+
+    def restore(self) -> None:
+        """Go on from the best numbers."""
+        self.worse = 0
+        with torch.no_grad():
+            for numbers, best in zip((self.logits, self.told), self.best, strict=True):
+                numbers.copy_(best)
+
+    def lower_rates(self, second: bool) -> None:
+        """Lower the rate of the times and, in the second phase, of the told times, down to their floors."""
+        learns_told = second and self.method.told_times
+        rates = list(zip(self.optimisers, (_LEAST_RATE, _LEAST_TOLD_RATE), strict=True))[: 2 if learns_told else 1]
+        for optimiser, floor in rates:
+            optimiser.param_groups[0]["lr"] = max(floor, self.method.decay * optimiser.param_groups[0]["lr"])
+        last, floor = rates[-1]
+        self.floor_hits += second and last.param_groups[0]["lr"] <= floor
+
+    def numbers(self) -> tuple[Tensor, Tensor | None]:
+        """The numbers as they are, without a graph; None for told times that change nothing."""
+        return self.logits.detach(), _unless_zero(self.told.detach())
+
+    def losses(self, schedule: Schedule, noise: Tensor, index: Tensor) -> Tensor:
+        """Mean squared differences [b] between the samples of noise [b, ...] and the teacher's of the numbers `index`
+        [b]; with a graph where the schedule has one."""
+        cond = take(self.problem.cond, index)
+        ends = sample(self.followable, schedule, self.problem.solver, noise, cond)
+        return mse(ends, self.goal[index.to(self.goal.device)])
+
+    def followable(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        """The denoiser, which refuses where it lets no gradient pass: the walk's would be without it, and wrong."""
+        out = self.problem.denoiser(x, t, cond)
+        if torch.is_grad_enabled() and x.requires_grad and not out.requires_grad:
+            raise ModelError(
+                "ld3 learns by gradients through the denoiser, and none flows through this one: call its network "
+                "without torch.no_grad, torch.inference_mode and detach, or take a method without gradients"
+            )
+        return out
+
+
+def into_ball(x: Tensor, centres: Tensor, radius: float) -> Tensor:
+    """x [B, ...], with every sample that lies farther from its centre [B, ...] than the radius brought to that
+    distance, in the straight line."""
+    away = (x - centres).flatten(1)
+    distance = away.norm(dim=1, keepdim=True)
+    share = torch.where(distance > radius, radius / distance, torch.ones_like(distance))
+    return centres + (away * share).reshape(x.shape)
+
+
+def _unless_zero(told: Tensor) -> Tensor | None:
+    return told if bool(told.any()) else None
+
+
+def _mode(mode: Mode | None, teacher: Schedule) -> Mode:
+    """The mode that is meant.
+
+    Raises:
+        ValueError: mode "lambda" with an infinite end, or none under EDM with one.
+    """
+    finite = bool(teacher.process.log_snr(teacher.times[[0, -1]]).isfinite().all())
+    if finite:
+        return mode or "lambda"
+    if mode == "lambda":
+        raise ValueError(
+            f"ld3's mode 'lambda' divides the log-SNR between the teacher's ends, and it is infinite at one of them, "
+            f"{teacher.times[0].item():g} or {teacher.times[-1].item():g}; take mode 'time', or a teacher between "
+            "finite ends (teacher.final=t_min)"
+        )
+    if mode is None and isinstance(teacher.process, EDM):
+        raise ValueError(
+            "ld3 divides the log-SNR under EDM, and it is infinite at the teacher's last time, noise level 0; take a "
+            "teacher that ends at a positive level (teacher.final=t_min), or mode 'time' to divide the noise level"
+        )
+    return "time"
+
+
+def _sentence(steps: int, mode: Mode, learned: Learned, validated: int) -> str:
+    """A sentence on one training."""
+    if steps == 1:
+        return "1 step: nothing to learn"
+    first, best = learned.validation[0], min(learned.validation)
+    return (
+        f"{steps} steps: {learned.optimiser_steps} optimiser steps in mode {mode} took the mean squared error of "
+        f"{validated} validation samples from {first:.3g} to {best:.3g}; the noise of {learned.moved} training samples "
+        f"moved; {learned.followed:,} evaluations were followed backwards too, which costs about twice as much again "
+        "and is not counted"
+    )
