@@ -45,10 +45,10 @@ class Heat:
 
 def distinct(proposals: Sequence[tuple[str, Schedule]]) -> list[Candidate]:
     """The candidates of named proposals; those that coincide become one with several names."""
-    found: dict[tuple[object, ...], list[tuple[str, Schedule]]] = {}
+    found: dict[str, list[tuple[str, Schedule]]] = {}
     for name, schedule in proposals:
-        times = tuple(round(t, 9) for t in schedule.noise_levels.log1p().tolist())
-        found.setdefault((times, schedule.orders, schedule.initial_scale), []).append((name, schedule))
+        times = [round(t, 9) for t in schedule.noise_levels.log1p().tolist()]
+        found.setdefault(repr({**schedule.facts, "times": times}), []).append((name, schedule))
     return [Candidate(tuple(dict.fromkeys(n for n, _ in same)), same[0][1]) for same in found.values()]
 
 

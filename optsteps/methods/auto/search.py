@@ -31,12 +31,13 @@ class Auto(Method):
     """The best schedule for a model, a solver and a step count, found by trying and never worse than what was tried.
 
     1. Every method of the pool names its candidates, on the fit samples. One that cannot take part is left out.
-    2. The candidates race on the fit samples with the real solver (`race`).
+    2. The candidates race with the real solver (`race`), on twice as many samples.
     3. The winner's times are refined (`refined`): steps are fitted on the fit samples, and the schedule that is best on
        the selection samples replaces the winner if it is better there by its paired interval.
 
-    The teacher is walked once, whatever the methods of the pool ask of it. A problem's first half are the fit samples,
-    the others the selection samples.
+    The teacher is walked once for every sample that is asked for, whatever the methods of the pool ask of it, where
+    their shards hold all fit samples. The fit samples are the first of the problem (`fitted`); those that race are among
+    its first half, and the selection samples are all others, of which no more are asked than are needed (`parts`).
 
     Args:
         pool: the methods by name; those that are preferred among equal ones first.
@@ -91,7 +92,9 @@ class Auto(Method):
         problem = replace(problem, cache=cache)
         fit = torch.arange(fitted(problem.noise))
         runs, *held = (self._nearness(problem, part, workers) for part in parts(problem.noise))
-        proposals = self._proposals(_part(problem, fit), steps, workers, decisions)
+        # nor is what they are kept with, which depends on who asked for a shared walk first
+        apart = workers.on("auto", pool=list(self.pool))
+        proposals = self._proposals(_part(problem, fit), steps, apart, decisions)
         heats = {n: race(distinct(proposals[n]), runs) for n in steps}
         for n in steps:
             decisions.add(_told(n, heats[n]))
