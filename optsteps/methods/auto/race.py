@@ -53,10 +53,11 @@ def distinct(proposals: Sequence[tuple[str, Schedule]]) -> list[Candidate]:
 
 
 def race(candidates: Sequence[Candidate], samples: Nearness, first: int = 2) -> list[Heat]:
-    """Rounds on 2, 4, 8, ... of the samples, all of them in the last; a round's candidates sample from the same noise.
+    """Rounds on 2, 4, 8, ... of the samples until all of them have run, or one candidate is left; a round's candidates
+    sample from the same noise.
 
-    After a round the better half stays, less those that are worse than the best of the round by the 95 % interval of
-    the paired differences in dB.
+    After a round the better half stays, at least two, less those that are worse than the best of the round by the 95 %
+    interval of the paired differences in dB. So the last two are not parted by a few samples that cannot tell them apart.
 
     Args:
         candidates: at least one, in the order in which equal ones are preferred.
@@ -83,5 +84,5 @@ def race(candidates: Sequence[Candidate], samples: Nearness, first: int = 2) -> 
 
 def _kept(levels: Tensor) -> list[int]:
     """The rows of levels [C, B], best first, that stay: of the better half those that may be as good as the first."""
-    half = range(1, (len(levels) + 1) // 2)
+    half = range(1, min(max(2, (len(levels) + 1) // 2), len(levels)))
     return [0, *(k for k in half if bool(levels[k].isfinite().all()) and spread(levels[0] - levels[k]).low <= 0)]
