@@ -36,8 +36,8 @@ class Auto(Method):
        the selection samples replaces the winner if it is better there by its paired interval.
 
     The teacher is walked once for every sample that is asked for, whatever the methods of the pool ask of it, where
-    their shards hold all fit samples. The fit samples are the first of the problem (`fitted`); those that race are among
-    its first half, and the selection samples are all others, of which no more are asked than are needed (`parts`).
+    their shards hold all fit samples. The fit samples are the problem's first (`fitted`), those that race are among its
+    first half, and the selection samples are all others, of which no more are asked than are needed (`parts`).
 
     Args:
         pool: the methods by name; those that are preferred among equal ones first.
