@@ -57,7 +57,7 @@ def race(candidates: Sequence[Candidate], samples: Nearness, first: int = 2) -> 
     sample from the same noise.
 
     After a round the better half stays, at least two, less those that are worse than the best of the round by the 95 %
-    interval of the paired differences in dB. So the last two are not parted by a few samples that cannot tell them apart.
+    interval of the paired differences in dB. So a few samples that cannot tell the last two apart do not part them.
 
     Args:
         candidates: at least one, in the order in which equal ones are preferred.

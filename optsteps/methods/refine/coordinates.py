@@ -49,9 +49,10 @@ class GapCoordinates:
     def near(self, numbers: Tensor) -> tuple[list[Schedule], Tensor]:
         """Schedules that differ from that of the numbers in one time each, n - 1, and by how much on the clock [n - 1].
         Walks down them share all steps before that time."""
-        gaps = self._gaps(numbers)
+        inner = self._inner(numbers)
+        gaps = -torch.cat([self._clock[:1], inner, self._clock[-1:]]).diff()
         distances = _DISTANCE * torch.minimum(gaps[:-1], gaps[1:])
-        return [self._at(places) for places in self._inner(numbers) + torch.diag(distances)], distances
+        return [self._at(places) for places in inner + torch.diag(distances)], distances
 
     def derivatives(self, numbers: Tensor) -> Tensor:
         """Derivatives [n - 1, n] of what `near` changes in the numbers."""
