@@ -68,11 +68,12 @@ class Auto(Method):
         self.max_batch, self.shard_size = max_batch, shard_size
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
-        if problem.solver.stochastic or problem.walker.stochastic:
-            raise ValueError(
-                f"auto compares with the teacher's samples, which the stochastic solver {problem.solver.name!r} does "
-                "not repeat; choose a deterministic solver, or a method for stochastic ones, such as ays"
-            )
+        for solver in (problem.solver, problem.walker):
+            if solver.stochastic:
+                raise ValueError(
+                    f"auto compares with the teacher's samples, which the stochastic solver {solver.name!r} does not "
+                    "repeat; choose a deterministic solver, or a method for stochastic ones, such as ays"
+                )
         if len(problem.noise) < 4:
             raise ValueError(
                 f"auto fits on half of the samples and selects on the others: it needs at least 4, got "
