@@ -70,9 +70,7 @@ def ends_together(
     steps = [_steps(solver, schedule) for schedule in schedules]
     points: dict[Any, _Point] = {}
     for number, schedule in enumerate(schedules):
-        # schedules with weights have a memory of their own
-        remembered = 0 if schedule.weights is None else schedule.weights.shape[1]
-        start = float(schedule.scale), float(schedule.times[0]), _asked(schedule, 0), remembered
+        start = float(schedule.scale), float(schedule.times[0]), _asked(schedule, 0)
         if start not in points:
             points[start] = _Point(noise * schedule.scale.to(noise), _asked(schedule, 0), ())
         points[start].walks.append(number)

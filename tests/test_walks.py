@@ -56,8 +56,10 @@ def varied(solver: Solver, process: Process) -> list[Schedule]:
             told = schedule.times[:-1] * torch.linspace(1.0, 0.9, n)
             for columns in (max(solver.memory, 1), solver.memory + 2):
                 weights = solver.own_weights(schedule, columns)
-                weights[-1, 0] += 0.2 if solver.remembered_counts(schedule)[-1] else 0.0
-                schedules.append(change(schedule, weights=weights))
+                for step in range(1, n):
+                    corrected = weights.clone()
+                    corrected[step, 0] += 0.2 if solver.remembered_counts(schedule)[step] else 0.0
+                    schedules.append(change(schedule, weights=corrected))
             schedules += [change(schedule, told_times=told), change(schedules[-1], told_times=told)]
     return schedules
 

@@ -164,6 +164,15 @@ def test_corrections_of_weights_are_never_worse_on_the_fit_samples_and_smaller_u
     assert 0 < sizes[0] < 0.2 * sizes[1]
 
 
+def test_a_strong_ridge_draws_corrections_back() -> None:
+    problem = problem_of("edm", between("edm", "cosine", steps=60), "dpmpp_2m")
+    assert isinstance(problem.solver, Multistep)
+    coordinates = WeightCoordinates(between("edm", "logsnr"), problem.solver)
+    numbers = 0.3 * coordinates.corrections
+    [after] = _descent(coordinates, numbers, on(problem, 0, 6), None, 1, 1e4)
+    assert (after * coordinates.corrections).norm() < 0.05 * numbers.norm()
+
+
 @pytest.mark.parametrize("process", PROCESSES)
 def test_a_start_that_misses_nothing_stays(process: str) -> None:
     start = between(process, "logsnr")
