@@ -74,7 +74,7 @@ def walk(
     errors as of `sample`.
     """
     check_batch(noise, cond)
-    _check_channels(schedule, noise)
+    check_channels(schedule, noise)
     solver.check(schedule)
     counted = denoiser if isinstance(denoiser, CountedDenoiser) else CountedDenoiser(denoiser)
     predictions: list[Tensor] = []
@@ -116,7 +116,8 @@ def _paths(solver: Solver, noise: Tensor, seed: int, index: Tensor | None) -> Br
     return BrownianPaths(seed, numbers, noise.shape[1:])
 
 
-def _check_channels(schedule: Schedule, noise: Tensor) -> None:
+def check_channels(schedule: Schedule, noise: Tensor) -> None:
+    """Raises ValueError where the schedule's amplitude is for another number of channels than the noise has."""
     if schedule.amplitude is not None and schedule.amplitude.shape[1] != noise.shape[1]:
         raise ValueError(
             f"the schedule's amplitude is for {schedule.amplitude.shape[1]} channels, the noise has {noise.shape[1]}"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optsteps.conditions import Cond, concatenate, take
 from optsteps.denoisers import CountedDenoiser, Denoiser
-from optsteps.sampling import calibrated, check_batch
+from optsteps.sampling import calibrated, check_batch, check_channels
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Denoise, Solver, State
 
@@ -24,7 +24,7 @@ class _Point:
         x: the states [B, ...].
         time: at which the network is asked.
         state: the solver's.
-        walks: the numbers of the schedules.
+        walks: the numbers of the schedules that go on from here.
     """
 
     x: Tensor
@@ -33,6 +33,7 @@ class _Point:
     walks: list[int] = field(default_factory=list)
 
 
+@torch.no_grad()
 def ends_together(
     denoiser: Denoiser,
     solver: Solver,
@@ -41,7 +42,7 @@ def ends_together(
     cond: Cond = None,
     max_batch: int = 512,
 ) -> list[Tensor]:
-    """Last states [B, ...] of the walk down every schedule, each as `sample` has it.
+    """Last states [B, ...] of the walk down every schedule, each as `sample` has it, without a graph.
 
     Two walks that begin alike, at the same scale, times and orders, share the evaluations of that part. The walks go
     in step, so that the network sees up to `max_batch` states of different walks at once. Memory holds the states of
@@ -62,15 +63,14 @@ def ends_together(
         raise ValueError(f"walks share no steps of {solver.name}, which draws noise: sample them one by one")
     check_batch(noise, cond)
     for schedule in schedules:
+        check_channels(schedule, noise)
         solver.check(schedule)
     counted = denoiser if isinstance(denoiser, CountedDenoiser) else CountedDenoiser(denoiser)
     moves = [solver.moves(schedule, noise) for schedule in schedules]
     steps = [_steps(solver, schedule) for schedule in schedules]
     points: dict[Any, _Point] = {}
     for number, schedule in enumerate(schedules):
-        # schedules with weights have a memory of their own
-        remembered = 0 if schedule.weights is None else schedule.weights.shape[1]
-        start = float(schedule.scale), float(schedule.times[0]), _asked(schedule, 0), remembered
+        start = float(schedule.scale), float(schedule.times[0]), _asked(schedule, 0)
         if start not in points:
             points[start] = _Point(noise * schedule.scale.to(noise), _asked(schedule, 0), ())
         points[start].walks.append(number)
@@ -79,19 +79,21 @@ def ends_together(
         answers = _answers(counted, list(points.values()), cond, max_batch)
         here, points = list(points.values()), {}
         for place, (point, answer) in enumerate(zip(here, answers, strict=True)):
+            arrivals: dict[tuple[Any, ...], tuple[Tensor, State]] = {}
             for number in point.walks:
-                schedule = schedules[number]
-                arrival = place, steps[number][step], step + 1 == schedule.steps
-                if arrival not in points:
+                schedule, taken = schedules[number], steps[number][step]
+                if taken not in arrivals:
                     denoise = Denoise(_Answered(counted, answer), schedule.process, cond).at(schedule, step)
                     x, state = moves[number][step](point.state, point.x, denoise)
-                    asked = float("nan") if arrival[-1] else _asked(schedule, step + 1)
-                    points[arrival] = _Point(calibrated(schedule, step, x), asked, state)
+                    arrivals[taken] = calibrated(schedule, step, x), state
+                x, state = arrivals[taken]
+                if step + 1 == schedule.steps:
+                    ends[number] = x
+                    continue
+                arrival = place, taken, _asked(schedule, step + 1)
+                if arrival not in points:
+                    points[arrival] = _Point(x, arrival[-1], state)
                 points[arrival].walks.append(number)
-        for arrival, point in list(points.items()):
-            if arrival[-1]:
-                ends |= dict.fromkeys(point.walks, point.x)
-                del points[arrival]
     return [ends[number] for number in range(len(schedules))]
 
 
@@ -126,12 +128,10 @@ def _asked(schedule: Schedule, step: int) -> float:
 
 
 def _steps(solver: Solver, schedule: Schedule) -> list[tuple[Any, ...]]:
-    """What determines where each step arrives, and what the network is asked there, beside the steps before."""
-    times = schedule.times.tolist()
-    asked = (times if schedule.told_times is None else schedule.told_times.tolist())[1:]
+    """What determines where each step arrives, beside the steps before and the answer that it begins with."""
     orders = schedule.orders or solver.orders(schedule.steps)
     carried = [
         [None] * schedule.steps if part is None else map(tuple, part.flatten(1).tolist())
         for part in (schedule.weights, schedule.amplitude)
     ]
-    return list(zip(times[1:], [*asked[: schedule.steps - 1], None], orders, *carried, strict=True))
+    return list(zip(schedule.times.tolist()[1:], orders, *carried, strict=True))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optsteps.denoisers import call_nfe
+from optsteps.denoisers import call_nfe, counting
 from optsteps.deprecation import old_names
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, ShardedMethod, checked_steps
 from optsteps.metrics.teacher import mse
@@ -246,7 +246,8 @@ class HandMade(BetweenEnds):
     ) -> Mapping[int, Sequence[Schedule]]:
         if not self.measures_scale:
             return super().proposals(problem, steps, workers)
-        scale = next(self.decisions(problem, checked_steps(steps), workers))
+        with counting(problem.denoiser) as denoiser:
+            scale = next(self.decisions(replace(problem, denoiser=denoiser), checked_steps(steps), workers))
         return self.scaled(scale).proposals(problem, steps, workers)
 
     def rounds(self, steps: Sequence[int]) -> int:

@@ -99,7 +99,7 @@ class Nearness:
             near: R schedules, each of which differs from it in one number.
             distances: by how much they differ, float64 [R].
             relative: a sample's weight is the inverse of its own error, as in the derivative of the mean logarithm of
-                the errors, instead of 1.
+                the errors, instead of 1. An error of exactly 0 has no such derivative, and the weight 0.
             index: the numbers [b] of the samples, None for all.
         """
 
@@ -110,7 +110,7 @@ class Nearness:
             derivatives = derivatives / distances.to(derivatives.device)
             errors = missed.square().mean(1)
             size = missed.shape[1]
-            weight = 1 / errors.clamp(min=torch.finfo(torch.float64).tiny) if relative else torch.ones_like(errors)
+            weight = torch.where(errors > 0, 1 / errors, 0.0) if relative else torch.ones_like(errors)
             weighted = derivatives * (weight / size)[:, None, None]
             products = torch.einsum("bdp,bdq->pq", weighted, derivatives)
             gradient = torch.einsum("bdp,bd->p", weighted, missed)

@@ -78,7 +78,8 @@ class Multistep(Solver):
         its `weights`, and no orders, gives the same samples to the last bit.
 
         Args:
-            schedule: its orders count where it has them, and its weights do not.
+            schedule: its orders count where it has them, and its weights do not. UniPC's corrector follows the orders
+                too, and no weights hold that: with orders that are not its own it corrects otherwise.
             columns: K. None: the solver's memory, at least 1.
 
         Returns:

@@ -250,3 +250,12 @@ def test_a_teacher_s_steps_are_its_solver_s(parts: dict[str, Any]) -> None:
     problem = mixture_problem("edm", samples=1, teacher_steps=5)
     with pytest.raises(ValueError, match=f"the teacher's schedule has {next(iter(parts))}.*take its times alone"):
         dataclasses.replace(problem, teacher=dataclasses.replace(problem.teacher, **parts))
+
+
+# --- proposals
+
+
+def test_what_a_search_finds_is_proposed() -> None:
+    problem, method = mixture_problem("edm", 4, 12), OSS(shard_size=3)
+    found = method.search(problem, [2, 3]).schedules
+    assert method.proposals(problem, [2, 3]) == {n: [found[n]] for n in (2, 3)}

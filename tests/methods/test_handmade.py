@@ -8,6 +8,7 @@ import pytest
 import torch
 from problems import PROCESSES, Watched, mixture_problem
 
+from optsteps.denoisers import CountedDenoiser
 from optsteps.methods import GivenSchedules, HandMade
 from optsteps.processes import EDM, VP
 from optsteps.sampling import sample
@@ -183,3 +184,37 @@ def test_a_measured_scale_and_a_chosen_range() -> None:
     known = HandMade("cosine", scale=scale).search(problem, [4])
     assert (found.schedules, found.nfe) == (known.schedules, known.nfe)
     assert method.evaluations(problem, [4]).count == found.nfe * 5
+
+
+# --- proposals
+
+
+def test_every_range_is_proposed_and_none_is_tried() -> None:
+    problem = mixture_problem("flow", samples=4, teacher_steps=10)
+    watched = Watched(problem.denoiser)
+    problem = dataclasses.replace(problem, denoiser=watched)
+    method = HandMade("edm")
+    found = method.proposals(problem, [5, 4, 4])
+    assert list(found) == [4, 5]
+    assert not watched.batches
+    for n, schedules in found.items():
+        assert len(schedules) > 1
+        assert len(set(map(_ends, schedules))) == len(schedules)
+        assert method.search(problem, [n]).schedules[n] in schedules
+    single = mixture_problem("edm", samples=4, teacher_steps=10)
+    assert method.proposals(single, [4]) == {4: [method.search(single, [4]).schedules[4]]}
+
+
+@pytest.mark.parametrize("process", ["edm", "flow"])
+def test_a_measured_scale_is_proposed_on_every_range_for_the_teachers_walk_alone(process: str) -> None:
+    problem = mixture_problem(process, samples=5, teacher_steps=10)
+    watched = Watched(problem.denoiser)
+    method = HandMade("cosine", scale="data", shard_size=2)
+    counted = CountedDenoiser(watched)
+    found = method.proposals(dataclasses.replace(problem, denoiser=counted), [4])
+    assert sum(watched.batches) == counted.evaluations == 5 * 10
+    best = method.search(problem, [4]).schedules[4]
+    assert best in found[4]
+    known = HandMade("cosine", scale=best.metadata["scale"])
+    assert found == known.proposals(problem, [4])
+    assert method.proposals(problem, [4]) == found  # of a denoiser that counts nothing too

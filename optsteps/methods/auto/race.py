@@ -45,18 +45,19 @@ class Heat:
 
 def distinct(proposals: Sequence[tuple[str, Schedule]]) -> list[Candidate]:
     """The candidates of named proposals; those that coincide become one with several names."""
-    found: dict[tuple[object, ...], list[tuple[str, Schedule]]] = {}
+    found: dict[str, list[tuple[str, Schedule]]] = {}
     for name, schedule in proposals:
-        times = tuple(round(t, 9) for t in schedule.noise_levels.log1p().tolist())
-        found.setdefault((times, schedule.orders, schedule.initial_scale), []).append((name, schedule))
+        times = [round(t, 9) for t in schedule.noise_levels.log1p().tolist()]
+        found.setdefault(repr({**schedule.facts, "times": times}), []).append((name, schedule))
     return [Candidate(tuple(dict.fromkeys(n for n, _ in same)), same[0][1]) for same in found.values()]
 
 
 def race(candidates: Sequence[Candidate], samples: Nearness, first: int = 2) -> list[Heat]:
-    """Rounds on 2, 4, 8, ... of the samples, all of them in the last; a round's candidates sample from the same noise.
+    """Rounds on 2, 4, 8, ... of the samples until all of them have run, or one candidate is left; a round's candidates
+    sample from the same noise.
 
-    After a round the better half stays, less those that are worse than the best of the round by the 95 % interval of
-    the paired differences in dB.
+    After a round the better half stays, at least two, less those that are worse than the best of the round by the 95 %
+    interval of the paired differences in dB. So a few samples that cannot tell the last two apart do not part them.
 
     Args:
         candidates: at least one, in the order in which equal ones are preferred.
@@ -83,5 +84,5 @@ def race(candidates: Sequence[Candidate], samples: Nearness, first: int = 2) -> 
 
 def _kept(levels: Tensor) -> list[int]:
     """The rows of levels [C, B], best first, that stay: of the better half those that may be as good as the first."""
-    half = range(1, (len(levels) + 1) // 2)
+    half = range(1, min(max(2, (len(levels) + 1) // 2), len(levels)))
     return [0, *(k for k in half if bool(levels[k].isfinite().all()) and spread(levels[0] - levels[k]).low <= 0)]

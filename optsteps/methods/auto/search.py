@@ -74,11 +74,12 @@ class Auto(Method):
         self.budget, self.max_batch, self.shard_size = budget, max_batch, shard_size
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
-        if problem.solver.stochastic or problem.walker.stochastic:
-            raise ValueError(
-                f"auto compares with the teacher's samples, which the stochastic solver {problem.solver.name!r} does "
-                "not repeat; choose a deterministic solver, or a method for stochastic ones, such as ays"
-            )
+        for solver in (problem.solver, problem.walker):
+            if solver.stochastic:
+                raise ValueError(
+                    f"auto compares with the teacher's samples, which the stochastic solver {solver.name!r} does not "
+                    "repeat; choose a deterministic solver, or a method for stochastic ones, such as ays"
+                )
         if len(problem.noise) < 4:
             raise ValueError(
                 f"auto fits on some samples and selects on others: it needs at least 4, got {len(problem.noise)} "
@@ -111,7 +112,8 @@ class Auto(Method):
         plan = replace(self.plan(problem, steps), problem=replace(problem, cache=cache))
         if plan.left_out:
             ledger.decide("left out: " + "; ".join(plan.left_out))
-        proposals = self._proposals(plan, workers, ledger)
+        # nor is what they are kept with, which depends on who asked for a shared walk first
+        proposals = self._proposals(plan, workers.on("auto", pool=list(plan.pool)), ledger)
         runs, *held = (self._nearness(plan, samples, workers) for samples in (plan.racing, *plan.held))
         heats, found, schedules = dict[int, list[Heat]](), dict[int, list[Refined]](), dict[int, Schedule]()
         for n in steps:
@@ -147,8 +149,15 @@ class Auto(Method):
         ledger.decide(f"{plan.fit} samples to fit on", "the teacher")
         proposals: dict[int, list[tuple[str, Schedule]]] = {n: [] for n in plan.steps}
         for name, method in plan.pool.items():
-            for n, schedules in method.proposals(problem, plan.steps, workers).items():
+            try:
+                found = method.proposals(problem, plan.steps, workers)
+            except ValueError as error:  # of what it found, as a scale of 0 where all samples are the same
+                ledger.decide(f"left out: {name}, which finds nothing here ({error})", "the pool")
+                continue
+            for n, schedules in found.items():
                 proposals[n] += [(name, schedule) for schedule in schedules]
+        if not all(proposals.values()):
+            raise ValueError("no method of the pool found a schedule: " + "; ".join(ledger.sentences))
         ledger.decide(f"{len(plan.pool)} methods name their candidates", "the pool")
         return proposals
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from optsteps.denoisers import call_nfe
+from optsteps.denoisers import call_nfe, counting
 from optsteps.methods.base import Evaluations, SearchProblem, SearchResult, checked_steps, steps_between
 from optsteps.methods.paths.base import TeacherTableMethod
 from optsteps.methods.paths.error_weight import Weight, check_weight, error_weight
@@ -186,7 +186,8 @@ class Path(TeacherTableMethod):
         self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE
     ) -> Mapping[int, Sequence[Schedule]]:
         """The paths of every weight, norm and kind of edges."""
-        heat = next(self.decisions(problem, checked_steps(steps), workers))
+        with counting(problem.denoiser) as denoiser:
+            heat = next(self.decisions(replace(problem, denoiser=denoiser), checked_steps(steps), workers))
         assert isinstance(heat, Heat)
         return heat.schedules
 

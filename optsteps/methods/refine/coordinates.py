@@ -8,11 +8,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from optsteps.processes import VP
 from optsteps.schedules import Schedule
 from optsteps.solvers.multistep import Multistep
 
 # of the lesser gap beside a time, and of a step's length in weights: so far that float32 networks tell two walks apart
 _DISTANCE = 1e-2
+# of a gap of the start, which is always left of it
+_LEAST_GAP = 1e-3
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class GapCoordinates:
     """The logarithms of a schedule's gaps, each relative to that of the schedule that a search starts from.
 
     The gaps are those of the clock u = arctan(s) of the noise level s, which is finite at both ends; the ends stay
-    where they are. Zeros are the start itself.
+    where they are. Zeros are the start itself. Whatever the numbers, there is a schedule: a thousandth of every gap of
+    the start is left, and no inner time falls below the least positive noise level of a VP process.
 
     Args:
         start: a schedule of n steps.
@@ -50,15 +54,16 @@ class GapCoordinates:
     def near(self, numbers: Tensor) -> tuple[list[Schedule], Tensor]:
         """Schedules that differ from that of the numbers in one time each, n - 1, and by how much on the clock [n - 1].
         Walks down them share all steps before that time."""
-        gaps = self._gaps(numbers)
+        inner = self._inner(numbers)
+        gaps = -torch.cat([self._clock[:1], inner, self._clock[-1:]]).diff()
         distances = _DISTANCE * torch.minimum(gaps[:-1], gaps[1:])
-        return [self._at(places) for places in self._inner(numbers) + torch.diag(distances)], distances
+        return [self._at(places) for places in inner + torch.diag(distances)], distances
 
     def derivatives(self, numbers: Tensor) -> Tensor:
         """Derivatives [n - 1, n] of what `near` changes in the numbers."""
-        share = self._gaps(numbers) / self._span
+        share = self._shares(numbers)
         before = torch.ones(self.size - 1, self.size, dtype=torch.float64).tril()
-        return -self._span * (before - share.cumsum(0)[:-1, None]) * share
+        return -(1 - _LEAST_GAP) * self._span * (before - share.cumsum(0)[:-1, None]) * share
 
     @cached_property
     def _clock(self) -> Tensor:
@@ -68,12 +73,23 @@ class GapCoordinates:
     def _span(self) -> Tensor:
         return self._clock[0] - self._clock[-1]
 
+    @cached_property
+    def _lowest(self) -> Tensor:
+        """The least places of the inner times on the clock [n - 1], a little apart."""
+        process, apart = self.start.process, 1 + _LEAST_GAP * torch.arange(self.size - 2, -1, -1, dtype=torch.float64)
+        # a flow's and EDM's times are dense down to noise level 0
+        least = process.noise_level(process.t_positive).atan() if isinstance(process, VP) else torch.zeros(1)
+        return torch.minimum(least * apart, self._clock[1:-1])
+
+    def _shares(self, numbers: Tensor) -> Tensor:
+        return torch.softmax((-self._clock.diff()).log() + numbers, 0)
+
     def _gaps(self, numbers: Tensor) -> Tensor:
-        return self._span * torch.softmax((-self._clock.diff()).log() + numbers, 0)
+        return (1 - _LEAST_GAP) * self._span * self._shares(numbers) - _LEAST_GAP * self._clock.diff()
 
     def _inner(self, numbers: Tensor) -> Tensor:
         """The inner times on the clock [n - 1]."""
-        return self._clock[0] - self._gaps(numbers).cumsum(0)[:-1]
+        return torch.maximum(self._clock[0] - self._gaps(numbers).cumsum(0)[:-1], self._lowest)
 
     def _at(self, inner: Tensor) -> Schedule:
         """The schedule with these inner times on the clock; where none has moved, the start's own."""

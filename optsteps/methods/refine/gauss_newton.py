@@ -124,36 +124,38 @@ def _descent(
         penalties = torch.stack([_DECIBELS * (held_back * trial**2).sum() for trial in trials])
         return _levels(fit.errors([coordinates.schedule(trial) for trial in trials], index)).mean(1) - penalties
 
-    damping, level = _DAMPING, float(levels([numbers]))
+    damping, level, moved = _DAMPING, float(levels([numbers])), True
     for _ in range(rounds if coordinates.size > 1 else 0):
-        here = coordinates.schedule(numbers)
-        linear = fit.linearised(here, *coordinates.near(numbers), relative=True, index=index)
-        derivatives = coordinates.derivatives(numbers)
-        products = derivatives.T @ linear.products @ derivatives + samples * torch.diag(2 * held_back)
-        gradient = derivatives.T @ linear.gradient + samples * 2 * held_back * numbers
+        if moved:
+            here = coordinates.schedule(numbers)
+            linear = fit.linearised(here, *coordinates.near(numbers), relative=True, index=index)
+            derivatives = coordinates.derivatives(numbers)
+            products = derivatives.T @ linear.products @ derivatives + samples * torch.diag(2 * held_back)
+            gradient = derivatives.T @ linear.gradient + samples * 2 * held_back * numbers
         trials = [numbers - _step(products, gradient, damping * factor) for factor in _TRIALS]
         reached = levels(trials)
         best = int(reached.argmax())
         gain = float(reached[best]) - level
-        if gain > 0:
+        moved = gain > 0
+        if moved:
             numbers, damping, level = trials[best], damping * _TRIALS[best], float(reached[best])
             yield numbers
+            if gain < _SMALLEST_GAIN:
+                return
         elif damping > _DAMPING * _RAISED:
             return
         else:
             damping *= _RAISED
-            continue
-        if gain < _SMALLEST_GAIN:
-            return
 
 
 def _levels(errors: Tensor) -> Tensor:
-    """-10 log10 of errors, in dB."""
-    return -10 * errors.clamp(min=torch.finfo(torch.float64).tiny).log10()
+    """-10 log10 of errors, in dB; finite, so that differences have an interval."""
+    limits = torch.finfo(torch.float64)
+    return -10 * errors.clamp(limits.tiny, limits.max).log10()
 
 
 def _step(products: Tensor, gradient: Tensor, damping: float) -> Tensor:
     """Marquardt's step: the diagonal of the products is raised by the damping, in its own scale."""
     diagonal = products.diagonal()
-    floor = diagonal.max() * 1e-9
+    floor = (diagonal.max() * 1e-9).clamp(min=torch.finfo(torch.float64).tiny)
     return torch.linalg.solve(products + torch.diag(damping * diagonal + floor), gradient)

@@ -261,3 +261,20 @@ def test_what_cannot_be_asked_is_refused() -> None:
 def test_settings_that_are_none(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Path(**arguments)
+
+
+# --- proposals
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_all_candidates_are_proposed_and_none_is_tried(solver: str) -> None:
+    problem = stated("vp", solver, samples=5, teacher_steps=8)
+    watched, method = Watched(problem.denoiser), Path(shard_size=2)
+    found = method.proposals(replace(problem, denoiser=watched), [3, 2])
+    assert found == candidates(method, problem, [2, 3])
+    steps = problem.walker.nfe(problem.teacher)
+    if solver == "heun":  # the second evaluation of every step between two of the teacher's times, but those to 0
+        steps += 8 * 7 // 2
+    assert sum(watched.batches) == 5 * steps
+    for n, schedules in found.items():
+        assert method.search(problem, [n]).schedules[n] in schedules

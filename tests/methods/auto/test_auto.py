@@ -1,0 +1,315 @@
+"""Auto on small mixtures: who wins, what it costs, and that nothing depends on how the work was divided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path as File
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import PROCESSES, Watched, mixture_problem, noise
+from torch import Tensor
+
+from optsteps.methods import GITS, OSS, HandMade, Method, Path, SearchProblem, SearchResult
+from optsteps.methods.auto import Auto
+from optsteps.methods.auto.plan import Plan
+from optsteps.models.analytic import GaussianMixture
+from optsteps.sampling import sample
+from optsteps.schedules import Schedule
+from optsteps.solvers import build_solver
+from optsteps.storage.store import ShardStore
+from optsteps.storage.workers import ALONE, StoredWorkers, Workers
+from optsteps.trajectories import Cache
+
+ENTRIES = 8
+SAMPLES, FIT, RACE = 72, 16, 32
+TEACHER = 14
+STEPS = [3, 5]
+
+
+def pool() -> dict[str, Method]:
+    return {
+        "logsnr": HandMade("logsnr"),
+        "edm": HandMade("edm"),
+        "cosine": HandMade("cosine", scale="data"),
+        "gits": GITS(),
+    }
+
+
+def problem_of(process: str = "edm", solver: str = "euler", samples: int = SAMPLES) -> SearchProblem:
+    data = GaussianMixture(noise(4, ENTRIES, seed=3), torch.tensor([0.1, 0.2, 0.4, 0.3]))
+    problem = mixture_problem(process, 1, TEACHER)
+    denoiser = Watched(data.denoiser(PROCESSES[process]))
+    return replace(problem, denoiser=denoiser, noise=noise(samples, ENTRIES), solver=build_solver(solver))
+
+
+def evaluated(problem: SearchProblem) -> int:
+    assert isinstance(problem.denoiser, Watched)
+    return sum(problem.denoiser.batches)
+
+
+def levels(problem: SearchProblem, schedules: Sequence[Schedule], index: Tensor) -> Tensor:
+    """-10 log10 of the mean squares [C, b], by `sample` alone."""
+    start = problem.noise[index]
+    goal = sample(problem.denoiser, problem.teacher, problem.walker, start)
+    ends = [sample(problem.denoiser, schedule, problem.solver, start) for schedule in schedules]
+    return -10 * torch.stack([(end - goal).square().mean(1) for end in ends]).log10()
+
+
+def same(one: SearchResult, other: SearchResult) -> None:
+    for n, schedule in one.schedules.items():
+        torch.testing.assert_close(schedule.times, other.schedules[n].times, rtol=1e-9, atol=1e-12)
+        assert schedule.metadata == other.schedules[n].metadata
+    assert (one.evaluations, one.nfe) == (other.evaluations, other.nfe)
+
+
+# --- samples
+
+
+@given(st.integers(4, 5000), st.integers(1, 5000))
+def test_every_sample_has_one_part(samples: int, entries: int) -> None:
+    problem = replace(problem_of(), noise=torch.tensor([1.0, -1.0]).repeat(entries)[:entries].expand(samples, entries))
+    plan = Plan.whole(problem, [3], pool(), True, False)
+    fit, held = plan.fit, plan.held
+    assert torch.cat([torch.arange(fit), *held]).tolist() == list(range(samples))
+    assert plan.racing.tolist() == list(range(2 * fit))
+    assert held[0].tolist() == plan.racing[fit:].tolist()
+    assert fit == samples // 2 or (fit >= 16 and fit * entries >= 64)
+    assert all(len(part) > 0 for part in held)
+
+
+# --- the winner
+
+
+@pytest.mark.parametrize("solver", ["euler", "dpmpp_2m", "heun"])
+@pytest.mark.parametrize("process", PROCESSES)
+def test_the_winner_is_the_best_of_the_finalists(process: str, solver: str) -> None:
+    problem = problem_of(process, solver)
+    found = Auto(pool(), refine=False).search(problem, STEPS)
+    for n in STEPS:
+        heats = found.evidence["heats"][n]
+        assert {name for candidate in heats[0].ran for name in candidate.names} == set(pool())
+        finalists = heats[-1].ran
+        measured = levels(problem, [one.schedule for one in finalists], torch.arange(heats[-1].samples)).mean(1)
+        assert measured.argmax() == 0
+        assert heats[-1].levels == pytest.approx(measured.tolist(), abs=1e-6)
+        assert torch.equal(found.schedules[n].times, finalists[0].schedule.times)
+        assert found.schedules[n].metadata["from"] == list(finalists[0].names)
+        assert found.schedules[n].metadata["solver"] == solver
+        assert found.schedules[n].steps == n
+
+
+@pytest.mark.parametrize("solver", ["euler", "dpmpp_2m"])
+@pytest.mark.parametrize("process", PROCESSES)
+def test_refined_it_is_better_on_samples_that_no_step_saw(process: str, solver: str) -> None:
+    problem = problem_of(process, solver)
+    plain, found = (Auto(pool(), refine=refine).search(problem, STEPS) for refine in (False, True))
+    fresh = replace(problem, noise=noise(200, ENTRIES, seed=7))
+    for n in STEPS:
+        [refined] = found.evidence["refined"][n]
+        assert torch.equal(refined.iterates[0].times, plain.schedules[n].times)
+        if refined.taken:
+            was, now = levels(fresh, [plain.schedules[n], found.schedules[n]], torch.arange(200)).mean(1)
+            assert now > was
+    assert any(one.taken for (one,) in found.evidence["refined"].values())
+
+
+def test_weights_are_refined_for_multistep_solvers_alone() -> None:
+    for solver in ("dpmpp_2m", "heun"):
+        found = Auto(pool(), weights=True, rounds=2).search(problem_of("edm", solver), [4])
+        times, *weights = found.evidence["refined"][4]
+        assert all(schedule.weights is None for schedule in times.iterates)
+        tried = [schedule.weights is not None for one in weights for schedule in one.iterates[1:]]
+        assert all(tried)
+        assert (len(tried) > 0) == (solver == "dpmpp_2m")
+
+
+# --- what it costs
+
+
+def prefixes(schedules: Sequence[Schedule]) -> int:
+    """Evaluations of one sample for walks that start at one scale and take Euler's steps."""
+    return len({tuple(s.times.tolist()[: i + 1]) for s in schedules for i in range(s.steps)})
+
+
+def test_the_teacher_is_walked_once_whoever_asks_for_it() -> None:
+    problem = problem_of()
+    found = Auto(pool(), refine=False).search(problem, STEPS)
+    expected = RACE * TEACHER
+    for n in STEPS:
+        seen = 0
+        for heat in found.evidence["heats"][n]:
+            expected += (heat.samples - seen) * prefixes([one.schedule for one in heat.ran])
+            seen = heat.samples
+    assert found.evaluations == expected == evaluated(problem)
+    assert found.nfe == expected / SAMPLES
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_every_evaluation_is_counted_and_no_sample_is_asked_that_is_not_needed(weights: bool) -> None:
+    problem = problem_of("edm", "dpmpp_2m")
+    found = Auto({**pool(), "path": Path()}, weights=weights).search(problem, [4])
+    assert found.evaluations == evaluated(problem)
+    asked = max(one.samples for one in found.evidence["refined"][4])
+    assert asked in (RACE - FIT, 2 * (RACE - FIT), SAMPLES - FIT)
+    assert sum(found.evidence["stages"].values()) == found.evaluations
+
+
+# --- how the work is divided
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_shards_of_any_size_find_the_same(weights: bool) -> None:
+    one, other = (
+        Auto(pool(), weights=weights, rounds=2, shard_size=size).search(problem_of("edm", "dpmpp_2m", 12), [4])
+        for size in (1, 8)
+    )
+    same(one, other)
+    for n in one.schedules:
+        kept = [found.schedules[n].weights for found in (one, other)]
+        if kept[0] is not None:
+            torch.testing.assert_close(*kept, rtol=1e-7, atol=1e-9)
+
+
+def stored(folder: File, problem: SearchProblem) -> tuple[SearchProblem, Workers]:
+    cache = Cache(StoredWorkers(ShardStore(folder / "walks"), {}))
+    return replace(problem, cache=cache), StoredWorkers(ShardStore(folder / "shards"), {})
+
+
+def methods() -> dict[str, Method]:
+    return {**pool(), "path": Path()}
+
+
+def test_a_store_changes_nothing_and_nothing_is_computed_again(tmp_path: File) -> None:
+    problem = problem_of("flow", "dpmpp_2m")
+    expected = Auto(methods(), rounds=2).search(problem, STEPS, ALONE)
+    for again in (False, True):
+        fresh = problem_of("flow", "dpmpp_2m")
+        same(Auto(methods(), rounds=2).search(*_with_steps(stored(tmp_path, fresh))), expected)
+        assert evaluated(fresh) == (0 if again else expected.evaluations)
+
+
+def _with_steps(where: tuple[SearchProblem, Workers]) -> tuple[SearchProblem, list[int], Workers]:
+    return where[0], STEPS, where[1]
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.7])
+def test_a_search_that_was_broken_off_goes_on(share: float, tmp_path: File) -> None:
+    expected = Auto(methods(), rounds=2).search(problem_of("flow", "dpmpp_2m"), STEPS)
+    broken = problem_of("flow", "dpmpp_2m")
+    inner = broken.denoiser
+
+    def breaks(x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        if evaluated(broken) > share * expected.evaluations:
+            raise RuntimeError("the machine was turned off")
+        return inner(x, t, cond)
+
+    with pytest.raises(ValueError, match="turned off"):
+        Auto(methods(), rounds=2).search(*_with_steps(stored(tmp_path, replace(broken, denoiser=breaks))))
+    same(Auto(methods(), rounds=2).search(*_with_steps(stored(tmp_path, broken))), expected)
+    # what was lost is at most a shard's work
+    assert expected.evaluations <= evaluated(broken) < 1.3 * expected.evaluations
+
+
+def test_a_search_of_its_own_counts_by_itself_whatever_auto_kept(tmp_path: File) -> None:
+    """A method of the pool finds the teacher's walk paid for; a run of the same method does not."""
+    problem, workers = stored(tmp_path, problem_of())
+    Auto(pool(), refine=False).search(problem, STEPS, workers)
+    alone = replace(problem, noise=problem.noise[:FIT])
+    assert GITS().search(alone, STEPS, workers).evaluations == FIT * TEACHER
+    assert HandMade("cosine", scale="data").search(alone, STEPS, workers).evaluations == FIT * TEACHER
+
+
+# --- who takes part
+
+
+def test_a_method_that_cannot_take_part_is_left_out_and_why_is_told() -> None:
+    problem = problem_of()
+    found = Auto(pool(), refine=False).search(problem, [TEACHER + 1])
+    [told] = [one for one in found.evidence["decisions"] if one.startswith("left out")]
+    assert "gits, which cannot take part (15 student steps were asked for, but the teacher has only 14" in told
+    assert "logsnr" not in told
+    ran = found.evidence["heats"][TEACHER + 1][0].ran
+    assert {name for one in ran for name in one.names} == set(pool()) - {"gits"}
+    complete = Auto(pool(), refine=False).search(problem, [3])
+    assert not any("left out" in one for one in complete.evidence["decisions"])
+
+
+def test_decisions_tell_who_won_and_what_was_gained() -> None:
+    found = Auto(pool()).search(problem_of(), STEPS)
+    for n in STEPS:
+        best = " and ".join(found.evidence["heats"][n][-1].ran[0].names)
+        assert any(one.startswith(f"{n} steps: {best} wins the race") for one in found.evidence["decisions"])
+        [told] = [one for one in found.evidence["decisions"] if "refine" in one and one.startswith(f"{n} steps")]
+        [refined] = found.evidence["refined"][n]
+        assert ("stays as it was" in told) == (not refined.taken)
+    assert f"({found.evaluations:,} evaluations so far)" in found.evidence["decisions"][-1]
+
+
+def test_orders_are_chosen_where_a_method_of_the_pool_chooses_them() -> None:
+    problem = problem_of("edm", "dpmpp_2m")
+    assert not Auto(pool()).chooses_orders(problem)
+    assert Auto(methods()).chooses_orders(problem)
+
+
+def test_what_auto_cannot_search_is_refused_before_anything_is_spent() -> None:
+    problem = problem_of()
+    with pytest.raises(ValueError, match="the pool is empty"):
+        Auto({})
+    with pytest.raises(ValueError, match="needs at least 4, got 3"):
+        Auto(pool()).search(replace(problem, noise=problem.noise[:3]), [3])
+    for part in ("solver", "teacher_solver"):
+        with pytest.raises(ValueError, match="stochastic solver 'sde_dpmpp_2m' does not repeat"):
+            Auto(pool()).search(replace(problem, **{part: build_solver("sde_dpmpp_2m")}), [3])
+    with pytest.raises(
+        ValueError, match=r"no method of the pool can take part: gits, which cannot take part \(15 student steps"
+    ):
+        Auto({"gits": GITS()}).search(problem, [15])
+    with pytest.raises(ValueError, match="at least 1"):
+        Auto(pool()).search(problem, [0])
+    assert evaluated(problem) == 0
+
+
+# --- a budget
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_a_plan_fits_its_budget_and_says_what_it_leaves_out(weights: bool) -> None:
+    problem = problem_of("edm", "dpmpp_2m")
+    whole = Plan.whole(problem, STEPS, {**methods(), "oss": OSS(grid_steps=7)}, True, weights)
+    assert whole.within(whole.evaluations) == whole
+    plan = whole
+    while plan.refine:
+        smaller = whole.within(plan.evaluations - 1)
+        assert smaller.evaluations < plan.evaluations
+        plan = smaller
+    with pytest.raises(ValueError, match=f"the smallest takes about {plan.evaluations:,}"):
+        whole.within(plan.evaluations - 1)
+    assert not plan.weights
+    assert plan.fit == 4
+    assert "oss" not in plan.pool
+    told = "; ".join(plan.left_out)
+    assert "oss" in told
+    assert "all refinement" in told
+    assert ("refined weights" in told) == weights
+
+
+def test_a_search_within_a_budget_spends_about_that() -> None:
+    problem = problem_of("edm", "dpmpp_2m")
+    free = Auto(methods(), weights=True).search(problem, STEPS).evaluations
+    found = Auto(methods(), weights=True, budget=free // 3).search(problem, STEPS)
+    assert found.evaluations < free / 2
+    with pytest.raises(ValueError, match="positive number of evaluations, got 0"):
+        Auto(pool(), budget=0)
+    with pytest.raises(ValueError, match="a search of 7 evaluations cannot be made here"):
+        Auto(pool(), budget=7).search(problem, STEPS)
+
+
+@pytest.mark.parametrize("samples", [4, 5, 7])
+def test_few_samples_suffice(samples: int) -> None:
+    found = Auto(pool(), weights=True, rounds=2).search(problem_of("vp", "dpmpp_2m", samples), [1, 2, 4])
+    assert {n: schedule.steps for n, schedule in found.schedules.items()} == {1: 1, 2: 2, 4: 4}
