@@ -85,7 +85,7 @@ def main() -> None:
                 for k in (0, fitted)
             ]
             times = refined(GapCoordinates(start), halves[0], halves[1:]).schedule
-            weighted = WeightCoordinates(times, solver)
+            weighted = WeightCoordinates(GapCoordinates(times), solver)
             weights = refined(weighted, halves[0], halves[1:], None, WEIGHT_ROUNDS, RIDGES).schedule
             for kind, schedule in zip(gains, (times, weights), strict=True):
                 difference = paired_difference(levels(unseen.errors([schedule])[0]), before)

@@ -201,7 +201,7 @@ def test_a_column_costs_what_it_does_not_share() -> None:
     nearness.linearised(schedule, *gaps.near(torch.zeros(gaps.size, dtype=torch.float64)), relative=True)
     assert counter.evaluations - before == 7 * (n + sum(n - k for k in range(1, n)))
     assert isinstance(problem.solver, Multistep)
-    weights = WeightCoordinates(schedule, problem.solver)
+    weights = WeightCoordinates(GapCoordinates(schedule), problem.solver)
     assert weights.size == n + (n - 1)  # one remembered output at every step but the first
     before = counter.evaluations
     zeros = torch.zeros(weights.size, dtype=torch.float64)

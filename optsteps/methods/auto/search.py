@@ -15,7 +15,7 @@ from optsteps.methods.auto.plan import Plan
 from optsteps.methods.auto.race import Heat, distinct, race
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, checked_steps
 from optsteps.methods.nearness import Nearness
-from optsteps.methods.refine.coordinates import GapCoordinates, WeightCoordinates
+from optsteps.methods.refine.coordinates import FreeStartCoordinates, GapCoordinates, WeightCoordinates
 from optsteps.methods.refine.gauss_newton import Refined, refined
 from optsteps.schedules import Schedule
 from optsteps.solvers.multistep import Multistep
@@ -123,13 +123,14 @@ class Auto(Method):
             winner, found[n] = heats[n][-1].ran[0], []
             schedules[n], fit = winner.schedule, torch.arange(plan.fit)
             if plan.refine:
-                coordinates = GapCoordinates(schedules[n])
-                found[n].append(refined(coordinates, runs, held, fit, self.rounds))
+                # one that has a scale of its own already may have another
+                free = schedules[n].initial_scale is not None
+                found[n].append(refined(_times(plan, schedules[n], free), runs, held, fit, self.rounds))
                 schedules[n] = found[n][-1].schedule
                 ledger.decide(_refined_told(n, found[n][-1]), "refined times")
             if plan.weights:
                 assert isinstance(problem.solver, Multistep)
-                weighted = WeightCoordinates(schedules[n], problem.solver)
+                weighted = WeightCoordinates(_times(plan, schedules[n], True), problem.solver)
                 found[n].append(refined(weighted, runs, held, fit, _WEIGHT_ROUNDS, _RIDGES))
                 schedules[n] = found[n][-1].schedule
                 ledger.decide(_refined_told(n, found[n][-1]), "refined weights")
@@ -176,6 +177,13 @@ class Auto(Method):
             "samples": len(problem.noise),
             "teacher_steps": problem.teacher.steps,
         }
+
+
+def _times(plan: Plan, start: Schedule, free: bool) -> GapCoordinates | FreeStartCoordinates:
+    """The coordinates of a schedule's times, between fixed ends or with a start that is free up to the teacher's."""
+    if not free:
+        return GapCoordinates(start)
+    return FreeStartCoordinates(start, float(plan.problem.teacher.noise_levels[0]))
 
 
 class _Ledger:

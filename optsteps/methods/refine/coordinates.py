@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from optsteps.processes import VP
+from optsteps.processes import VP, Process
 from optsteps.schedules import Schedule
 from optsteps.solvers.multistep import Multistep
 
@@ -73,14 +74,6 @@ class GapCoordinates:
     def _span(self) -> Tensor:
         return self._clock[0] - self._clock[-1]
 
-    @cached_property
-    def _lowest(self) -> Tensor:
-        """The least places of the inner times on the clock [n - 1], a little apart."""
-        process, apart = self.start.process, 1 + _LEAST_GAP * torch.arange(self.size - 2, -1, -1, dtype=torch.float64)
-        # a flow's and EDM's times are dense down to noise level 0
-        least = process.noise_level(process.t_positive).atan() if isinstance(process, VP) else torch.zeros(1)
-        return torch.minimum(least * apart, self._clock[1:-1])
-
     def _shares(self, numbers: Tensor) -> Tensor:
         return torch.softmax((-self._clock.diff()).log() + numbers, 0)
 
@@ -89,7 +82,7 @@ class GapCoordinates:
 
     def _inner(self, numbers: Tensor) -> Tensor:
         """The inner times on the clock [n - 1]."""
-        return torch.maximum(self._clock[0] - self._gaps(numbers).cumsum(0)[:-1], self._lowest)
+        return _raised(self._clock[0] - self._gaps(numbers).cumsum(0)[:-1], self._clock[1:-1], self.start.process)
 
     def _at(self, inner: Tensor) -> Schedule:
         """The schedule with these inner times on the clock; where none has moved, the start's own."""
@@ -100,46 +93,126 @@ class GapCoordinates:
 
 
 @dataclass(frozen=True)
+class FreeStartCoordinates:
+    """The logarithms of a schedule's gaps, as of `GapCoordinates`, and that of its first scale; the first time is free.
+
+    The last time stays where it is, so that every gap counts. The first state is the unit noise times a scale of its
+    own, as OSS's free start has it. Zeros are the start itself. Whatever the numbers, there is a schedule: a thousandth
+    of every gap of the start is left, and the gaps shrink together where the first time would be too noisy.
+
+    Args:
+        start: a schedule of n steps.
+        highest: the largest noise level that the first time may have, at least the start's own.
+    """
+
+    start: Schedule
+    highest: float
+
+    @property
+    def moved(self) -> str:
+        """What the numbers move, in words."""
+        return "times and the first scale"
+
+    @property
+    def size(self) -> int:
+        """Number of the numbers: n gaps and the scale."""
+        return self.start.steps + 1
+
+    @property
+    def corrections(self) -> Tensor:
+        """Which of the numbers [n + 1] are corrections that should stay small: none."""
+        return torch.zeros(self.size, dtype=torch.float64)
+
+    def schedule(self, numbers: Tensor) -> Schedule:
+        """The schedule of the numbers [n + 1]."""
+        return self._at(self._places(numbers), float(numbers[-1]))
+
+    def near(self, numbers: Tensor) -> tuple[list[Schedule], Tensor]:
+        """Schedules that differ from that of the numbers in one time but the last, or in the scale, and by how much on
+        the clock, or in the logarithm of the scale [n + 1]."""
+        places, scale = self._places(numbers), float(numbers[-1])
+        gaps = -torch.cat([places, self._clock[-1:]]).diff()
+        # the first time is moved down: it may be the last that the process has
+        distances = _DISTANCE * torch.cat([-gaps[:1], torch.minimum(gaps[:-1], gaps[1:])])
+        moved = [self._at(some, scale) for some in places + torch.diag(distances)]
+        return [*moved, self._at(places, scale + _DISTANCE)], torch.cat([distances, distances.new_tensor([_DISTANCE])])
+
+    def derivatives(self, numbers: Tensor) -> Tensor:
+        """Derivatives [n + 1, n + 1] of what `near` changes in the numbers."""
+        gaps = self._gaps(numbers) + _LEAST_GAP * self._clock.diff()
+        return torch.block_diag(gaps.expand(len(gaps), -1).triu(), torch.ones(1, 1, dtype=torch.float64))
+
+    @cached_property
+    def _clock(self) -> Tensor:
+        return self.start.noise_levels.atan()
+
+    def _gaps(self, numbers: Tensor) -> Tensor:
+        least = -_LEAST_GAP * self._clock.diff()
+        more = -(1 - _LEAST_GAP) * self._clock.diff() * numbers[:-1].clamp(max=50.0).exp()
+        most = max(math.atan(self.highest), float(self._clock[0])) - self._clock[-1] - least.sum()
+        return least + more * torch.clamp(most / more.sum(), max=1.0)
+
+    def _places(self, numbers: Tensor) -> Tensor:
+        """The times but the last on the clock [n]."""
+        places = self._clock[-1] + self._gaps(numbers).flip(0).cumsum(0).flip(0)
+        return _raised(places, self._clock[:-1], self.start.process)
+
+    def _at(self, places: Tensor, scale: float) -> Schedule:
+        """The schedule with these times but the last on the clock; where none has moved, the start's own."""
+        times = self.start.times.clone()
+        moved = (places - self._clock[:-1]).abs() > 1e-12
+        if bool(moved.any()):
+            levels = torch.where(moved, places.tan(), 1.0)
+            times[:-1] = torch.where(moved, self.start.process.time_of_noise_level(levels), times[:-1])
+        return replace(self.start, times=times, initial_scale=float(self.start.scale) * math.exp(scale))
+
+
+@dataclass(frozen=True)
 class WeightCoordinates:
-    """The gaps of a schedule, as of `GapCoordinates`, and corrections of the solver's weights.
+    """The times of a schedule, in coordinates of theirs, and corrections of the solver's weights.
 
     A correction is added to the solver's own weight at these times, as a share of the step's length: the coefficient
     of the quantity that the step extrapolates. Zeros are the start with the solver's own weights.
 
     Args:
-        start: a schedule of n steps, without weights.
+        times: of a schedule of n steps, without weights.
         solver: whose weights they are.
         columns: K, the remembered outputs that a step may use. None: the solver's memory, at least 1.
     """
 
-    start: Schedule
+    times: GapCoordinates | FreeStartCoordinates
     solver: Multistep
     columns: int | None = None
 
     @property
+    def start(self) -> Schedule:
+        """The schedule that zeros are, but for the solver's own weights."""
+        return self.times.start
+
+    @property
     def moved(self) -> str:
         """What the numbers move, in words."""
-        return "times and weights"
+        return f"{self.times.moved} and weights"
 
     @property
     def size(self) -> int:
-        """n, and one for every weight that a step can have."""
-        return self.gaps.size + int(self._usable.sum())
+        """That of the times' numbers, and one for every weight that a step can have."""
+        return self.times.size + int(self._usable.sum())
 
     @property
     def corrections(self) -> Tensor:
-        """1 for the corrections of weights, 0 for the gaps [P]."""
-        return torch.cat([self.gaps.corrections, torch.ones(int(self._usable.sum()), dtype=torch.float64)])
+        """1 for the corrections of weights, 0 for all else [P]."""
+        return torch.cat([self.times.corrections, torch.ones(int(self._usable.sum()), dtype=torch.float64)])
 
     def schedule(self, numbers: Tensor) -> Schedule:
         """The schedule of the numbers [P]."""
-        return self._weighted(self.gaps.schedule(numbers[: self.gaps.size]), numbers[self.gaps.size :])
+        return self._weighted(self.times.schedule(numbers[: self.times.size]), numbers[self.times.size :])
 
     def near(self, numbers: Tensor) -> tuple[list[Schedule], Tensor]:
         """Schedules that differ from that of the numbers in one time or one correction each, and by how much [R]."""
-        gaps, corrections = numbers.split([self.gaps.size, self.size - self.gaps.size])
-        near, distances = self.gaps.near(gaps)
-        here = self.gaps.schedule(gaps)
+        times, corrections = numbers.split([self.times.size, self.size - self.times.size])
+        near, distances = self.times.near(times)
+        here = self.times.schedule(times)
         moved = [self._weighted(schedule, corrections) for schedule in near]
         step = _DISTANCE * torch.eye(len(corrections), dtype=torch.float64)
         corrected = [self._weighted(here, row) for row in corrections + step]
@@ -147,13 +220,8 @@ class WeightCoordinates:
 
     def derivatives(self, numbers: Tensor) -> Tensor:
         """Derivatives [R, P] of what `near` changes in the numbers."""
-        gaps = self.gaps.derivatives(numbers[: self.gaps.size])
-        return torch.block_diag(gaps, torch.eye(self.size - self.gaps.size, dtype=torch.float64))
-
-    @cached_property
-    def gaps(self) -> GapCoordinates:
-        """The coordinates of the times."""
-        return GapCoordinates(self.start)
+        times = self.times.derivatives(numbers[: self.times.size])
+        return torch.block_diag(times, torch.eye(self.size - self.times.size, dtype=torch.float64))
 
     @cached_property
     def _usable(self) -> Tensor:
@@ -167,3 +235,15 @@ class WeightCoordinates:
         share[self._usable] = corrections
         length = self.solver.step_lengths(schedule)[:, None]
         return replace(schedule, orders=None, weights=weights + length * share)
+
+
+def _raised(places: Tensor, start: Tensor, process: Process) -> Tensor:
+    """Places on the clock [m], raised to the least that the process has, a little apart; those of the start are
+    there."""
+    if not isinstance(process, VP):  # a flow's and EDM's times are dense down to noise level 0
+        return places
+    apart = 1 + _LEAST_GAP * torch.arange(len(places) - 1, -1, -1, dtype=torch.float64)
+    return torch.maximum(places, torch.minimum(process.noise_level(process.t_positive).atan() * apart, start))
+
+
+Coordinates = GapCoordinates | FreeStartCoordinates | WeightCoordinates

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from optsteps.methods.nearness import Nearness
-from optsteps.methods.refine.coordinates import GapCoordinates, WeightCoordinates
+from optsteps.methods.refine.coordinates import Coordinates
 from optsteps.metrics.statistics import Interval, spread
 from optsteps.schedules import Schedule
 
@@ -54,7 +54,7 @@ class Refined:
 
 
 def refined(
-    coordinates: GapCoordinates | WeightCoordinates,
+    coordinates: Coordinates,
     fit: Nearness,
     held: Sequence[Nearness],
     index: Tensor | None = None,
@@ -110,7 +110,7 @@ def refined(
 
 
 def _descent(
-    coordinates: GapCoordinates | WeightCoordinates,
+    coordinates: Coordinates,
     numbers: Tensor,
     fit: Nearness,
     index: Tensor | None,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from problems import PROCESSES, noise, three_gaussians
 from torch import Tensor
 
-from optsteps.methods.refine.coordinates import GapCoordinates, WeightCoordinates
+from optsteps.methods.refine.coordinates import Coordinates, FreeStartCoordinates, GapCoordinates, WeightCoordinates
 from optsteps.processes import VP
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule
@@ -40,7 +40,7 @@ def clock(schedule: Schedule) -> Tensor:
     return schedule.noise_levels.atan()
 
 
-def some_numbers(coordinates: GapCoordinates | WeightCoordinates, size: float = 0.3) -> Tensor:
+def some_numbers(coordinates: Coordinates, size: float = 0.3) -> Tensor:
     return size * noise(coordinates.size, seed=1)
 
 
@@ -87,6 +87,63 @@ def test_a_number_is_the_logarithm_of_a_gap_of_arctan() -> None:
     assert float((gaps[1] / gaps[0]) / (was[1] / was[0])) == pytest.approx(math.exp(0.4), rel=5e-3)
 
 
+# --- a free start
+
+HIGHEST = 40.0
+
+
+@each_start
+def test_zeros_of_a_free_start_are_the_start_with_its_scale(start: Schedule) -> None:
+    coordinates = FreeStartCoordinates(start, HIGHEST)
+    schedule = coordinates.schedule(torch.zeros(coordinates.size, dtype=torch.float64))
+    assert schedule == replace(start, initial_scale=float(start.scale))
+    assert not coordinates.corrections.any()
+
+
+@pytest.mark.parametrize("name", set(STARTS) - {"vp from its end"})
+def test_near_a_free_start_one_time_or_the_scale_differs(name: str) -> None:
+    coordinates = FreeStartCoordinates(STARTS[name], HIGHEST)
+    numbers = some_numbers(coordinates, 0.1)
+    here = coordinates.schedule(numbers)
+    near, distances = coordinates.near(numbers)
+    assert len(near) == len(distances) == here.steps + 1
+    for k, (schedule, distance) in enumerate(zip(near[:-1], distances, strict=False)):
+        assert (schedule.times != here.times).nonzero().flatten().tolist() == [k]
+        moved = clock(schedule) - clock(here)
+        torch.testing.assert_close(moved[k], distance, rtol=1e-6, atol=0)
+        assert schedule.initial_scale == here.initial_scale
+    assert torch.equal(near[-1].times, here.times)
+    grown = math.log(float(near[-1].scale) / float(here.scale))
+    assert grown == pytest.approx(float(distances[-1]), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", set(STARTS) - {"flow from 1", "vp from its end"})
+def test_derivatives_of_a_free_start_are_those_of_the_schedule(name: str) -> None:
+    coordinates = FreeStartCoordinates(STARTS[name], 1e9)
+    numbers, step = some_numbers(coordinates, 0.1), 1e-5
+    for k, column in enumerate(coordinates.derivatives(numbers).T):
+        shift = torch.zeros_like(numbers)
+        shift[k] = step
+        up, down = (coordinates.schedule(numbers + sign * shift) for sign in (1, -1))
+        moved = torch.cat([(clock(up) - clock(down))[:-1], (up.scale / down.scale).log()[None]])
+        torch.testing.assert_close(moved / (2 * step), column, rtol=1e-5, atol=1e-8)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.sampled_from(list(STARTS)), st.integers(0, 2**31), st.sampled_from([0.1, 3.0, 30.0, 1e6]))
+def test_random_numbers_of_a_free_start_have_a_schedule(name: str, seed: int, size: float) -> None:
+    start = STARTS[name]
+    coordinates = FreeStartCoordinates(start, HIGHEST)
+    numbers = size * noise(coordinates.size, seed=seed)
+    numbers[-1] = numbers[-1].clamp(-3, 3)
+    near, distances = coordinates.near(numbers)
+    assert not bool((distances == 0).any())
+    for schedule in (coordinates.schedule(numbers), *near):  # made, so its times are valid and fall
+        assert schedule.steps == start.steps
+        assert schedule.times[-1] == start.times[-1]
+        assert schedule.noise_levels[0] <= max(HIGHEST, float(start.noise_levels[0])) * 1.01
+
+
 # --- weights
 
 
@@ -95,7 +152,7 @@ def test_a_number_is_the_logarithm_of_a_gap_of_arctan() -> None:
 def test_zeros_have_the_samples_of_the_solvers_own_weights(name: str, solver: Multistep) -> None:
     start = STARTS[name]
     for columns in (None, max(solver.memory, 1) + 1):
-        coordinates = WeightCoordinates(start, solver, columns)
+        coordinates = WeightCoordinates(GapCoordinates(start), solver, columns)
         schedule = coordinates.schedule(torch.zeros(coordinates.size, dtype=torch.float64))
         assert torch.equal(schedule.times, start.times)
         denoiser = three_gaussians().denoiser(start.process)
@@ -106,7 +163,7 @@ def test_zeros_have_the_samples_of_the_solvers_own_weights(name: str, solver: Mu
 @pytest.mark.parametrize("name", ["dpmpp_2m", "ipndm"])
 def test_zeros_have_the_start_s_orders(name: str) -> None:
     start, solver = STARTS["with orders"], SOLVERS[name]
-    coordinates = WeightCoordinates(start, solver)
+    coordinates = WeightCoordinates(GapCoordinates(start), solver)
     schedule = coordinates.schedule(torch.zeros(coordinates.size, dtype=torch.float64))
     denoiser = three_gaussians().denoiser(start.process)
     assert torch.equal(*(sample(denoiser, one, solver, noise(4, 2)) for one in (start, schedule)))
@@ -118,7 +175,7 @@ def test_a_step_corrects_by_what_it_remembers(solver: Multistep) -> None:
     for name, forgotten in (("edm", 0), ("flow", 0), ("vp to 0", 0), ("flow from 1", 1)):
         start, columns = STARTS[name], max(solver.memory, 1)
         usable = [min(max(i - forgotten, 0), columns) for i in range(start.steps)]
-        coordinates = WeightCoordinates(start, solver)
+        coordinates = WeightCoordinates(GapCoordinates(start), solver)
         assert coordinates.size == start.steps + sum(usable)
         assert coordinates.corrections.tolist() == [0.0] * start.steps + [1.0] * sum(usable)
         ones = torch.cat([torch.zeros(start.steps), torch.ones(sum(usable))]).double()
@@ -157,7 +214,7 @@ def test_the_equal_steps_of_adams_and_bashforth_are_a_half_of_the_length() -> No
 
 @each_solver
 def test_derivatives_and_near_of_times_and_corrections(solver: Multistep) -> None:
-    coordinates = WeightCoordinates(STARTS["flow from 1"], solver)
+    coordinates = WeightCoordinates(GapCoordinates(STARTS["flow from 1"]), solver)
     numbers, step = some_numbers(coordinates, 0.1), 1e-5
     here = coordinates.schedule(numbers)
     near, distances = coordinates.near(numbers)
@@ -201,7 +258,7 @@ def test_derivatives_and_near_of_times_and_corrections(solver: Multistep) -> Non
 @given(st.sampled_from(list(STARTS)), st.integers(0, 2**31), st.sampled_from([0.1, 3.0, 30.0, 1e6]), st.booleans())
 def test_random_numbers_have_a_schedule_between_the_same_ends(name: str, seed: int, size: float, gaps: bool) -> None:
     start, solver = STARTS[name], SOLVERS["dpmpp_3m"]
-    coordinates = GapCoordinates(start) if gaps else WeightCoordinates(start, solver)
+    coordinates = GapCoordinates(start) if gaps else WeightCoordinates(GapCoordinates(start), solver)
     numbers = size * noise(coordinates.size, seed=seed)
     near, distances = coordinates.near(numbers)
     assert bool((distances > 0).all())

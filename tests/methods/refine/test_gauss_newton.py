@@ -105,7 +105,7 @@ def test_one_undamped_step_solves_what_is_linear() -> None:
     problem = problem_of("edm", between("edm", "cosine", steps=60), "dpmpp_3m", samples=4)
     start, solver = between("edm", "logsnr"), problem.solver
     assert isinstance(solver, Multistep)
-    coordinates = WeightCoordinates(start, solver)
+    coordinates = WeightCoordinates(GapCoordinates(start), solver)
     zeros = torch.zeros(coordinates.size, dtype=torch.float64)
     near, distances = coordinates.near(zeros)
     linear = on(problem, 0, 4).linearised(coordinates.schedule(zeros), near[-2:], distances[-2:], relative=False)
@@ -152,7 +152,7 @@ def test_corrections_of_weights_are_never_worse_on_the_fit_samples_and_smaller_u
     problem = problem_of("edm", between("edm", "cosine", steps=60), "dpmpp_2m")
     solver, fit = problem.solver, on(problem, 0, 6)
     assert isinstance(solver, Multistep)
-    coordinates = WeightCoordinates(between("edm", "logsnr"), solver)
+    coordinates = WeightCoordinates(GapCoordinates(between("edm", "logsnr")), solver)
     zeros, sizes = torch.zeros(coordinates.size, dtype=torch.float64), []
     for ridge in (100.0, 0.1):
         path = list(_descent(coordinates, zeros, fit, None, 6, ridge))
@@ -167,7 +167,7 @@ def test_corrections_of_weights_are_never_worse_on_the_fit_samples_and_smaller_u
 def test_a_strong_ridge_draws_corrections_back() -> None:
     problem = problem_of("edm", between("edm", "cosine", steps=60), "dpmpp_2m")
     assert isinstance(problem.solver, Multistep)
-    coordinates = WeightCoordinates(between("edm", "logsnr"), problem.solver)
+    coordinates = WeightCoordinates(GapCoordinates(between("edm", "logsnr")), problem.solver)
     numbers = 0.3 * coordinates.corrections
     [after] = _descent(coordinates, numbers, on(problem, 0, 6), None, 1, 1e4)
     assert (after * coordinates.corrections).norm() < 0.05 * numbers.norm()
