@@ -181,6 +181,11 @@ class Method:
         """Evaluations of a search that shares nothing with others, for the run's plan; None where unknown."""
         return None
 
+    @property
+    def starts_freely(self) -> bool:
+        """Whether the schedules may begin elsewhere than the teacher, with a scale of the first noise of their own."""
+        return False
+
     def proposals(
         self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE
     ) -> Mapping[int, Sequence[Schedule]]:

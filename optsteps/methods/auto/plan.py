@@ -33,6 +33,7 @@ class Plan:
         pool: the methods that take part, by name.
         fit: number of the fit samples.
         refine, weights: whether times are refined, and weights after them.
+        free_start: whether schedules may begin elsewhere than the teacher, with a scale of their own.
         left_out: what is left out, and why.
     """
 
@@ -42,22 +43,32 @@ class Plan:
     fit: int
     refine: bool
     weights: bool
+    free_start: bool
     left_out: Sequence[str] = field(default=())
 
     @classmethod
     def whole(
-        cls, problem: SearchProblem, steps: Sequence[int], pool: Mapping[str, Method], refine: bool, weights: bool
+        cls,
+        problem: SearchProblem,
+        steps: Sequence[int],
+        pool: Mapping[str, Method],
+        refine: bool,
+        weights: bool,
+        free_start: bool,
     ) -> Plan:
         """The plan of a search without a budget: everybody takes part who can."""
         fit = min(max(FIT, -(-NUMBERS // problem.noise[0].numel())), len(problem.noise) // 2)
         able, left_out = dict[str, Method](), list[str]()
         for name, method in pool.items():
+            if method.starts_freely and not free_start:
+                continue
             try:
                 method.check(_first(problem, fit), steps)
                 able[name] = method
             except ValueError as error:
                 left_out.append(f"{name}, which cannot take part ({error})")
-        return cls(problem, steps, able, fit, refine, weights and isinstance(problem.solver, Multistep), left_out)
+        weights = weights and isinstance(problem.solver, Multistep)
+        return cls(problem, steps, able, fit, refine, weights, free_start, left_out)
 
     def within(self, budget: int) -> Plan:
         """The first of ever smaller plans that fits.

@@ -15,6 +15,7 @@ from optsteps.methods.auto.plan import Plan
 from optsteps.methods.auto.race import Heat, distinct, race
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, checked_steps
 from optsteps.methods.nearness import Nearness
+from optsteps.methods.oss.programme import Start
 from optsteps.methods.refine.coordinates import FreeStartCoordinates, GapCoordinates, WeightCoordinates
 from optsteps.methods.refine.gauss_newton import Refined, refined
 from optsteps.schedules import Schedule
@@ -42,6 +43,9 @@ class Auto(Method):
             out.
         refine: whether times are refined.
         weights: whether weights are refined too, with a multistep solver. Only this package's sampler runs them.
+        start: "teacher": schedules begin where the teacher does, as lists for other tools must. "free": they may begin
+            later, with a scale of the first noise of their own, which is worth most with few steps. None: "free" with
+            `weights`, otherwise "teacher".
         rounds: of a refinement of times, at most.
         budget: network evaluations of the whole search, about. Where the plan takes more, there are fewer samples,
             then no method that evaluates more than the teacher, no weights, no refinement.
@@ -61,6 +65,7 @@ class Auto(Method):
         pool: Mapping[str, Method],
         refine: bool = True,
         weights: bool = False,
+        start: Start | None = None,
         rounds: int = 6,
         budget: int | None = None,
         max_batch: int = 512,
@@ -70,7 +75,10 @@ class Auto(Method):
             raise ValueError("the pool is empty: name at least one method, such as logsnr")
         if budget is not None and budget < 1:
             raise ValueError(f"a budget is a positive number of evaluations, got {budget}")
+        if start not in ("teacher", "free", None):
+            raise ValueError(f"start must be 'teacher', 'free' or None, got {start!r}")
         self.pool, self.refine, self.weights, self.rounds = dict(pool), refine, weights, rounds
+        self.start: Start = start or ("free" if weights else "teacher")
         self.budget, self.max_batch, self.shard_size = budget, max_batch, shard_size
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
@@ -101,7 +109,7 @@ class Auto(Method):
         Raises:
             ValueError: the budget is too small.
         """
-        plan = Plan.whole(problem, steps, self.pool, self.refine, self.weights)
+        plan = Plan.whole(problem, steps, self.pool, self.refine, self.weights, self.start == "free")
         return plan if self.budget is None else plan.within(self.budget)
 
     def find(self, problem: SearchProblem, steps: Sequence[int], workers: Workers) -> SearchResult:
@@ -123,14 +131,12 @@ class Auto(Method):
             winner, found[n] = heats[n][-1].ran[0], []
             schedules[n], fit = winner.schedule, torch.arange(plan.fit)
             if plan.refine:
-                # one that has a scale of its own already may have another
-                free = schedules[n].initial_scale is not None
-                found[n].append(refined(_times(plan, schedules[n], free), runs, held, fit, self.rounds))
+                found[n].append(refined(_times(plan, schedules[n]), runs, held, fit, self.rounds))
                 schedules[n] = found[n][-1].schedule
                 ledger.decide(_refined_told(n, found[n][-1]), "refined times")
             if plan.weights:
                 assert isinstance(problem.solver, Multistep)
-                weighted = WeightCoordinates(_times(plan, schedules[n], True), problem.solver)
+                weighted = WeightCoordinates(_times(plan, schedules[n]), problem.solver)
                 found[n].append(refined(weighted, runs, held, fit, _WEIGHT_ROUNDS, _RIDGES))
                 schedules[n] = found[n][-1].schedule
                 ledger.decide(_refined_told(n, found[n][-1]), "refined weights")
@@ -174,14 +180,15 @@ class Auto(Method):
             "method": "auto",
             "from": list(names),
             **problem.solver.described,
+            "start": self.start,
             "samples": len(problem.noise),
             "teacher_steps": problem.teacher.steps,
         }
 
 
-def _times(plan: Plan, start: Schedule, free: bool) -> GapCoordinates | FreeStartCoordinates:
+def _times(plan: Plan, start: Schedule) -> GapCoordinates | FreeStartCoordinates:
     """The coordinates of a schedule's times, between fixed ends or with a start that is free up to the teacher's."""
-    if not free:
+    if not plan.free_start:
         return GapCoordinates(start)
     return FreeStartCoordinates(start, float(plan.problem.teacher.noise_levels[0]))
 

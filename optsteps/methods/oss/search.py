@@ -143,6 +143,10 @@ class OSS(ShardedMethod):
             raise ValueError(f"the released code knows Euler's steps only, not those of {problem.solver.name!r}")
         self.entries.of(problem.noise[:1])
 
+    @property
+    def starts_freely(self) -> bool:
+        return self.start == "free"
+
     def chooses_orders(self, problem: SearchProblem) -> bool:
         return isinstance(problem.solver, Multistep) and problem.solver.order > 1
 

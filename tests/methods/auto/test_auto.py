@@ -73,7 +73,7 @@ def same(one: SearchResult, other: SearchResult) -> None:
 @given(st.integers(4, 5000), st.integers(1, 5000))
 def test_every_sample_has_one_part(samples: int, entries: int) -> None:
     problem = replace(problem_of(), noise=torch.tensor([1.0, -1.0]).repeat(entries)[:entries].expand(samples, entries))
-    plan = Plan.whole(problem, [3], pool(), True, False)
+    plan = Plan.whole(problem, [3], pool(), True, False, False)
     fit, held = plan.fit, plan.held
     assert torch.cat([torch.arange(fit), *held]).tolist() == list(range(samples))
     assert plan.racing.tolist() == list(range(2 * fit))
@@ -126,6 +126,25 @@ def test_weights_are_refined_for_multistep_solvers_alone() -> None:
         tried = [schedule.weights is not None for one in weights for schedule in one.iterates[1:]]
         assert all(tried)
         assert (len(tried) > 0) == (solver == "dpmpp_2m")
+
+
+def test_a_free_start_is_searched_where_it_is_wanted() -> None:
+    methods = {**pool(), "oss_free": OSS(start="free", grid_steps=7)}
+    plain, free = (Auto(methods, start=start).search(problem_of(), [3]) for start in ("teacher", "free"))
+    names = [{name for one in found.evidence["heats"][3][0].ran for name in one.names} for found in (plain, free)]
+    assert names == [set(pool()), set(methods)]
+    teacher, schedule = problem_of().teacher, free.schedules[3]
+    assert plain.schedules[3].times[0] == teacher.times[0]
+    assert plain.schedules[3].initial_scale is None
+    assert schedule.initial_scale is not None
+    assert schedule.noise_levels[0] <= teacher.noise_levels[0]
+    fresh = replace(problem_of(), noise=noise(200, ENTRIES, seed=7))
+    was, now = levels(fresh, [plain.schedules[3], schedule], torch.arange(200)).mean(1)
+    assert now > was + 1
+    assert Auto(pool()).start == "teacher"
+    assert Auto(pool(), weights=True).start == "free"
+    with pytest.raises(ValueError, match="start must be 'teacher', 'free' or None, got 'late'"):
+        Auto(pool(), start="late")  # type: ignore[arg-type]
 
 
 # --- what it costs
@@ -280,7 +299,7 @@ def test_what_auto_cannot_search_is_refused_before_anything_is_spent() -> None:
 @pytest.mark.parametrize("weights", [False, True])
 def test_a_plan_fits_its_budget_and_says_what_it_leaves_out(weights: bool) -> None:
     problem = problem_of("edm", "dpmpp_2m")
-    whole = Plan.whole(problem, STEPS, {**methods(), "oss": OSS(grid_steps=7)}, True, weights)
+    whole = Plan.whole(problem, STEPS, {**methods(), "oss": OSS(grid_steps=7)}, True, weights, False)
     assert whole.within(whole.evaluations) == whole
     plan = whole
     while plan.refine:
