@@ -112,8 +112,8 @@ def _tables(decided: Decided, rate: float | None) -> list[str]:
         ]
     if refinements := decided.get("refinements"):
         parts += [
-            "Refinement: its gain over what it began with, on selection samples, which nobody raced on and nothing was "
-            f"fitted on. It is taken if the {100 * LEVEL:g} % interval lies above 0.",
+            "Refinement: its gain over what it began with, on selection samples, which nothing was fitted on. "
+            f"It is taken if the {100 * LEVEL:g} % interval lies above 0.",
             _refinements_table(refinements),
         ]
     if stages := decided.get("stages"):
