@@ -29,7 +29,7 @@ _PACKAGE = "optsteps"
 _WITHOUT_EFFECT = {
     f"{_PACKAGE}.{name}"
     for name in (
-        *("cli", "export", "loggers", "reporting", "text"),
+        *("cli", "export", "finding", "loggers", "reporting", "text"),
         *("fingerprint", "storage.claims", "storage.documents", "storage.sources", "storage.store", "storage.workers"),
         "deprecation",
     )
