@@ -50,8 +50,10 @@ def test_choices(overrides: list[str], rivals: list[str], optional: list[str]) -
 
 
 def test_all_rivals_are_all_methods() -> None:
-    """But schedules that somebody gives, another name of a method, and what other models or commands are needed for."""
-    others = {"file", "published", "oss_pooled", "oss_euler", "ays_fid", "ays_published"}
+    """But schedules that somebody gives, another name of a method, what asks all others or trains with gradients, and
+    what other models or commands are needed for."""
+    others = {"file", "published", "oss_pooled", "oss_euler", "oss_few", "ays_fid", "ays_published"}
+    others |= {"auto", "ld3", "ld3_published"}
     config = composed("rivals=all")
     assert set(config.rivals) == {path.stem for path in (CONFIG_DIR / "method").glob("*.yaml")} - others
     assert list(config.rivals) == config.optional_rivals
@@ -106,7 +108,7 @@ def test_a_method_in_a_folder_of_the_user_s(
     with pytest.raises(SystemExit):
         start(monkeypatch, tmp_path / "no", *TINY, *TINY_PLANE, "rivals=[edn]")
     said = capsys.readouterr().err
-    assert "there is no rivals=edn; there are all, default, none," in said
+    assert "there is no rivals=edn; there are all, beside_auto, default, none," in said
     assert "did you mean edm" in said
 
 

@@ -47,7 +47,10 @@ ALONGSIDE = {
     "metric=toy_many": [*TINY_PLANE[:1], *TOY[1:]],
     # two sets of a few samples make no FID worth the name, but a run
     "method=ays_fid": ["metric=teacher", "search.samples=12", "method.max_sweeps=1", "method.levels=16"],
-    **{f"method={name}": ["search.samples=4"] for name in ("ld3", "ld3_published")},
+    **{f"method={name}": ["search.samples=4"] for name in ("ld3", "ld3_published", "auto")},
+    "method=oss_few": ["search.samples=8"],
+    "rivals=beside_auto": [*TINY_PLANE, "search.samples=8"],
+    "experiment=affordable_oss": ["model=digits", "search.samples=8"],
     "method=ays_published": [*TINY_PLANE, "method.max_sweeps=1", "method.max_iterations=1"],
     "experiment=solver_orders_mixture": ["nfe=null", "teacher.solver=heun", "test.samples=32"],
     "experiment=solver_orders_mnist": [
@@ -87,6 +90,20 @@ ALONGSIDE = {
             "": [],
             "_digits": [],
             "_grid": ["metric.judges.1.samples=64"],
+            "_mnist": ["test.samples=32", "metric.judges.1.sets=4"],
+            "_scenes": ["test.samples=18"],
+        }.items()
+    },
+    **{
+        f"experiment=auto{model}": [
+            *("nfe=null", "search.samples=8", "rivals=[gits,dm]"),
+            *few,
+        ]
+        for model, few in {
+            "": ["model=digits"],
+            "_digits": [],
+            "_grid": ["metric.judges.1.samples=64"],
+            "_mixture": ["metric.judges.1.samples=64"],
             "_mnist": ["test.samples=32", "metric.judges.1.sets=4"],
             "_scenes": ["test.samples=18"],
         }.items()
