@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optsteps.denoisers import CountedDenoiser
+from optsteps.denoisers import CountedDenoiser, ModelError
 from optsteps.methods.auto.paid_once import PaidOnce
 from optsteps.methods.auto.plan import Plan
 from optsteps.methods.auto.race import Heat, distinct, race
@@ -158,6 +158,8 @@ class Auto(Method):
         for name, method in plan.pool.items():
             try:
                 found = method.proposals(problem, plan.steps, workers)
+            except ModelError:
+                raise
             except ValueError as error:  # of what it found, as a scale of 0 where all samples are the same
                 ledger.decide(f"left out: {name}, which finds nothing here ({error})", "the pool")
                 continue

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from problems import PROCESSES, Watched, mixture_problem, noise
 from torch import Tensor
 
+from optsteps.denoisers import ModelError
 from optsteps.methods import GITS, OSS, HandMade, Method, Path, SearchProblem, SearchResult
 from optsteps.methods.auto import Auto
 from optsteps.methods.auto.plan import Plan
@@ -256,6 +257,26 @@ def test_a_method_that_cannot_take_part_is_left_out_and_why_is_told() -> None:
     assert {name for one in ran for name in one.names} == set(pool()) - {"gits"}
     complete = Auto(pool(), refine=False).search(problem, [3])
     assert not any("left out" in one for one in complete.evidence["decisions"])
+
+
+class Finds(HandMade):
+    """A hand-made schedule that cannot be made of what it finds."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__("edm")
+        self.error = error
+
+    def proposals(self, *_: Any) -> Any:
+        raise self.error
+
+
+def test_a_method_that_finds_nothing_is_left_out_but_a_model_that_fails_is_told() -> None:
+    found = Auto({**pool(), "finds": Finds(ValueError("all samples are one"))}, refine=False).search(problem_of(), [3])
+    assert any("finds, which finds nothing here (all samples are one)" in one for one in found.evidence["decisions"])
+    with pytest.raises(ModelError, match="the network failed"):
+        Auto({**pool(), "finds": Finds(ModelError("the network failed"))}).search(problem_of(), [3])
+    with pytest.raises(ValueError, match="no method of the pool found a schedule"):
+        Auto({"finds": Finds(ValueError("nothing"))}).search(problem_of(), [3])
 
 
 def test_decisions_tell_who_won_and_what_was_gained() -> None:
