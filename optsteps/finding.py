@@ -171,7 +171,7 @@ def _auto(weights: bool, budget: int | None, max_batch: int) -> Auto:
 
     from optsteps.running.configs import composed
 
-    settings = {"method.weights": weights, "method.budget": budget, "+max_batch": max_batch}
+    settings = {"method.weights": weights, "method.budget": budget, "+max_batch": max_batch, "+seed": 0}
     config = composed("method/auto", [f"{key}={json.dumps(value)}" for key, value in settings.items()])
     auto: Auto = instantiate(config.method)
     return auto
