@@ -152,14 +152,17 @@ def draw(rows: Sequence[RunRow]) -> Figure:
     for model, line in zip(models, axes, strict=True):
         for solver, axis in zip(solvers, line, strict=True):
             here = [r for r in rows if (field(r, "model.name"), field(r, "solver.name")) == (model, solver)]
+            if not here:  # not run, or not yet
+                axis.set_axis_off()
+                continue
             axis.set_title(matplotlib_text(f"{model}, {solver}"), fontsize=10, color=INK)
-            if here:  # a sweep may be unfinished
-                _draw_panel(axis, here)
+            _draw_panel(axis, here)
         line[0].set_ylabel("mean PSNR (dB)", fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel("evaluations of the search, all samples", fontsize=9)
-    drawn = next(axis for axis in axes.flat if axis.collections)
-    entries = dict(zip(*reversed(drawn.get_legend_handles_labels()), strict=True))
+    entries = {
+        label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=6, frameon=False, fontsize=9)
     return figure
 
@@ -171,7 +174,8 @@ def _draw_panel(axis: Axes, rows: Sequence[RunRow]) -> None:
     for family, colour in colours.items():
         shown = [max(points[name][0], least) for name in points if _family(name) == family]
         values = [points[name][1] for name in points if _family(name) == family]
-        axis.scatter(shown, values, s=22, color=colour, label=family, zorder=3)
+        if shown:
+            axis.scatter(shown, values, s=22, color=colour, label=family, zorder=3)
     best = -math.inf
     for name, (cost, value) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
         if value > best:  # nothing that is as cheap is better
