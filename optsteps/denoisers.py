@@ -260,6 +260,12 @@ def evaluate(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond = None) -> Ten
     return out
 
 
+def in_batches(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond, max_batch: int) -> Tensor:
+    """D(x [B, ...], t [B], cond), for any B, at most `max_batch` samples at a time."""
+    parts = [slice(k, k + max_batch) for k in range(0, len(x), max_batch)]
+    return torch.cat([denoiser(x[part], t[part], take(cond, part)) for part in parts])
+
+
 def check_output(out: object, x: Tensor, t: Tensor, what: str) -> None:
     """Raises ModelError unless `out`, returned by a network or a denoiser, is a floating tensor like x [B, ...]."""
     if not isinstance(out, Tensor):

@@ -6,16 +6,16 @@ import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from optsteps.comparison import VerdictRow
-from optsteps.conditions import Cond, take
+from optsteps.conditions import Cond
 from optsteps.denoisers import Denoiser, call_nfe, counting
 from optsteps.methods import Auto, SearchProblem, SearchResult
-from optsteps.methods.nearness import Nearness
+from optsteps.methods.nearness import Nearness, decibels
 from optsteps.metrics.statistics import paired_difference, verdict
 from optsteps.processes import Flow, Process
 from optsteps.schedules import Schedule, build_schedule
@@ -100,7 +100,7 @@ def find(
     with counting(denoiser) as counted:
         problem = SearchProblem(counted, process, solver, noise, teacher, cond)
         steps = _steps(problem, nfe)
-        searched, judged = (_part(problem, part) for part in (slice(0, -unseen), slice(-unseen, None)))
+        searched, judged = map(problem.part, torch.arange(len(noise)).split([len(noise) - unseen, unseen]))
         auto = _auto(weights, budget, max_batch)
         search = auto.search(searched, [steps])
         hand_made = _hand_made(auto, searched, steps, nfe)
@@ -160,11 +160,6 @@ def _steps(problem: SearchProblem, nfe: int) -> int:
     return steps
 
 
-def _part(problem: SearchProblem, part: slice) -> SearchProblem:
-    """The problem of some of the samples."""
-    return replace(problem, noise=problem.noise[part], cond=take(problem.cond, part))
-
-
 def _auto(weights: bool, budget: int | None, max_batch: int) -> Auto:
     """The method of conf/method/auto.yaml."""
     from hydra.utils import instantiate
@@ -180,7 +175,7 @@ def _auto(weights: bool, budget: int | None, max_batch: int) -> Auto:
 def _hand_made(auto: Auto, problem: SearchProblem, steps: int, nfe: int) -> dict[str, Schedule]:
     """The hand-made schedules that cost no more than `nfe`, by name. Of several ranges each takes the best on the
     samples that auto's pool sees."""
-    few = _part(problem, slice(0, auto.plan(problem, [steps]).fit))
+    few = problem.part(torch.arange(auto.plan(problem, [steps]).fit))
     names = HAND_MADE + HAND_MADE_FOR_FLOWS * isinstance(problem.process, Flow)
     schedules = dict[str, Schedule]()
     for name in names:
@@ -196,9 +191,8 @@ def _verdicts(
 ) -> list[VerdictRow]:
     """Verdicts on auto's schedule against each of the others, on the samples of the problem."""
     errors = Nearness(problem, ALONE, max_batch).errors([schedule, *hand_made.values()])
-    # PSNR up to the data's range, which no difference depends on; a number too where samples are exact or diverged
-    least, most = torch.finfo(errors.dtype).tiny, torch.finfo(errors.dtype).max
-    ours, *theirs = -10 * errors.clamp(least, most).log10()
+    # PSNR up to the data's range, which no difference depends on
+    ours, *theirs = decibels(errors)
     nfe = problem.solver.nfe(schedule) * call_nfe(problem.denoiser)
     differences = {name: paired_difference(ours, level) for name, level in zip(hand_made, theirs, strict=True)}
     return [

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optsteps.conditions import Cond, fingerprint, take
-from optsteps.denoisers import Denoiser, expand
+from optsteps.conditions import Cond, fingerprint
+from optsteps.denoisers import Denoiser, expand, in_batches
 from optsteps.noise import unit_noise
 from optsteps.processes import Process
 from optsteps.sampling import sample
@@ -73,9 +73,8 @@ def probe_inputs(
 
 def probed(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond, max_batch: int = PROBES) -> Tensor:
     """D(x [B, ...], t [B], cond) in batches of at most `max_batch`, without a graph."""
-    parts = (slice(k, k + max_batch) for k in range(0, len(x), max_batch))
     with torch.no_grad():
-        return torch.cat([denoiser(x[part], t[part].to(x.device), take(cond, part)) for part in parts])
+        return in_batches(denoiser, x, t.to(x.device), cond, max_batch)
 
 
 def fingerprint_outputs(outputs: Tensor) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from optsteps.conditions import Cond, fingerprint, take
-from optsteps.denoisers import CountedDenoiser, Denoiser, counting
+from optsteps.denoisers import CountedDenoiser, Denoiser, counting, in_batches
 from optsteps.deprecation import old_names
 from optsteps.fingerprint import solver_facts
 from optsteps.sampling import sample, walk
@@ -139,8 +139,7 @@ class Trajectories:
         """D(x [B, ...], t [B], cond), for any B, without a graph."""
 
         def predictions(denoiser: CountedDenoiser, _: int) -> Tensor:
-            parts = (slice(k, k + self.max_batch) for k in range(0, len(x), self.max_batch))
-            return self._rounded(torch.cat([denoiser(x[part], t[part], take(cond, part)) for part in parts]))
+            return self._rounded(in_batches(denoiser, x, t, cond, self.max_batch))
 
         names = self._names([(x, t, cond)])
         return self._kept("predictions", {"max_batch": self.max_batch}, names, predictions)[0].to(x)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optsteps.conditions import Cond, concatenate, take
-from optsteps.denoisers import CountedDenoiser, Denoiser
+from optsteps.conditions import Cond, concatenate
+from optsteps.denoisers import CountedDenoiser, Denoiser, in_batches
 from optsteps.sampling import calibrated, check_batch, check_channels
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Denoise, Solver, State
@@ -118,8 +118,7 @@ def _answers(denoiser: Denoiser, points: Sequence[_Point], cond: Cond, max_batch
     x = torch.cat([point.x for point in points])
     times = [torch.full((size,), point.time, dtype=torch.float64) for size, point in zip(sizes, points, strict=True)]
     t, conds = torch.cat(times).to(x.device), concatenate([cond] * len(points))
-    parts = [slice(k, k + max_batch) for k in range(0, len(x), max_batch)]
-    return list(torch.cat([denoiser(x[part], t[part], take(conds, part)) for part in parts]).split(sizes))
+    return list(in_batches(denoiser, x, t, conds, max_batch).split(sizes))
 
 
 def _asked(schedule: Schedule, step: int) -> float:

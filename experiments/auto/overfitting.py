@@ -14,11 +14,10 @@ from collections import Counter
 from statistics import fmean
 
 import torch
-from torch import Tensor
 
 from optsteps.denoisers import CountedDenoiser
 from optsteps.methods import DM, HandMade, SearchProblem
-from optsteps.methods.nearness import Nearness
+from optsteps.methods.nearness import Nearness, decibels
 from optsteps.methods.refine.coordinates import GapCoordinates, WeightCoordinates
 from optsteps.methods.refine.gauss_newton import refined
 from optsteps.metrics.statistics import Verdict, paired_difference, verdict
@@ -55,11 +54,6 @@ def problem_of(model: Model, solver: Multistep, seed: int, numbers: range) -> Se
     return SearchProblem(denoiser, model.process, solver, noise, teacher, model.cond(numbers, torch.device("cpu")))
 
 
-def levels(errors: Tensor) -> Tensor:
-    """Of squared errors [B], in dB."""
-    return -10 * errors.log10()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="digits", choices=["digits", "mixture", "mnist"])
@@ -74,7 +68,7 @@ def main() -> None:
     method = DM() if arguments.start == "dm" else HandMade(arguments.start)
     (start,) = method.schedules(problem, arguments.steps)
     unseen = Nearness(problem, ALONE, shard_size=64)
-    before = levels(unseen.errors([start])[0])
+    before = decibels(unseen.errors([start])[0])
     lines = []
     for fitted in FITS:
         gains: dict[str, list[float]] = {"times": [], "times and weights": []}
@@ -88,7 +82,7 @@ def main() -> None:
             weighted = WeightCoordinates(GapCoordinates(times), solver)
             weights = refined(weighted, halves[0], halves[1:], None, WEIGHT_ROUNDS, RIDGES).schedule
             for kind, schedule in zip(gains, (times, weights), strict=True):
-                difference = paired_difference(levels(unseen.errors([schedule])[0]), before)
+                difference = paired_difference(decibels(unseen.errors([schedule])[0]), before)
                 gains[kind].append(difference.value)
                 counts[kind][verdict(difference, True)] += 1
         for kind, found in gains.items():

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,8 +20,10 @@ from optsteps.processes import Process
 from optsteps.sampling import check_batch
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
-from optsteps.storage.workers import ALONE, Workers
+from optsteps.storage.workers import ALONE, Name, Workers
 from optsteps.trajectories import NO_CACHE, Cache
+
+T = TypeVar("T")
 
 # numbers whose standard deviation says whether they are unit noise
 _ENOUGH_NOISE = 64
@@ -93,6 +95,11 @@ class SearchProblem:
     def samples(self, index: Tensor) -> tuple[Tensor, Cond]:
         """Noise and cond of the samples `index` [b]."""
         return self.noise[index.to(self.noise.device)], take(self.cond, index)
+
+    def part(self, index: Tensor) -> SearchProblem:
+        """The problem of the samples `index` [b] alone."""
+        noise, cond = self.samples(index)
+        return replace(self, noise=noise, cond=cond)
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:
@@ -348,17 +355,32 @@ class ShardedMethod(Method, ABC):
         """What one round computes of every shard, or reads from the store."""
         counter = problem.denoiser
         assert isinstance(counter, CountedDenoiser)
-        before = counter.evaluations
-
-        def compute(number: int) -> tuple[Any, int]:
-            begun = counter.evaluations
-            partial = self.partial(problem, steps, shards[number], partials[number], decision)
-            return partial, counter.evaluations - begun
-
         names = [{**name, "shard": number, "of": len(shards)} for number in range(len(shards))]
-        counted = workers.shards(names, compute)
-        counter.evaluations = before + sum(evaluations for _, evaluations in counted)
-        return [partial for partial, _ in counted]
+
+        def compute(number: int) -> Any:
+            return self.partial(problem, steps, shards[number], partials[number], decision)
+
+        return counted_shards(counter, workers, names, compute)
+
+
+def counted_shards(
+    counter: CountedDenoiser, workers: Workers, names: Sequence[Name], compute: Callable[[int], T]
+) -> list[T]:
+    """compute(0), compute(1), ..., one for each of the names; those that are kept count as they did when made.
+
+    Args:
+        counter: the denoiser that `compute` evaluates.
+        workers, names: see `Workers.shards`; a shard is the pair of a result and its evaluations.
+    """
+    before = counter.evaluations
+
+    def counted(number: int) -> tuple[T, int]:
+        begun = counter.evaluations
+        return compute(number), counter.evaluations - begun
+
+    shards = workers.shards(names, counted)
+    counter.evaluations = before + sum(evaluations for _, evaluations in shards)
+    return [result for result, _ in shards]
 
 
 def checked_steps(steps: Sequence[int]) -> list[int]:

@@ -48,9 +48,7 @@ class ChangedProblem(Method):
         count = available if self.samples is None else self.samples
         if count > available:
             raise ValueError(f"the search wants {count} samples and the problem has {available}")
-        noise, cond = problem.samples(torch.arange(count))
-        solver = self.solver or problem.solver
-        return replace(problem, solver=solver, noise=noise, cond=cond)
+        return replace(problem.part(torch.arange(count)), solver=self.solver or problem.solver)
 
 
 __getattr__ = old_names(__name__, Restated="ChangedProblem")

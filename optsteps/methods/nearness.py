@@ -13,7 +13,7 @@ from torch import Tensor
 from optsteps.conditions import fingerprint
 from optsteps.denoisers import CountedDenoiser
 from optsteps.fingerprint import solver_facts
-from optsteps.methods.base import SearchProblem
+from optsteps.methods.base import SearchProblem, counted_shards
 from optsteps.metrics.teacher import mse
 from optsteps.schedules import Schedule
 from optsteps.storage.shards import storable
@@ -41,6 +41,12 @@ class Linearised:
     products: Tensor
     gradient: Tensor
     errors: Tensor
+
+
+def decibels(errors: Tensor) -> Tensor:
+    """-10 log10 of squared errors, in dB; finite, so that differences have an interval."""
+    limits = torch.finfo(errors.dtype)
+    return -10 * errors.clamp(limits.tiny, limits.max).log10()
 
 
 @dataclass(frozen=True)
@@ -135,22 +141,15 @@ class Nearness:
         counter = self.problem.denoiser
         assert isinstance(counter, CountedDenoiser)
         goal = self.teacher  # counted here, not in the shard that first needs it
-        before = counter.evaluations
         shards = (torch.arange(len(goal)) if index is None else index).split(self.shard_size)
-
-        def counted(number: int) -> tuple[T, int]:
-            begun = counter.evaluations
-            with torch.no_grad():
-                return compute(shards[number]), counter.evaluations - begun
 
         workers, facts = self.workers, dict[str, Any]()
         if workers.keeps:
             workers = workers.on("nearness", **self._facts)
             facts = {"part": part, "schedules": [schedule.facts for schedule in schedules]}
         names = [{**facts, "samples": shard.tolist()} for shard in shards]
-        found = workers.shards(names, counted)
-        counter.evaluations = before + sum(evaluations for _, evaluations in found)
-        return [shard for shard, _ in found]
+        with torch.no_grad():
+            return counted_shards(counter, workers, names, lambda number: compute(shards[number]))
 
     @cached_property
     def _facts(self) -> dict[str, Any]:

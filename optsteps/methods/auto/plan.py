@@ -63,7 +63,7 @@ class Plan:
             if method.starts_freely and not free_start:
                 continue
             try:
-                method.check(_first(problem, fit), steps)
+                method.check(problem.part(torch.arange(fit)), steps)
                 able[name] = method
             except ValueError as error:
                 left_out.append(f"{name}, which cannot take part ({error})")
@@ -126,7 +126,7 @@ class Plan:
 
     def beyond_the_teacher(self, method: Method) -> int:
         """What a method's search takes beside the walk of the teacher; 0 where nobody knows."""
-        found = method.evaluations(_first(self.problem, self.fit), self.steps)
+        found = method.evaluations(self.problem.part(torch.arange(self.fit)), self.steps)
         walk = self.problem.walker.nfe(self.problem.teacher) * self.fit * call_nfe(self.problem.denoiser)
         return 0 if found is None else max(0, found.count - walk)
 
@@ -158,9 +158,3 @@ def _round(steps: int, kinds: int) -> int:
     """Evaluations of a sample in one round of a refinement: the walk, a column for every time (and for every weight),
     and three trials."""
     return 4 * steps + kinds * steps * (steps - 1) // 2
-
-
-def _first(problem: SearchProblem, samples: int) -> SearchProblem:
-    """The problem of its first samples."""
-    noise, cond = problem.samples(torch.arange(samples))
-    return replace(problem, noise=noise, cond=cond)

@@ -146,9 +146,7 @@ class Auto(Method):
 
     def _proposals(self, plan: Plan, workers: Workers, ledger: _Ledger) -> dict[int, list[tuple[str, Schedule]]]:
         """The candidates by step count, with the names of their methods."""
-        problem = plan.problem
-        noise, cond = problem.samples(torch.arange(plan.fit))
-        problem = replace(problem, noise=noise, cond=cond)
+        problem = plan.problem.part(torch.arange(plan.fit))
         # the whole walk is kept first: whoever asks for its ends finds it
         Trajectories(problem.denoiser, self.max_batch, problem.cache).record(
             problem.teacher, problem.walker, problem.noise, problem.cond
@@ -171,9 +169,7 @@ class Auto(Method):
         return proposals
 
     def _nearness(self, plan: Plan, samples: Tensor, workers: Workers) -> Nearness:
-        noise, cond = plan.problem.samples(samples)
-        problem = replace(plan.problem, noise=noise, cond=cond)
-        return Nearness(problem, workers, self.max_batch, self.shard_size, walked=plan.fit)
+        return Nearness(plan.problem.part(samples), workers, self.max_batch, self.shard_size, walked=plan.fit)
 
     def _described(self, plan: Plan, names: Sequence[str]) -> dict[str, Any]:
         """The metadata of a schedule that begins with a candidate of the methods with these names."""

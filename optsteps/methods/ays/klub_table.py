@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from optsteps.conditions import Cond, take
-from optsteps.denoisers import Denoiser, expand
+from optsteps.denoisers import Denoiser, expand, in_batches
 from optsteps.methods.ays.klub import TabulatedKlub
 from optsteps.processes import Process
 from optsteps.storage.shards import storable
@@ -58,12 +58,7 @@ class CoupledTable:
             path = clean + (expand(scale, increments[0]) * increments).cumsum(1).flip(1)
             x = (expand(process.alpha(times), path[0]) * path).flatten(0, 1)
             t, conds = times.repeat(len(some)).to(x.device), take(cond, some.repeat_interleave(count))
-            outputs = torch.cat(
-                [
-                    denoiser(x[part], t[part], take(conds, part))
-                    for part in (slice(i, i + max_batch) for i in range(0, len(x), max_batch))
-                ]
-            ).unflatten(0, path.shape[:2])
+            outputs = in_batches(denoiser, x, t, conds, max_batch).unflatten(0, path.shape[:2])
             flat = (outputs - outputs[:, -1:]).flatten(2).double()
             products = flat @ flat.mT
             squares = products.diagonal(dim1=1, dim2=2)

@@ -122,12 +122,11 @@ class RefinedSearch:
         """One search with the first blocks of samples."""
         for number in range(self._walked, used):
             self._walk(number)
-        noise, cond = self.problem.samples(torch.cat(list(self.blocks[:used])))
         method = copy(self.method)
         method.amplitude = False
         method.grid_steps, method.windows, method.walked = grid_steps or "all", around, True
         method.blocks = [block.tolist() for block in self.blocks[:used]]
-        return method.find(replace(self.problem, noise=noise, cond=cond), self.steps, self.workers)
+        return method.find(self.problem.part(torch.cat(list(self.blocks[:used]))), self.steps, self.workers)
 
     def _walk(self, number: int) -> Tensor:
         """The ends [b, ...] of the teacher's walk for the samples of a block, which is counted here and kept."""

@@ -87,8 +87,7 @@ class GapCoordinates:
     def _at(self, inner: Tensor) -> Schedule:
         """The schedule with these inner times on the clock; where none has moved, the start's own."""
         times = self.start.times.clone()
-        moved = (inner - self._clock[1:-1]).abs() > 1e-12
-        times[1:-1] = torch.where(moved, self.start.process.time_of_noise_level(inner.tan()), times[1:-1])
+        times[1:-1] = _times(inner, self._clock[1:-1], times[1:-1], self.start.process)
         return replace(self.start, times=times)
 
 
@@ -160,10 +159,7 @@ class FreeStartCoordinates:
     def _at(self, places: Tensor, scale: float) -> Schedule:
         """The schedule with these times but the last on the clock; where none has moved, the start's own."""
         times = self.start.times.clone()
-        moved = (places - self._clock[:-1]).abs() > 1e-12
-        if bool(moved.any()):
-            levels = torch.where(moved, places.tan(), 1.0)
-            times[:-1] = torch.where(moved, self.start.process.time_of_noise_level(levels), times[:-1])
+        times[:-1] = _times(places, self._clock[:-1], times[:-1], self.start.process)
         return replace(self.start, times=times, initial_scale=float(self.start.scale) * math.exp(scale))
 
 
@@ -244,6 +240,14 @@ def _raised(places: Tensor, start: Tensor, process: Process) -> Tensor:
         return places
     apart = 1 + _LEAST_GAP * torch.arange(len(places) - 1, -1, -1, dtype=torch.float64)
     return torch.maximum(places, torch.minimum(process.noise_level(process.t_positive).atan() * apart, start))
+
+
+def _times(places: Tensor, start: Tensor, times: Tensor, process: Process) -> Tensor:
+    """The times at places on the clock [m]; where one is still that of the start, the start's own of `times` [m]."""
+    moved = (places - start).abs() > 1e-12
+    # a place that has not moved may be at an infinite noise level, which is no level to ask the process for
+    levels = torch.where(moved, places.tan(), process.noise_level(times).nan_to_num(posinf=1.0))
+    return torch.where(moved, process.time_of_noise_level(levels), times)
 
 
 Coordinates = GapCoordinates | FreeStartCoordinates | WeightCoordinates

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from optsteps.methods.nearness import Nearness
+from optsteps.methods.nearness import Nearness, decibels
 from optsteps.methods.refine.coordinates import Coordinates
 from optsteps.metrics.statistics import Interval, spread
 from optsteps.schedules import Schedule
@@ -83,7 +83,7 @@ def refined(
             after the other.
     """
     start, numbers = coordinates.start, torch.zeros(coordinates.size, dtype=torch.float64)
-    iterates, tried = [start], [_levels(held[0].errors([start])[0])]
+    iterates, tried = [start], [decibels(held[0].errors([start])[0])]
     for ridge in ridges:
         path = list(_descent(coordinates, numbers, fit, index, rounds, ridge))
         if not path:
@@ -91,7 +91,7 @@ def refined(
         numbers, before = path[-1], max(float(levels.mean()) for levels in tried)
         schedules = [coordinates.schedule(some) for some in path]
         iterates += schedules
-        tried += _levels(held[0].errors(schedules))
+        tried += decibels(held[0].errors(schedules))
         if max(float(levels.mean()) for levels in tried) <= before:
             break
     best = max(range(len(tried)), key=lambda k: float(tried[k].mean()))
@@ -100,7 +100,7 @@ def refined(
         differences = tried[best] - tried[0]
         gain = spread(differences, LEVEL)
         while 0 in gain and asked < len(held):
-            level, before_it = _levels(held[asked].errors([iterates[best], start]))
+            level, before_it = decibels(held[asked].errors([iterates[best], start]))
             differences = torch.cat([differences, level - before_it])
             gain, asked = spread(differences, LEVEL), asked + 1
     chosen = iterates[best] if gain.low > 0 else start
@@ -122,7 +122,7 @@ def _descent(
 
     def levels(trials: Sequence[Tensor]) -> Tensor:
         penalties = torch.stack([_DECIBELS * (held_back * trial**2).sum() for trial in trials])
-        return _levels(fit.errors([coordinates.schedule(trial) for trial in trials], index)).mean(1) - penalties
+        return decibels(fit.errors([coordinates.schedule(trial) for trial in trials], index)).mean(1) - penalties
 
     damping, level, moved = _DAMPING, float(levels([numbers])), True
     for _ in range(rounds if coordinates.size > 1 else 0):
@@ -146,12 +146,6 @@ def _descent(
             return
         else:
             damping *= _RAISED
-
-
-def _levels(errors: Tensor) -> Tensor:
-    """-10 log10 of errors, in dB; finite, so that differences have an interval."""
-    limits = torch.finfo(torch.float64)
-    return -10 * errors.clamp(limits.tiny, limits.max).log10()
 
 
 def _step(products: Tensor, gradient: Tensor, damping: float) -> Tensor:
