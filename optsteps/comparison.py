@@ -38,6 +38,7 @@ class Row:
         search_nfe: network evaluations, per sample of the search, that finding the schedules of all step counts needs.
         search_seconds: wall time of that search.
         search_evaluations: network evaluations of that search, of all its samples together.
+        solver: name of the solver that the schedule was sampled with.
         path_error: mean squared difference to the teacher at every time [n+1], None for the oracle.
         teacher: the many-step schedule that the samples are compared with; None for the comparison's own.
     """
@@ -54,6 +55,7 @@ class Row:
     path_error: Tensor | None = None
     teacher: Schedule | None = None
     search_evaluations: int = 0
+    solver: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ class Comparison:
         search_seconds: float = 0.0,
         own_start: bool = False,
         search_evaluations: int = 0,
+        solver: Solver | None = None,
     ) -> Row:
         """The row of a schedule: its samples and what is measured on them.
 
@@ -166,7 +169,11 @@ class Comparison:
             schedule: to sample with.
             search_nfe, search_seconds, search_evaluations: as in `Row`.
             own_start: compare with a teacher that begins where the schedule does (`from_start_of`).
+            solver: to sample with; None for the comparison's.
         """
+        if solver is not None:
+            other = replace(self, solver=solver, teacher_solver=self._walker, _by_start={})
+            return other.judge(method, schedule, search_nfe, search_seconds, own_start, search_evaluations)
         if own_start:
             comparison = self.from_start_of(schedule)
             if comparison is not self:
@@ -186,6 +193,7 @@ class Comparison:
             search_seconds=search_seconds,
             search_evaluations=search_evaluations,
             path_error=self.path_error(schedule),
+            solver=self.solver.name,
         )
 
     def judge_teacher(self) -> Row:
@@ -301,6 +309,7 @@ def as_data(row: Row) -> dict[str, Any]:
         "search_nfe": row.search_nfe,
         "search_evaluations": row.search_evaluations,
         "search_seconds": row.search_seconds,
+        "solver": row.solver,
         "times": None if row.schedule is None else row.schedule.times.tolist(),
         "noise_levels": None if row.schedule is None else row.schedule.noise_levels.tolist(),
         **({} if row.schedule is None else row.schedule.carried),

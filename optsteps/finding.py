@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -39,6 +39,7 @@ class Found:
         answer: a sentence: by how much auto's schedule is nearer to the teacher than the best hand-made one, or that it
             is not.
         schedule: the one to sample with: auto's where it is nearer, otherwise the best hand-made one.
+        solver: that samples it.
         verdicts: on auto's schedule against every hand-made one, in PSNR (dB) to the teacher's samples, on samples that
             no search saw.
         search: what auto found; `search.evidence["decisions"]` says how.
@@ -46,6 +47,7 @@ class Found:
 
     answer: str
     schedule: Schedule
+    solver: Solver
     verdicts: list[VerdictRow]
     search: SearchResult
 
@@ -55,7 +57,7 @@ def find(
     process: Process,
     noise: Tensor,
     nfe: int,
-    solver: str | Solver = "dpmpp_2m",
+    solver: str | Solver | Sequence[str | Solver] = "dpmpp_2m",
     cond: Cond = None,
     *,
     noise_max: float | None = None,
@@ -77,7 +79,8 @@ def find(
         process: its noising process.
         noise: unit Gaussian [B, ...]; 64 samples are a good number, and 14 the fewest.
         nfe: network evaluations per sample; guidance counts 2. The most steps that they pay for are taken.
-        solver: the solver to sample with, or its name; a deterministic one.
+        solver: the solver to sample with, or its name; a deterministic one. Of several the best is found, at equal
+            evaluations, and the hand-made schedules are sampled with each.
         cond: condition of the noise's samples, or None.
         noise_max, noise_min: the largest and the smallest noise level of the model, as far as the process reaches.
             None: all of the process, which under EDM, where that is infinite, is 80 and 0.002.
@@ -93,26 +96,45 @@ def find(
             denoiser that fails (`ModelError`).
     """
     unseen = _unseen(noise)
-    solver = build_solver(solver) if isinstance(solver, str) else solver
-    if weights and not isinstance(solver, Multistep):
-        raise ValueError(f"{solver.name} is no multistep solver, so it has no weights to search: leave weights=False")
+    named = [solver] if isinstance(solver, (str, Solver)) else solver
+    solvers = {one.name: one for one in (build_solver(one) if isinstance(one, str) else one for one in named)}
+    solver = next(iter(solvers.values()))
+    if weights and not any(isinstance(one, Multistep) for one in solvers.values()):
+        raise ValueError(
+            f"{' and '.join(solvers)} is no multistep solver, so it has no weights to search: leave weights=False"
+        )
     teacher = _teacher(process, teacher, noise_max, noise_min)
     with counting(denoiser) as counted:
         problem = SearchProblem(counted, process, solver, noise, teacher, cond)
         steps = _steps(problem, nfe)
         searched, judged = map(problem.part, torch.arange(len(noise)).split([len(noise) - unseen, unseen]))
-        auto = _auto(weights, budget, max_batch)
+        auto = _auto(solvers, weights, budget, max_batch)
         search = auto.search(searched, [steps])
+        ours = _Sampled(search.schedules[steps], search.solvers.get(steps, solver))
         hand_made = _hand_made(auto, searched, steps, nfe)
-        verdicts = _verdicts(judged, search.schedules[steps], hand_made, max_batch)
+        verdicts = _verdicts(judged, ours, hand_made, max_batch)
         comparison = counted.evaluations - search.evaluations
     best = min(verdicts, key=lambda row: row.difference.value)
     better = best.verdict == "better" and best.nfe <= nfe
+    told = _told(best, better, ours.named("auto's schedule", len(solvers) > 1), len(verdicts), teacher.steps)
     answer = (
-        f"{_told(best, better, len(verdicts), teacher.steps)} at {best.nfe:g} evaluations per sample, on {unseen} "
-        f"unseen samples; the search took {search.evaluations:,} evaluations, and the comparison {comparison:,}."
+        f"{told} at {best.nfe:g} evaluations per sample, on {unseen} unseen samples; the search took "
+        f"{search.evaluations:,} evaluations, and the comparison {comparison:,}."
     )
-    return Found(answer, search.schedules[steps] if better else hand_made[best.rival], verdicts, search)
+    chosen = ours if better else hand_made[best.rival]
+    return Found(answer, chosen.schedule, chosen.solver, verdicts, search)
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """A schedule and the solver that samples it."""
+
+    schedule: Schedule
+    solver: Solver
+
+    def named(self, name: str, several: bool) -> str:
+        """A name for it, with the solver's where there are several to choose from."""
+        return f"{name} with {self.solver.name}" if several else name
 
 
 def _unseen(noise: Tensor) -> int:
@@ -160,54 +182,61 @@ def _steps(problem: SearchProblem, nfe: int) -> int:
     return steps
 
 
-def _auto(weights: bool, budget: int | None, max_batch: int) -> Auto:
-    """The method of conf/method/auto.yaml."""
+def _auto(solvers: Mapping[str, Solver], weights: bool, budget: int | None, max_batch: int) -> Auto:
+    """The method of conf/method/auto.yaml with these solvers."""
     from hydra.utils import instantiate
 
     from optsteps.running.configs import composed
 
     settings = {"method.weights": weights, "method.budget": budget, "+max_batch": max_batch, "+seed": 0}
     config = composed("method/auto", [f"{key}={json.dumps(value)}" for key, value in settings.items()])
-    auto: Auto = instantiate(config.method)
+    auto: Auto = instantiate(config.method, solvers=solvers)
     return auto
 
 
-def _hand_made(auto: Auto, problem: SearchProblem, steps: int, nfe: int) -> dict[str, Schedule]:
-    """The hand-made schedules that cost no more than `nfe`, by name. Of several ranges each takes the best on the
-    samples that auto's pool sees."""
-    few = problem.part(torch.arange(auto.plan(problem, [steps]).fit))
+def _hand_made(auto: Auto, problem: SearchProblem, steps: int, nfe: int) -> dict[str, _Sampled]:
+    """The hand-made schedules that cost no more than `nfe`, by name, with every solver. Of several ranges each takes
+    the best on the samples that auto's pool sees."""
+    plan, per_call = auto.plan(problem, [steps]), call_nfe(problem.denoiser)
     names = HAND_MADE + HAND_MADE_FOR_FLOWS * isinstance(problem.process, Flow)
-    schedules = dict[str, Schedule]()
-    for name in names:
-        with suppress(ValueError):  # a formula that cannot take so few steps
-            auto.pool[name].check(few, [steps])
-            schedules[name] = auto.pool[name].search(few, [steps]).schedules[steps]
-    per_call = call_nfe(problem.denoiser)
-    return {name: one for name, one in schedules.items() if problem.solver.nfe(one) * per_call <= nfe}
+    found = dict[str, _Sampled]()
+    for lane in plan.lanes.values():
+        few, count = lane.problem.part(torch.arange(plan.fit)), lane.counts[steps]
+        for name in names:
+            with suppress(ValueError):  # a formula that cannot take so few steps
+                auto.pool[name].check(few, [count])
+                one = _Sampled(auto.pool[name].search(few, [count]).schedules[count], lane.problem.solver)
+                if one.solver.nfe(one.schedule) * per_call <= nfe:
+                    found[one.named(name, len(plan.lanes) > 1)] = one
+    return found
 
 
 def _verdicts(
-    problem: SearchProblem, schedule: Schedule, hand_made: Mapping[str, Schedule], max_batch: int
+    problem: SearchProblem, ours: _Sampled, hand_made: Mapping[str, _Sampled], max_batch: int
 ) -> list[VerdictRow]:
     """Verdicts on auto's schedule against each of the others, on the samples of the problem."""
-    errors = Nearness(problem, ALONE, max_batch).errors([schedule, *hand_made.values()])
+    samples, everyone = Nearness(problem, ALONE, max_batch), [ours, *hand_made.values()]
+    errors = torch.empty(len(everyone), samples.samples, dtype=torch.float64)
+    for solver in {one.solver.name: one.solver for one in everyone}.values():
+        rows = [k for k, one in enumerate(everyone) if one.solver.name == solver.name]
+        errors[rows] = samples.with_solver(solver).errors([everyone[k].schedule for k in rows])
     # PSNR up to the data's range, which no difference depends on
-    ours, *theirs = decibels(errors)
-    nfe = problem.solver.nfe(schedule) * call_nfe(problem.denoiser)
-    differences = {name: paired_difference(ours, level) for name, level in zip(hand_made, theirs, strict=True)}
+    own, *theirs = decibels(errors)
+    nfe = ours.solver.nfe(ours.schedule) * call_nfe(problem.denoiser)
+    differences = {name: paired_difference(own, level) for name, level in zip(hand_made, theirs, strict=True)}
     return [
-        VerdictRow("auto", name, schedule.steps, nfe, "psnr", gap, verdict(gap, higher_is_better=True))
+        VerdictRow("auto", name, ours.schedule.steps, nfe, "psnr", gap, verdict(gap, higher_is_better=True))
         for name, gap in differences.items()
     ]
 
 
-def _told(best: VerdictRow, better: bool, count: int, teacher_steps: int) -> str:
+def _told(best: VerdictRow, better: bool, ours: str, count: int, teacher_steps: int) -> str:
     """The verdict against the best of the hand-made schedules in words."""
     teacher, gap = f"the {teacher_steps}-step teacher", best.difference
     if better:
         interval = f"{gap.value:.2f} dB PSNR [{gap.low:.2f}, {gap.high:.2f}]"
-        return f"auto's schedule is nearer to {teacher} than the best of {count} others ({best.rival}) by {interval}"
+        return f"{ours} is nearer to {teacher} than the best of {count} others ({best.rival}) by {interval}"
     interval = f"{gap.value:+.2f} dB PSNR [{gap.low:+.2f}, {gap.high:+.2f}]"
     if best.verdict == "better":
-        return f"auto's schedule takes more evaluations than it may, so use {best.rival}: the difference is {interval}"
-    return f"auto's schedule is not nearer to {teacher} than {best.rival}, so use that: the difference is {interval}"
+        return f"{ours} takes more evaluations than it may, so use {best.rival}: the difference is {interval}"
+    return f"{ours} is not nearer to {teacher} than {best.rival}, so use that: the difference is {interval}"

@@ -78,6 +78,25 @@ def test_the_numbers_of_the_answer_are_those_of_the_unseen_samples(found: Found)
     assert f"the search took {found.search.evaluations:,} evaluations" in found.answer
 
 
+def test_the_best_of_several_solvers() -> None:
+    several = find(solver=["dpmpp_2m", "euler", "heun"])
+    assert {row.rival for row in several.verdicts} >= {"logsnr with euler", "logsnr with dpmpp_2m"}
+    assert several.solver.nfe(several.schedule) <= 6
+    assert several.schedule.metadata["solver"] == several.solver.name
+    assert several.answer.startswith(f"auto's schedule with {several.solver.name} is nearer")
+    unseen = normal(48, 2)[-12:]
+    teacher = build_schedule("edm", EDM(), TEACHER, t_max=80.0, t_min=0.002)
+    goal = sample(MIXTURE.denoiser(EDM()), teacher, build_solver("dpmpp_2m"), unseen)
+    rival = build_schedule("logsnr", EDM(), 6, t_max=80.0, t_min=0.002)
+    for name in ("euler", "dpmpp_2m"):
+        ends = [
+            sample(MIXTURE.denoiser(EDM()), schedule, solver, unseen)
+            for schedule, solver in ((several.schedule, several.solver), (rival, build_solver(name)))
+        ]
+        gap = next(row.difference.value for row in several.verdicts if row.rival == f"logsnr with {name}")
+        assert gap == pytest.approx((psnr(ends[0], goal, 10.0) - psnr(ends[1], goal, 10.0)).mean().item(), abs=1e-3)
+
+
 def test_no_search_sees_the_samples_that_judge() -> None:
     noise, other = normal(16, 2), normal(16, 2)
     other[-8:] = normal(8, 2, seed=1)

@@ -126,6 +126,8 @@ class SearchResult:
         per_sample_orders: with them, for solvers of several orders, the orders of the steps [B, n]; None otherwise.
         evidence: numbers that the choice rests on, for plots; see the method. Under "decisions", a list of plain
             sentences on what the search decided on its way, which the report of a run shows.
+        solvers: the solvers of those schedules that are sampled with another than the problem's, by step count. Such a
+            schedule takes as many evaluations as so many steps of the problem's solver, in as many steps as it has.
         own_start: the schedules begin where somebody else begins, which no search chose: a comparison holds their
             samples to those of a teacher that begins there too.
     """
@@ -138,6 +140,7 @@ class SearchResult:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     own_start: bool = False
     evaluations: int = 0
+    solvers: Mapping[int, Solver] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

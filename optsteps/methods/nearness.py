@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from optsteps.fingerprint import solver_facts
 from optsteps.methods.base import SearchProblem, counted_shards
 from optsteps.metrics.teacher import mse
 from optsteps.schedules import Schedule
+from optsteps.solvers.base import Solver
 from optsteps.storage.shards import storable
 from optsteps.storage.workers import Workers
 from optsteps.trajectories import Trajectories
@@ -66,17 +67,26 @@ class Nearness:
     max_batch: int = 512
     shard_size: int = 8
     walked: int = 512
+    _answers: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def samples(self) -> int:
         """Their number."""
         return len(self.problem.noise)
 
-    @cached_property
+    @property
     def teacher(self) -> Tensor:
         """The teacher's ends [B, ...], walked when they are first needed."""
-        trajectories = Trajectories(self.problem.denoiser, min(self.walked, self.max_batch), self.problem.cache)
-        return trajectories.ends(self.problem.teacher, self.problem.walker, self.problem.noise, self.problem.cond)
+        if "ends" not in self._answers:
+            problem, batch = self.problem, min(self.walked, self.max_batch)
+            trajectories = Trajectories(problem.denoiser, batch, problem.cache)
+            ends = trajectories.ends(problem.teacher, problem.walker, problem.noise, problem.cond)
+            self._answers["ends"] = ends
+        return self._answers["ends"]
+
+    def with_solver(self, solver: Solver) -> Nearness:
+        """The same samples and the same teacher, for schedules that are sampled with another solver."""
+        return replace(self, problem=replace(self.problem, solver=solver, teacher_solver=self.problem.walker))
 
     def errors(self, schedules: Sequence[Schedule], index: Tensor | None = None) -> Tensor:
         """Mean squared differences of the schedules' ends to the teacher's, float64 [C, b]; infinite where a walk

@@ -117,14 +117,14 @@ class Experiment:
     def compared(self, results: Mapping[str, SearchResult], steps: int) -> dict[str, tuple[Schedule, SearchResult]]:
         """The schedules of `steps` steps that are judged, by the names of their rows, each with its search.
 
-        A schedule whose steps have orders of their own has a further row: its times under the orders that the solver
-        gives to every rival. It says how much of the difference is the orders'.
+        A schedule whose steps have other orders than the solver's has a further row: its times under the orders that
+        the solver gives to every rival. It says how much of the difference is the orders'.
         """
         rows = {}
         for name, result in results.items():
-            schedule = result.schedules[steps]
+            schedule, solver = result.schedules[steps], result.solvers.get(steps, self.solver)
             rows[name] = schedule, result
-            if schedule.orders is not None:
+            if schedule.orders is not None and list(schedule.orders) != solver.orders(schedule.steps):
                 rows[f"{name}_without_orders"] = replace(schedule, orders=None), result
         return rows
 

@@ -176,7 +176,7 @@ def _judge_schedules(share: Share, comparison: Comparison, results: Mapping[str,
             compared = share.experiment.compared(results, n)
             for name, (schedule, result) in compared.items():
                 cost = (result.nfe, result.seconds, result.own_start, result.evaluations)
-                rows.append(comparison.judge(name, schedule, *cost))
+                rows.append(comparison.judge(name, schedule, *cost, solver=result.solvers.get(n)))
                 share.progress.advance(len(rows) / (len(steps) * len(compared)))
     return rows
 

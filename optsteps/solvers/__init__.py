@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -48,6 +48,11 @@ def build_solver(name: str, flow_as: FlowAs = "flow", **parameters: Any) -> Solv
     return solver
 
 
+def first_of(choices: Mapping[str, Solver]) -> Solver:
+    """The first of several solvers, which samples what no search has chosen another for."""
+    return next(iter(choices.values()))
+
+
 __all__ = [
     "DEIS",
     "DPM2",
@@ -71,4 +76,5 @@ __all__ = [
     "TwoStage",
     "UniPC",
     "build_solver",
+    "first_of",
 ]

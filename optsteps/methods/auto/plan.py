@@ -11,6 +11,7 @@ from torch import Tensor
 
 from optsteps.denoisers import call_nfe
 from optsteps.methods.base import Method, SearchProblem, steps_between
+from optsteps.solvers.base import Solver
 from optsteps.solvers.multistep import Multistep
 
 # fit samples: so many, or as many as hold so many numbers, but at most half of the problem's
@@ -24,13 +25,28 @@ _ROUNDS = 4
 
 
 @dataclass(frozen=True)
+class Lane:
+    """What a search tries with one solver.
+
+    Attributes:
+        problem: with this solver.
+        counts: for step counts of the search the step count of this solver that takes exactly as many evaluations.
+        pool: the methods that take part, by name.
+    """
+
+    problem: SearchProblem
+    counts: Mapping[int, int]
+    pool: Mapping[str, Method]
+
+
+@dataclass(frozen=True)
 class Plan:
     """An automatic search.
 
     Attributes:
         problem: its samples; the first `fit` of them are what the pool searches and refinements are fitted on.
         steps: ascending step counts.
-        pool: the methods that take part, by name.
+        lanes: for every solver, by its name, what is tried.
         fit: number of the fit samples.
         refine, weights: whether times are refined, and weights after them.
         free_start: whether schedules may begin elsewhere than the teacher, with a scale of their own.
@@ -39,7 +55,7 @@ class Plan:
 
     problem: SearchProblem
     steps: Sequence[int]
-    pool: Mapping[str, Method]
+    lanes: Mapping[str, Lane]
     fit: int
     refine: bool
     weights: bool
@@ -52,23 +68,33 @@ class Plan:
         problem: SearchProblem,
         steps: Sequence[int],
         pool: Mapping[str, Method],
+        solvers: Mapping[str, Solver],
         refine: bool,
         weights: bool,
         free_start: bool,
     ) -> Plan:
         """The plan of a search without a budget: everybody takes part who can."""
         fit = min(max(FIT, -(-NUMBERS // problem.noise[0].numel())), len(problem.noise) // 2)
-        able, left_out = dict[str, Method](), list[str]()
-        for name, method in pool.items():
-            if method.starts_freely and not free_start:
+        lanes, left_out = dict[str, Lane](), list[str]()
+        for label, solver in solvers.items():
+            lane = replace(problem, solver=solver, teacher_solver=problem.walker)
+            counts = {n: count for n in steps if (count := _same_nfe(problem, solver, n)) is not None}
+            if not counts:
+                left_out.append(f"{label}, which has no number of steps that takes as many evaluations")
                 continue
-            try:
-                method.check(problem.part(torch.arange(fit)), steps)
-                able[name] = method
-            except ValueError as error:
-                left_out.append(f"{name}, which cannot take part ({error})")
-        weights = weights and isinstance(problem.solver, Multistep)
-        return cls(problem, steps, able, fit, refine, weights, free_start, left_out)
+            able = dict[str, Method]()
+            for name, method in pool.items():
+                if method.starts_freely and not free_start:
+                    continue
+                try:
+                    method.check(lane.part(torch.arange(fit)), list(counts.values()))
+                    able[name] = method
+                except ValueError as error:
+                    of = name if len(solvers) == 1 else f"{name} with {label}"
+                    left_out.append(f"{of}, which cannot take part ({error})")
+            lanes[label] = Lane(lane, counts, able)
+        weights = weights and any(isinstance(solver, Multistep) for solver in solvers.values())
+        return cls(problem, steps, lanes, fit, refine, weights, free_start, left_out)
 
     def within(self, budget: int) -> Plan:
         """The first of ever smaller plans that fits.
@@ -84,6 +110,11 @@ class Plan:
             f"a search of {budget:,} evaluations cannot be made here: the smallest takes about {plan.evaluations:,}; "
             "give a larger budget, fewer step counts, or a teacher of fewer steps"
         )
+
+    @property
+    def pool(self) -> Mapping[str, Method]:
+        """The methods that take part with any solver, by name."""
+        return {name: method for lane in self.lanes.values() for name, method in lane.pool.items()}
 
     @property
     def racing(self) -> Tensor:
@@ -108,8 +139,9 @@ class Plan:
         students = [problem.solver.nfe(steps_between(problem.teacher, n)) for n in self.steps]
         asked = 4 if self.refine else 2  # selection samples are asked once more, about
         stages = {"the teacher": min(asked * fit, len(problem.noise)) * walk * nfe}
-        stages["the pool"] = sum(self.beyond_the_teacher(method) for method in self.pool.values())
-        running, samples, race = _CANDIDATES * len(self.pool), 2, 0.0
+        members = [(lane, method) for lane in self.lanes.values() for method in lane.pool.values()]
+        stages["the pool"] = sum(self.beyond_the_teacher(lane, method) for lane, method in members)
+        running, samples, race = _CANDIDATES * len(members), 2, 0.0
         while samples <= 2 * fit:
             race, running, samples = race + running * max(1, samples // 2), max(1.0, running / 2), 2 * samples
         stages["the race"] = round(race * sum(students)) * nfe
@@ -124,9 +156,9 @@ class Plan:
         """Of all stages."""
         return sum(self.stages.values())
 
-    def beyond_the_teacher(self, method: Method) -> int:
+    def beyond_the_teacher(self, lane: Lane, method: Method) -> int:
         """What a method's search takes beside the walk of the teacher; 0 where nobody knows."""
-        found = method.evaluations(self.problem.part(torch.arange(self.fit)), self.steps)
+        found = method.evaluations(lane.problem.part(torch.arange(self.fit)), sorted(lane.counts.values()))
         walk = self.problem.walker.nfe(self.problem.teacher) * self.fit * call_nfe(self.problem.denoiser)
         return 0 if found is None else max(0, found.count - walk)
 
@@ -138,11 +170,20 @@ class Plan:
         if fits:
             plan = replace(plan, fit=fits[0])
             yield plan
-        dear = [name for name, method in plan.pool.items() if plan.beyond_the_teacher(method) > 0]
-        cheap = {name: method for name, method in plan.pool.items() if name not in dear}
-        if dear and cheap:
+        lanes = plan.lanes.values()
+        dear = {name: None for lane in lanes for name, one in lane.pool.items() if plan.beyond_the_teacher(lane, one)}
+        cheap = {
+            label: replace(lane, pool={name: method for name, method in lane.pool.items() if name not in dear})
+            for label, lane in plan.lanes.items()
+        }
+        if dear and any(lane.pool for lane in cheap.values()):
             gone = f"{', '.join(dear)}, which evaluate more than the teacher, for the budget"
-            plan = replace(plan, pool=cheap, left_out=[*plan.left_out, gone])
+            plan = replace(plan, lanes=cheap, left_out=[*plan.left_out, gone])
+            yield plan
+        if len(plan.lanes) > 1:
+            first, *others = plan.lanes
+            gone = f"{', '.join(others)}, for the budget"
+            plan = replace(plan, lanes={first: plan.lanes[first]}, left_out=[*plan.left_out, gone])
             yield plan
         if plan.weights:
             plan = replace(plan, weights=False, left_out=[*plan.left_out, "refined weights, for the budget"])
@@ -152,6 +193,16 @@ class Plan:
             yield plan
         if plan.refine:
             yield replace(plan, refine=False, left_out=[*plan.left_out, "all refinement, for the budget"])
+
+
+def _same_nfe(problem: SearchProblem, solver: Solver, steps: int) -> int | None:
+    """The step count of a solver that takes exactly as many evaluations as so many steps of the problem's."""
+    nfe = problem.solver.nfe(steps_between(problem.teacher, steps))
+    try:
+        count = solver.steps(nfe, problem.process, *problem.teacher.times[[0, -1]])
+    except ValueError:  # not even one
+        return None
+    return count if solver.nfe(steps_between(problem.teacher, count)) == nfe else None
 
 
 def _round(steps: int, kinds: int) -> int:

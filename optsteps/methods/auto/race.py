@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,11 +19,39 @@ class Candidate:
 
     Attributes:
         names: of the methods that propose it.
-        schedule: with as many steps as the others.
+        schedule: at as many evaluations as the others.
+        solver: the name under which the plan has the solver that it is sampled with.
     """
 
     names: tuple[str, ...]
     schedule: Schedule
+    solver: str = ""
+
+
+@dataclass(frozen=True)
+class Track:
+    """The samples of a race, on which every candidate runs with its own solver.
+
+    Attributes:
+        lanes: the same samples and the same teacher, with every solver by its name.
+    """
+
+    lanes: Mapping[str, Nearness]
+
+    @property
+    def samples(self) -> int:
+        """Their number."""
+        return next(iter(self.lanes.values())).samples
+
+    def errors(self, candidates: Sequence[Candidate], index: Tensor) -> Tensor:
+        """Mean squared differences to the teacher of the candidates' ends, float64 [C, b], on the samples
+        `index` [b]."""
+        rows = torch.empty(len(candidates), len(index), dtype=torch.float64)
+        for name, lane in self.lanes.items():
+            running = [k for k, one in enumerate(candidates) if one.solver == name]
+            if running:
+                rows[running] = lane.errors([candidates[k].schedule for k in running], index)
+        return rows
 
 
 @dataclass(frozen=True)
@@ -43,16 +71,17 @@ class Heat:
     left: int
 
 
-def distinct(proposals: Sequence[tuple[str, Schedule]]) -> list[Candidate]:
-    """The candidates of named proposals; those that coincide become one with several names."""
-    found: dict[str, list[tuple[str, Schedule]]] = {}
-    for name, schedule in proposals:
-        times = [round(t, 9) for t in schedule.noise_levels.log1p().tolist()]
-        found.setdefault(repr({**schedule.facts, "times": times}), []).append((name, schedule))
-    return [Candidate(tuple(dict.fromkeys(n for n, _ in same)), same[0][1]) for same in found.values()]
+def distinct(proposals: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates, of which those that coincide become one with several names."""
+    found: dict[str, list[Candidate]] = {}
+    for one in proposals:
+        times = [round(t, 9) for t in one.schedule.noise_levels.log1p().tolist()]
+        found.setdefault(repr((one.solver, {**one.schedule.facts, "times": times})), []).append(one)
+    named = [tuple(dict.fromkeys(name for one in same for name in one.names)) for same in found.values()]
+    return [replace(same[0], names=names) for names, same in zip(named, found.values(), strict=True)]
 
 
-def race(candidates: Sequence[Candidate], samples: Nearness, first: int = 2) -> list[Heat]:
+def race(candidates: Sequence[Candidate], track: Track, first: int = 2) -> list[Heat]:
     """Rounds on 2, 4, 8, ... of the samples until all of them have run, or one candidate is left; a round's candidates
     sample from the same noise.
 
@@ -61,15 +90,15 @@ def race(candidates: Sequence[Candidate], samples: Nearness, first: int = 2) -> 
 
     Args:
         candidates: at least one, in the order in which equal ones are preferred.
-        samples: to run on.
+        track: to run on.
         first: samples of the first round.
     """
-    total, seen = samples.samples, 0
+    total, seen = track.samples, 0
     running, levels = list(candidates), torch.empty(len(candidates), 0, dtype=torch.float64)
     heats = list[Heat]()
     while seen < total:
         end = min(total, 2 * seen or first)
-        errors = samples.errors([one.schedule for one in running], torch.arange(seen, end))
+        errors = track.errors(running, torch.arange(seen, end))
         levels = torch.cat([levels, -10 * errors.clamp(min=torch.finfo(torch.float64).tiny).log10()], 1)
         seen = end
         order = levels.mean(1).argsort(descending=True, stable=True)

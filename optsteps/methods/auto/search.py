@@ -12,13 +12,14 @@ from torch import Tensor
 from optsteps.denoisers import CountedDenoiser, ModelError
 from optsteps.methods.auto.paid_once import PaidOnce
 from optsteps.methods.auto.plan import Plan
-from optsteps.methods.auto.race import Heat, distinct, race
+from optsteps.methods.auto.race import Candidate, Heat, Track, distinct, race
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, checked_steps
 from optsteps.methods.nearness import Nearness
 from optsteps.methods.oss.programme import Start
 from optsteps.methods.refine.coordinates import FreeStartCoordinates, GapCoordinates, WeightCoordinates
 from optsteps.methods.refine.gauss_newton import Refined, refined
 from optsteps.schedules import Schedule
+from optsteps.solvers.base import Solver
 from optsteps.solvers.multistep import Multistep
 from optsteps.storage.workers import Workers
 from optsteps.trajectories import Trajectories
@@ -42,6 +43,9 @@ class Auto(Method):
         pool: the methods by name; those that are preferred among equal ones first. One that cannot take part is left
             out.
         refine: whether times are refined.
+        solvers: by name those that the schedules may be sampled with, at as many evaluations as the problem's; they all
+            run in one race, and `SearchResult.solvers` says whose schedule won. The first is kept where a budget has
+            room for one alone. None: the problem's.
         weights: whether weights are refined too, with a multistep solver. Only this package's sampler runs them.
         start: "teacher": schedules begin where the teacher does, as lists for other tools must. "free": they may begin
             later, with a scale of the first noise of their own, which is worth most with few steps. None: "free" with
@@ -63,6 +67,7 @@ class Auto(Method):
     def __init__(
         self,
         pool: Mapping[str, Method],
+        solvers: Mapping[str, Solver] | None = None,
         refine: bool = True,
         weights: bool = False,
         start: Start | None = None,
@@ -78,11 +83,12 @@ class Auto(Method):
         if start not in ("teacher", "free", None):
             raise ValueError(f"start must be 'teacher', 'free' or None, got {start!r}")
         self.pool, self.refine, self.weights, self.rounds = dict(pool), refine, weights, rounds
+        self.solvers = dict(solvers) if solvers else None
         self.start: Start = start or ("free" if weights else "teacher")
         self.budget, self.max_batch, self.shard_size = budget, max_batch, shard_size
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
-        for solver in (problem.solver, problem.walker):
+        for solver in (*self._solvers(problem).values(), problem.walker):
             if solver.stochastic:
                 raise ValueError(
                     f"auto compares with the teacher's samples, which the stochastic solver {solver.name!r} does not "
@@ -97,6 +103,9 @@ class Auto(Method):
         if not plan.pool:
             raise ValueError("no method of the pool can take part: " + "; ".join(plan.left_out))
 
+    def _solvers(self, problem: SearchProblem) -> dict[str, Solver]:
+        return self.solvers or {problem.solver.name: problem.solver}
+
     def chooses_orders(self, problem: SearchProblem) -> bool:
         return any(method.chooses_orders(problem) for method in self.pool.values())
 
@@ -109,7 +118,8 @@ class Auto(Method):
         Raises:
             ValueError: the budget is too small.
         """
-        plan = Plan.whole(problem, steps, self.pool, self.refine, self.weights, self.start == "free")
+        solvers = self._solvers(problem)
+        plan = Plan.whole(problem, steps, self.pool, solvers, self.refine, self.weights, self.start == "free")
         return plan if self.budget is None else plan.within(self.budget)
 
     def find(self, problem: SearchProblem, steps: Sequence[int], workers: Workers) -> SearchResult:
@@ -117,34 +127,36 @@ class Auto(Method):
         workers = workers.telling(lambda name: None)  # the evaluations say how far the whole is
         # what is kept of several searches that share walks says nothing on what one of them costs by itself
         cache = replace(problem.cache, workers=PaidOnce(problem.cache.workers.on("auto")))
-        plan = replace(self.plan(problem, steps), problem=replace(problem, cache=cache))
+        plan = self.plan(replace(problem, cache=cache), steps)
         if plan.left_out:
             ledger.decide("left out: " + "; ".join(plan.left_out))
         # nor is what they are kept with, which depends on who asked for a shared walk first
         proposals = self._proposals(plan, workers.on("auto", pool=list(plan.pool)), ledger)
-        runs, *held = (self._nearness(plan, samples, workers) for samples in (plan.racing, *plan.held))
+        runs, *held = (self._lanes(plan, samples, workers) for samples in (plan.racing, *plan.held))
         heats, found, schedules = dict[int, list[Heat]](), dict[int, list[Refined]](), dict[int, Schedule]()
+        solvers = dict[int, Solver]()
         for n in steps:
-            heats[n] = race(distinct(proposals[n]), runs)
+            heats[n] = race(distinct(proposals[n]), Track(runs))
             ledger.decide(_told(n, heats[n]), "the race")
         for n in steps:
             winner, found[n] = heats[n][-1].ran[0], []
-            schedules[n], fit = winner.schedule, torch.arange(plan.fit)
+            label, fit = winner.solver, torch.arange(plan.fit)
+            solver, samples, selection = plan.lanes[label].problem.solver, runs[label], [one[label] for one in held]
+            schedules[n], solvers[n] = winner.schedule, solver
             if plan.refine:
-                found[n].append(refined(_times(plan, schedules[n]), runs, held, fit, self.rounds))
+                found[n].append(refined(_times(plan, schedules[n]), samples, selection, fit, self.rounds))
                 schedules[n] = found[n][-1].schedule
                 ledger.decide(_refined_told(n, found[n][-1]), "refined times")
-            if plan.weights:
-                assert isinstance(problem.solver, Multistep)
-                weighted = WeightCoordinates(_times(plan, schedules[n]), problem.solver)
-                found[n].append(refined(weighted, runs, held, fit, _WEIGHT_ROUNDS, _RIDGES))
+            if plan.weights and isinstance(solver, Multistep):
+                weighted = WeightCoordinates(_times(plan, schedules[n]), solver)
+                found[n].append(refined(weighted, samples, selection, fit, _WEIGHT_ROUNDS, _RIDGES))
                 schedules[n] = found[n][-1].schedule
                 ledger.decide(_refined_told(n, found[n][-1]), "refined weights")
-            schedules[n] = replace(schedules[n], metadata=self._described(plan, winner.names))
+            schedules[n] = replace(schedules[n], metadata=self._described(samples.problem, winner.names))
         evidence = {"decisions": ledger.sentences, "stages": ledger.stages, "heats": heats, "refined": found}
-        return SearchResult(schedules, evidence=evidence)
+        return SearchResult(schedules, evidence=evidence, solvers=solvers if self.solvers else {})
 
-    def _proposals(self, plan: Plan, workers: Workers, ledger: _Ledger) -> dict[int, list[tuple[str, Schedule]]]:
+    def _proposals(self, plan: Plan, workers: Workers, ledger: _Ledger) -> dict[int, list[Candidate]]:
         """The candidates by step count, with the names of their methods."""
         problem = plan.problem.part(torch.arange(plan.fit))
         # the whole walk is kept first: whoever asks for its ends finds it
@@ -152,28 +164,33 @@ class Auto(Method):
             problem.teacher, problem.walker, problem.noise, problem.cond
         )
         ledger.decide(f"{plan.fit} samples to fit on", "the teacher")
-        proposals: dict[int, list[tuple[str, Schedule]]] = {n: [] for n in plan.steps}
-        for name, method in plan.pool.items():
-            try:
-                found = method.proposals(problem, plan.steps, workers)
-            except ModelError:
-                raise
-            except ValueError as error:  # of what it found, as a scale of 0 where all samples are the same
-                ledger.decide(f"left out: {name}, which finds nothing here ({error})", "the pool")
-                continue
-            for n, schedules in found.items():
-                proposals[n] += [(name, schedule) for schedule in schedules]
+        proposals: dict[int, list[Candidate]] = {n: [] for n in plan.steps}
+        for label, lane in plan.lanes.items():
+            few = lane.problem.part(torch.arange(plan.fit))
+            for method_name, method in lane.pool.items():
+                name = method_name if len(plan.lanes) == 1 else f"{method_name} with {label}"
+                try:
+                    found = method.proposals(few, sorted(set(lane.counts.values())), workers)
+                except ModelError:
+                    raise
+                except ValueError as error:  # of what it found, as a scale of 0 where all samples are the same
+                    ledger.decide(f"left out: {name}, which finds nothing here ({error})", "the pool")
+                    continue
+                for n, count in lane.counts.items():
+                    proposals[n] += [Candidate((name,), schedule, label) for schedule in found[count]]
         if not all(proposals.values()):
             raise ValueError("no method of the pool found a schedule: " + "; ".join(ledger.sentences))
         ledger.decide(f"{len(plan.pool)} methods name their candidates", "the pool")
         return proposals
 
-    def _nearness(self, plan: Plan, samples: Tensor, workers: Workers) -> Nearness:
-        return Nearness(plan.problem.part(samples), workers, self.max_batch, self.shard_size, walked=plan.fit)
+    def _lanes(self, plan: Plan, samples: Tensor, workers: Workers) -> dict[str, Nearness]:
+        """The nearness to the teacher on these samples, for every solver."""
+        problem = plan.problem.part(samples)
+        nearness = Nearness(problem, workers, self.max_batch, self.shard_size, walked=plan.fit)
+        return {label: nearness.with_solver(lane.problem.solver) for label, lane in plan.lanes.items()}
 
-    def _described(self, plan: Plan, names: Sequence[str]) -> dict[str, Any]:
+    def _described(self, problem: SearchProblem, names: Sequence[str]) -> dict[str, Any]:
         """The metadata of a schedule that begins with a candidate of the methods with these names."""
-        problem = plan.problem
         return {
             "method": "auto",
             "from": list(names),

@@ -21,7 +21,7 @@ from optsteps.methods.auto.plan import Plan
 from optsteps.models.analytic import GaussianMixture
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule
-from optsteps.solvers import build_solver
+from optsteps.solvers import Solver, build_solver
 from optsteps.storage.store import ShardStore
 from optsteps.storage.workers import ALONE, StoredWorkers, Workers
 from optsteps.trajectories import Cache
@@ -68,13 +68,70 @@ def same(one: SearchResult, other: SearchResult) -> None:
     assert (one.evaluations, one.nfe) == (other.evaluations, other.nfe)
 
 
+# --- several solvers
+
+
+def several(*names: str) -> dict[str, Solver]:
+    return {name: build_solver(name) for name in names}
+
+
+def test_the_best_of_several_solvers_is_found_at_equal_evaluations() -> None:
+    problem, names = problem_of("edm", "dpmpp_2m"), ("dpmpp_2m", "euler", "heun")
+    result = Auto(pool(), several(*names)).search(problem, [3, 5])
+    for n, schedule in result.schedules.items():
+        solver = result.solvers[n]
+        assert schedule.metadata["solver"] == solver.name
+        assert solver.nfe(schedule) == n
+        finalists = result.evidence["heats"][n][-1]
+        # what the race says of every finalist is what `sample` says with the solver that it names
+        index = torch.arange(finalists.samples)
+        for one, level in zip(finalists.ran, finalists.levels, strict=True):
+            own = replace(problem, solver=build_solver(one.solver), teacher_solver=problem.walker)
+            assert levels(own, [one.schedule], index).mean().item() == pytest.approx(level, abs=1e-3)
+        assert all(f" with {one.solver}" in name for one in finalists.ran for name in one.names)
+
+
+def test_one_of_several_solvers_is_as_it_is_alone() -> None:
+    problem = problem_of("edm", "dpmpp_2m")
+    one, alone = Auto(pool(), several("dpmpp_2m")).search(problem, STEPS), Auto(pool()).search(problem, STEPS)
+    same(one, alone)
+    assert {solver.name for solver in one.solvers.values()} == {"dpmpp_2m"}
+    assert not alone.solvers
+
+
+def test_a_solver_that_cannot_take_as_many_evaluations_sits_out() -> None:
+    problem = problem_of("edm", "euler")
+    plan = Auto(pool(), several("euler", "dpm2")).plan(replace(problem, teacher=without_clean_end(problem)), [3, 4])
+    assert plan.lanes["dpm2"].counts == {4: 2}
+    assert plan.lanes["euler"].counts == {3: 3, 4: 4}
+    plan = Auto(pool(), several("euler", "dpm2")).plan(replace(problem, teacher=without_clean_end(problem)), [3])
+    assert list(plan.lanes) == ["euler"]
+    assert "dpm2, which has no number of steps that takes as many evaluations" in plan.left_out
+
+
+def without_clean_end(problem: SearchProblem) -> Schedule:
+    """The teacher without its last step to noise level 0, the only one that costs a two-stage solver one evaluation."""
+    return replace(problem.teacher, times=problem.teacher.times[:-1])
+
+
+def test_a_small_budget_keeps_the_first_solver() -> None:
+    problem = problem_of("edm", "euler")
+    auto = Auto(pool(), several("euler", "dpmpp_2m"))
+    whole = auto.plan(problem, STEPS)
+    plan = whole
+    while len(plan.lanes) > 1:
+        plan = whole.within(plan.evaluations - 1)
+    assert list(plan.lanes) == ["euler"]
+    assert "dpmpp_2m, for the budget" in plan.left_out
+
+
 # --- samples
 
 
 @given(st.integers(4, 5000), st.integers(1, 5000))
 def test_every_sample_has_one_part(samples: int, entries: int) -> None:
     problem = replace(problem_of(), noise=torch.tensor([1.0, -1.0]).repeat(entries)[:entries].expand(samples, entries))
-    plan = Plan.whole(problem, [3], pool(), True, False, False)
+    plan = Plan.whole(problem, [3], pool(), {"": problem.solver}, True, False, False)
     fit, held = plan.fit, plan.held
     assert torch.cat([torch.arange(fit), *held]).tolist() == list(range(samples))
     assert plan.racing.tolist() == list(range(2 * fit))
@@ -320,7 +377,9 @@ def test_what_auto_cannot_search_is_refused_before_anything_is_spent() -> None:
 @pytest.mark.parametrize("weights", [False, True])
 def test_a_plan_fits_its_budget_and_says_what_it_leaves_out(weights: bool) -> None:
     problem = problem_of("edm", "dpmpp_2m")
-    whole = Plan.whole(problem, STEPS, {**methods(), "oss": OSS(grid_steps=7)}, True, weights, False)
+    whole = Plan.whole(
+        problem, STEPS, {**methods(), "oss": OSS(grid_steps=7)}, {"": problem.solver}, True, weights, False
+    )
     assert whole.within(whole.evaluations) == whole
     plan = whole
     while plan.refine:
