@@ -271,7 +271,7 @@ class Schedule:
             ValueError: no step is left, numbers that are no times of the schedule, or a strength with anything else.
 
         Warns:
-            UserWarning: weights of outputs from before the part, which it does not have: these steps are of first order.
+            UserWarning: weights of outputs from before the part, which it does not have: such steps are of first order.
         """
         start, end = self._part_ends(first, last, by, strength)
         if not 0 <= start < end <= self.steps:
