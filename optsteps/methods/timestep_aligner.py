@@ -190,6 +190,7 @@ class _Alignment:
         self.of_data = method.states == "data"
         self.cond = problem.data_cond if self.of_data else problem.cond
         self.generator = torch.Generator().manual_seed(method.seed)
+        self.flows = False
 
     def aligned(self) -> Aligned:
         times = self.schedule.times[:-1]
@@ -197,6 +198,11 @@ class _Alignment:
         if self.schedule.steps > 1:
             tune = self._sequential if self.method.order == "sequential" else self._parallel
             losses = tune(ratios)
+            if not self.flows and any(before for before, _ in losses):
+                raise ModelError(
+                    "timestep_aligner learns by gradients in the time that the network is told, and none flows: the "
+                    "denoiser rounds its time, or calls its network under torch.no_grad"
+                )
         before, after = ([pair[k] for pair in losses] for k in (0, 1))
         return Aligned(self._told(ratios, times), ratios.tolist(), before, after)
 
@@ -259,18 +265,14 @@ class _Alignment:
             before = float(loss(ratio, everything))
         ratio.requires_grad_()
         adam = torch.optim.Adam([ratio], lr=self.method.rate)
-        for number in range(self.method.iterations):
+        for _ in range(self.method.iterations):
             index = torch.randperm(len(x), generator=self.generator)[: self.method.batch]
             with torch.enable_grad():
                 reached = loss(ratio, index)
                 (gradient,) = torch.autograd.grad(reached, [ratio]) if reached.requires_grad else (torch.zeros(()),)
             if not bool(gradient.isfinite()):
                 raise ModelError(f"the gradient of timestep_aligner's loss in the told time {float(t):g} is not finite")
-            if number == 0 and gradient == 0 and reached > 0:
-                raise ModelError(
-                    "timestep_aligner learns by gradients in the time that the network is told, and none flows: the "
-                    "denoiser rounds its time, or calls its network under torch.no_grad"
-                )
+            self.flows |= bool(gradient != 0)
             ratio.grad = gradient
             adam.step()
         with torch.no_grad():

@@ -31,7 +31,7 @@ class Fixed(HandMade):
 
 def gaussian_problem(solver: str = "euler") -> SearchProblem:
     data = Gaussian(torch.zeros(2), 1.0)
-    teacher = Schedule(torch.linspace(3.0, 0.45, 9), EDM())
+    teacher = Schedule(torch.linspace(3.0, 0.45, 9, dtype=torch.float64), EDM())
     return SearchProblem(
         data.denoiser(EDM()), EDM(), build_solver(solver), noise(6, 2), teacher, data=noise(5, 2, seed=1)
     )
