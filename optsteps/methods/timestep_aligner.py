@@ -204,7 +204,9 @@ class _Alignment:
                     "denoiser rounds its time, or calls its network under torch.no_grad"
                 )
         before, after = ([pair[k] for pair in losses] for k in (0, 1))
-        return Aligned(self._told(ratios, times), ratios.tolist(), before, after)
+        # a product of a rounded ratio may lie a digit above the limit
+        told = (ratios * times).clamp(max=self.process.t_limit)
+        return Aligned(told, ratios.tolist(), before, after)
 
     def _sequential(self, ratios: Tensor) -> list[tuple[float, float]]:
         """Tune the ratios [n] in place along the walk that they make; returns the losses before and after."""
@@ -215,7 +217,7 @@ class _Alignment:
             ratios[i], loss = self._tuned(i, moves[i], state, x)
             losses.append(loss)
             if i < self.schedule.steps - 2:
-                x, state = self._step(moves[i], state, x, self.cond, self._told(ratios[i], self.schedule.times[i]))
+                x, state = self._step(moves[i], state, x, self.cond, ratios[i] * self.schedule.times[i])
         return losses
 
     def _parallel(self, ratios: Tensor) -> list[tuple[float, float]]:
@@ -250,13 +252,15 @@ class _Alignment:
     def _tuned(self, i: int, move: Move, state: State, x: Tensor) -> tuple[float, tuple[float, float]]:
         """rho of step i from x [B, ...], and the losses on all samples before and after."""
         t, t_next = self.schedule.times[i], self.schedule.times[i + 1]
+        # the clocks of EDM and of a flow have no least time with noise
+        least = self.process.t_positive if self.process.name == "vp" else torch.finfo(torch.float64).tiny
         with torch.no_grad():
             target = self._eps(x, t, self.cond)
 
         def loss(ratio: Tensor, index: Tensor) -> Tensor:
             place = index.to(x.device)
             cond, some = take(self.cond, index), tuple(part[place.to(part.device)] for part in state)
-            x_next, _ = self._step(move, some, x[place], cond, self._told(ratio, t))
+            x_next, _ = self._step(move, some, x[place], cond, ratio * t)
             return (target[place] - self._eps(x_next, t_next, cond)).square().flatten(1).sum(1).mean()
 
         everything = torch.arange(len(x))
@@ -275,6 +279,8 @@ class _Alignment:
             self.flows |= bool(gradient != 0)
             ratio.grad = gradient
             adam.step()
+            with torch.no_grad():  # a clamp within the loss would stop the gradient at the first time
+                ratio.clamp_(float(least / t), float(self.process.t_limit / t))
         with torch.no_grad():
             after = float(loss(ratio, everything))
         return float(ratio), (before, after)
@@ -287,11 +293,6 @@ class _Alignment:
         """The prediction of the noise in x [B, ...]."""
         denoised = Denoise(self.problem.denoiser, self.process, cond)(x, t)
         return (x - expand(self.process.alpha(t), x) * denoised) / expand(self.process.sigma(t), x)
-
-    def _told(self, ratio: Tensor, t: Tensor) -> Tensor:
-        """rho t, held within the process's noisy times. On EDM's clock and a flow's, times near 0 have no floor."""
-        floor = self.process.t_positive if self.process.name == "vp" else torch.finfo(torch.float64).tiny
-        return (ratio * t).clamp(floor, self.process.t_limit)
 
 
 def _sentence(steps: int, aligned: Aligned) -> str:
