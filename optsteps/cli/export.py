@@ -9,16 +9,18 @@ from pathlib import Path
 
 from optsteps.cli.errors import readable_errors
 from optsteps.cli.version import versions
-from optsteps.export import diffusers_snippet, read_schedule, to_comfyui, to_csv, to_kdiffusion
+from optsteps.export import diffusers_snippet, read_schedule, to_comfyui, to_csv, to_kdiffusion, write_comfyui_nodes
 from optsteps.processes import EDM, VP, Flow, Process
-from optsteps.schedules import PUBLISHED_LEVELS, Schedule, build_schedule, resampled
-from optsteps.schedules.reading import ENDS, FORMS, READABLE_FORMS, End, text_form
+from optsteps.schedules import PUBLISHED, Schedule, published_schedule, resampled
+from optsteps.schedules.published import published_answer
+from optsteps.schedules.reading import ENDS, FORMS, READABLE_FORMS, text_form
 from optsteps.schedules.schedule import FORMAT
 from optsteps.storage.documents import read_text
-from optsteps.storage.files import write_atomically
+from optsteps.storage.files import file_name, write_atomically
 
 # what a published schedule is named by, in place of a file
-PUBLISHED = "published:"
+PREFIX = "published:"
+NODES = "comfyui-nodes"
 PROCESSES: dict[str, Callable[[], Process]] = {"sd": VP.scaled_linear, "ddpm": VP.linear, "flow": Flow, "edm": EDM}
 
 
@@ -32,12 +34,21 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "file",
+        nargs="?",
         type=Path,
         metavar="FILE",
-        help="schedule_<n>.json of a run; with --from, what to read; or published:NAME, the noise levels that AYS's "
-        f"authors published for {', '.join(PUBLISHED_LEVELS)}",
+        help="schedule_<n>.json of a run; with --from, what to read; or published:NAME, a schedule that people share: "
+        f"{', '.join(PUBLISHED)}; with --list, a part of a model's name",
     )
-    options.add_argument("--to", choices=[*FORMS, "diffusers", "schedule"], help="what to write")
+    options.add_argument(
+        "folder", nargs="?", type=Path, metavar="FOLDER", help=f"for {NODES}: ComfyUI/custom_nodes/optsteps"
+    )
+    options.add_argument("--to", choices=[*FORMS, "diffusers", NODES, "schedule"], help="what to write")
+    options.add_argument(
+        "--list",
+        action="store_true",
+        help="show the published schedules, or those for FILE's model: optsteps-export --list SDXL --steps 8",
+    )
     options.add_argument(
         "--scheduler",
         metavar="FOLDER_OR_CLASS",
@@ -66,6 +77,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="resample to N steps: noise levels are interpolated linearly in their logarithm",
     )
+    options.add_argument(
+        "--part",
+        metavar="PART",
+        help="a part of the steps: 2:8 from time 2 to time 8, levels=5:0.1 between noise levels, strength=0.6",
+    )
+    options.add_argument("--snap", action="store_true", help="round the times to timesteps that every sampler can run")
     options.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to the terminal")
     options.add_argument("--version", action="version", version=versions())
     return options
@@ -74,15 +91,24 @@ def parser() -> argparse.ArgumentParser:
 @readable_errors
 def main() -> None:
     """Entry point."""
-    chosen = parser().parse_args()
+    chosen = parser().parse_intermixed_args()
+    if chosen.list:
+        print(published_answer(str(chosen.file), chosen.steps) if chosen.file else _listed())
+        return
+    if chosen.file is None:
+        raise ValueError("name a FILE: a schedule file, or published:NAME (--list shows them)")
     if chosen.to is None and chosen.form is None:
-        raise ValueError(f"say with --to what to write: {', '.join([*FORMS, 'diffusers'])}")
+        raise ValueError(f"say with --to what to write: {', '.join([*FORMS, 'diffusers', NODES])}")
     to = chosen.to or "schedule"
     if chosen.scheduler is not None and to != "diffusers":
         raise ValueError("--scheduler is for --to diffusers")
-    schedule = _read(chosen.file, chosen.form, chosen.process, chosen.end)
-    if chosen.steps is not None:
-        schedule = _resampled(schedule, chosen.steps, chosen.file)
+    if (chosen.folder is None) == (to == NODES):
+        raise ValueError(f"--to {NODES} writes a node pack: name its FOLDER after it, and no other form has one")
+    schedule = _changed(_read(chosen), chosen)
+    if to == NODES:
+        name = file_name(chosen.file.name.removeprefix(PREFIX).removesuffix(".json"))
+        write_comfyui_nodes(schedule, chosen.folder, name)
+        return
     if to == "schedule":
         if chosen.output is None:
             raise ValueError("--to schedule writes a file: name it with --output")
@@ -95,25 +121,59 @@ def main() -> None:
         write_atomically(chosen.output, text.encode())
 
 
-def _read(path: Path, form: str | None, process: str | None, end: End | None) -> Schedule:
+def _listed() -> str:
+    """A line for every published schedule."""
+    lines = []
+    for name, listed in PUBLISHED.items():
+        zero = "0 in place of the last value" if listed.zero == "replaces" else "0 after the last value"
+        shift = "" if listed.shift is None else f", shift {listed.shift:g}"
+        made = f"{listed.made_for}, {listed.steps} steps, {listed.solver}{shift}, {zero}"
+        lines.append(f"{PREFIX}{name}  {made}; {listed.origin}")
+    return "\n".join(lines)
+
+
+def _changed(schedule: Schedule, chosen: argparse.Namespace) -> Schedule:
+    """The schedule with another number of steps, snapped, or a part of it, as far as the options say so."""
+    try:
+        if chosen.steps is not None:
+            schedule = resampled(schedule, chosen.steps)
+        if chosen.snap:
+            schedule = schedule.snapped()
+        return schedule if chosen.part is None else _part(schedule, chosen.part)
+    except ValueError as error:
+        options = {"--steps": chosen.steps, "--part": chosen.part}
+        said = ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)
+        raise ValueError(f"{chosen.file}, {said}{' --snap' * chosen.snap}: {error}") from error
+
+
+def _part(schedule: Schedule, text: str) -> Schedule:
+    """The part that a text such as 2:8, levels=5:0.1 or strength=0.6 names."""
+    by, _, ends = text.rpartition("=")
+    try:
+        if by == "strength":
+            return schedule.part(strength=float(ends))
+        first, last = (float(end) if end else None for end in ends.split(":"))
+    except ValueError as error:
+        raise ValueError(f"a part is written 2:8, levels=5:0.1 or strength=0.6, got {text!r} ({error})") from error
+    if by not in ("", "levels"):
+        raise ValueError(f"a part is written 2:8, levels=5:0.1 or strength=0.6, got {text!r}")
+    return schedule.part(first, last, "noise_level" if by else "step")
+
+
+def _read(chosen: argparse.Namespace) -> Schedule:
+    path, form, process, end = chosen.file, chosen.form, chosen.process, chosen.end
     if form is None:
         if process is not None or end is not None:
             raise ValueError("--process and --end are for --from; a schedule file holds its own")
-        return _published(str(path).removeprefix(PUBLISHED)) if str(path).startswith(PUBLISHED) else _loaded(path)
+        if str(path).startswith(PREFIX):
+            return published_schedule(str(path).removeprefix(PREFIX), chosen.steps)
+        return _loaded(path)
     if process is None:
         raise ValueError(f"--from needs --process, the model's: {', '.join(PROCESSES)}, or a schedule file with it")
     try:
         return read_schedule(path, _process(process), form, end)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def _published(name: str) -> Schedule:
-    """The published schedule of a kind of model, which its users run to noise level 0."""
-    if name not in PUBLISHED_LEVELS:
-        raise ValueError(f"nothing is published for {name!r}; known: {', '.join(PUBLISHED_LEVELS)}")
-    process = VP.scaled_linear() if name in ("sd15", "sdxl") else EDM()
-    return build_schedule("published", process, 10, final="zero", model=name)
 
 
 def _loaded(path: Path) -> Schedule:
@@ -128,13 +188,6 @@ def _loaded(path: Path) -> Schedule:
             f"{path} is not a schedule file, and looks like the form {text_form(text)}: read it with "
             f"--from {text_form(text)} --process NAME, the process of its model ({', '.join(PROCESSES)})"
         ) from error
-
-
-def _resampled(schedule: Schedule, steps: int, path: Path) -> Schedule:
-    try:
-        return resampled(schedule, steps)
-    except ValueError as error:
-        raise ValueError(f"{path}, --steps {steps}: {error}") from error
 
 
 def _process(name: str) -> Process:

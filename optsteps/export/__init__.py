@@ -9,6 +9,7 @@ from optsteps.export.diffusers import (
     run_snippets,
     to_diffusers,
 )
+from optsteps.export.node_pack import write_comfyui_nodes
 from optsteps.export.text import to_comfyui, to_csv, to_kdiffusion
 from optsteps.schedules.reading import read_schedule
 
@@ -24,4 +25,5 @@ __all__ = [
     "to_csv",
     "to_diffusers",
     "to_kdiffusion",
+    "write_comfyui_nodes",
 ]

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from optsteps.export.carried import check_nothing_carried
+from optsteps.export.carried import check_nothing_carried, check_plain_start
 from optsteps.export.diffusers.orders import effective_orders
 from optsteps.export.variants import warn_of_variant
 from optsteps.schedules import Schedule
@@ -107,9 +107,4 @@ def _check_orders(schedule: Schedule, tool: str) -> None:
 
 def _check_plain(schedule: Schedule, form: str) -> None:
     check_nothing_carried(schedule, f"which {form} cannot say")
-    prior_scale = float(schedule.process.prior_std(schedule.times[0]))
-    if schedule.initial_scale is not None and abs(schedule.initial_scale / prior_scale - 1) > 1e-4:
-        raise ValueError(
-            f"the schedule starts from noise times {schedule.initial_scale:g} where samplers start from noise times "
-            f"{prior_scale:g}, which {form} cannot say; search with start=teacher"
-        )
+    check_plain_start(schedule, form)

@@ -12,6 +12,7 @@ from optsteps.methods.ld3 import LD3
 from optsteps.methods.monitors import CRS, TORS, Curvature, Entropic, SolverMonitor
 from optsteps.methods.oss import OSS, calibrate_amplitude
 from optsteps.methods.paths import BOSS, GITS, OLSS, Path
+from optsteps.methods.timestep_aligner import TimestepAligner
 
 __all__ = [
     "AYS",
@@ -40,6 +41,7 @@ __all__ = [
     "SearchResult",
     "ShardedMethod",
     "SolverMonitor",
+    "TimestepAligner",
     "calibrate_amplitude",
 ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, checked_steps
 from optsteps.methods.handmade import HandMade
-from optsteps.schedules import Schedule, resampled
+from optsteps.schedules import PUBLISHED, Schedule, resampled
 from optsteps.schedules.reading import read_schedule
 from optsteps.schedules.schedule import FORMAT
 from optsteps.storage.documents import read_text
@@ -24,8 +24,8 @@ class FileSchedules(Method):
 
     Args:
         path: a schedule file; a file in one of the forms of `read_schedule` (a list of sigmas or timesteps, a workflow
-            of ComfyUI, a table), read as it is listed for the problem's process; or "published:NAME" for the levels
-            that AYS's authors published, which end as the family `published` does.
+            of ComfyUI, a table), read as it is listed for the problem's process; or "published:NAME" for a list of
+            `optsteps.schedules.PUBLISHED`, which ends as the family `published` does.
         resample: whether step counts other than the file's are resampled by `optsteps.schedules.resampled`. Otherwise
             they are refused.
 
@@ -82,7 +82,8 @@ class FileSchedules(Method):
     def _listed(self, problem: SearchProblem) -> Schedule:
         """The schedule with as many steps as the file has."""
         if self.published is not None:
-            return HandMade("published", model=self.published).schedules(problem, 10)[0]
+            own_steps = PUBLISHED[self.published].steps if self.published in PUBLISHED else 1
+            return HandMade("published", model=self.published).schedules(problem, own_steps)[0]
         if self.schedule is not None:
             return self.schedule
         try:

@@ -19,7 +19,7 @@ from optsteps.running.device import set_max_batch, with_states_at
 from optsteps.running.experiment import Experiment, draw_samples, unseen_samples
 from optsteps.running.judges import build_judges, check_figures, choose_metric
 from optsteps.running.targets import MODEL_ARGUMENTS, import_targets
-from optsteps.schedules import PUBLISHED_LEVELS, Schedule, build_schedule
+from optsteps.schedules import PUBLISHED, Schedule, build_schedule
 from optsteps.signatures import accepted
 from optsteps.solvers import Solver, build_solver
 
@@ -142,7 +142,7 @@ def _complete_published(config: DictConfig, model: Model) -> None:
         if part.get("family") == "published" and part.get("model") is None:
             if model.published is None:
                 raise ValueError(
-                    f"the family 'published' has constants for {', '.join(PUBLISHED_LEVELS)}, and {model.name} is of "
+                    f"the family 'published' has constants for {', '.join(PUBLISHED)}, and {model.name} is of "
                     "none of these kinds; name the ones to use (method.model=sd15), or leave the method out"
                 )
             part.model = model.published

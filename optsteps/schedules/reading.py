@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import csv
 import json
 import math
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from torch import Tensor
 
 from optsteps.processes import VP, Process, as_times
 from optsteps.schedules.published import snap_levels
@@ -22,14 +22,20 @@ from optsteps.storage.documents import read_text
 
 FORMS = ("comfyui", "comfyui-json", "kdiffusion", "csv")
 CSV_COLUMNS = ("step", "time", "noise_level", "log_snr")
+# the columns that times are read from, the most exact first; a sigma is a noise level, or for a flow its time
+_TIME_COLUMNS = ("time", "noise_level", "sigma", "timestep")
 # the arguments of diffusers' pipelines: noise level 0 comes after what they list
 ARGUMENT_FORMS = ("diffusers-sigmas", "diffusers-timesteps")
 READABLE_FORMS = (*FORMS, *ARGUMENT_FORMS)
 End = Literal["as-listed", "append-zero", "replace-by-zero"]
 ENDS: tuple[End, ...] = get_args(End)
 
-# a tensor or an array as it is printed, with its numbers
-_PRINTED = re.compile(r"\s*(?:\w+\.)*(?:tensor|array)\(\s*(\[[^\[\]()]*\])[^()]*\)\s*$")
+# a list in brackets, with the name that it is given and the call that makes it: sigmas = torch.tensor([...], dtype=...)
+_LIST = re.compile(
+    r"\s*(?:[\"']?[\w.]+[\"']?\s*(?::\s*[\w.\[\]]+\s*)?[:=]\s*)?(?:[\w.]+\(\s*)?"
+    r"[\[(]([^\[\](){}]*)[\])](?:[^\[\](){}]*\))?[\s,;]*$"
+)
+_KEYS = ("sigmas", "noise_levels", "timesteps")
 # a noise level that a sampler would leave visible in its samples
 _NOISY_END = 0.1
 
@@ -44,20 +50,21 @@ def read_schedule(
     as the `timesteps=` argument of a pipeline of diffusers.
 
     Args:
-        source: numbers; or text: "a, b, c", one number a line, a JSON or Python list, a tensor or an array as Python
-            prints it, a saved workflow of ComfyUI with one list of sigmas, or CSV with a column `time` or `noise_level`
-            and, where steps have orders, `order`; or the path of a file with such text. What follows a # on a line is a
-            comment.
+        source: numbers; or text: "a, b, c", one number a line, a list or a tuple of JSON or Python with or without a
+            name ("sigmas = [...]"), a tensor or an array as Python prints it, a JSON object with `sigmas`,
+            `noise_levels` or `timesteps`, a saved workflow of ComfyUI with one list of sigmas, or CSV with a column
+            `time`, `noise_level`, `sigma` or `timestep` and, where steps have orders, `order`; or the path of a file
+            with such text. What follows a # on a line is a comment.
         process: the process of the model they are for.
         form: the expected form of the text, one of `READABLE_FORMS`; None takes the form that the text has. A list in
             brackets and one without them are the same.
         end: "as-listed": the last number is the last time; "append-zero": noise level 0 comes after it;
             "replace-by-zero": noise level 0 comes in its place, as some tools run a published list. None: append-zero
-            for arguments of diffusers, as-listed for all else.
+            for arguments of diffusers and a column `timestep`, as-listed for all else.
 
     Raises:
         ValueError: not such text, a value that is no number (with its line), a level outside the range, not
-            decreasing, or an unknown `end`.
+            decreasing, or an unknown `end`. Values are counted from 1 and quoted as they are typed.
         OSError: the file cannot be read.
 
     Warns:
@@ -74,7 +81,7 @@ def read_schedule(
         if form is not None and (form == "csv") != (actual_form == "csv"):
             raise ValueError(f"the text is not of the form {form}; it looks like {actual_form}")
         if actual_form == "csv":
-            return _ended(_from_table(text, process), end or "as-listed")
+            return _from_table(text, process, end)
         values = _numbers(text) if actual_form == "comfyui" else _listed(text)
     else:
         values = [float(x) for x in text]
@@ -86,28 +93,47 @@ def read_schedule(
 
 def text_form(text: str) -> str:
     """The one of `FORMS` that a text looks like; every list in brackets counts as "kdiffusion"."""
-    head = text.lstrip()
-    if head.startswith(("[", "(", "{")) or _PRINTED.match(head):
-        return "kdiffusion"
-    if not head:
-        return "comfyui"
-    columns = {name.strip() for name in head.splitlines()[0].split(",")}
-    return "csv" if columns & set(CSV_COLUMNS) else "comfyui"
+    head = _without_comments(text).lstrip("\ufeff \n")
+    columns = {name.strip() for name in head.split("\n")[0].split(",")}
+    if columns & {*CSV_COLUMNS, *_TIME_COLUMNS}:
+        return "csv"
+    return "kdiffusion" if re.search(r"[\[({]", head) else "comfyui"
+
+
+class _Typed(float):
+    """A number that is shown as it was typed."""
+
+    typed: str
+
+    def __new__(cls, word: str) -> _Typed:
+        number = super().__new__(cls, word)
+        number.typed = word
+        return number
+
+    def __repr__(self) -> str:
+        return self.typed
 
 
 def _number(word: str, line: int) -> float:
     try:
-        return float(word)
+        return _Typed(word)
     except ValueError:
-        raise ValueError(f"line {line}: {word!r} is not a number") from None
+        raise ValueError(f"line {line}: {word!r} is not a number; a schedule is a list of numbers") from None
+
+
+def _without_comments(text: str) -> str:
+    return "\n".join(line.split("#")[0].rstrip() for line in text.splitlines())
+
+
+def _separated(text: str, separators: str) -> list[float]:
+    lines = enumerate(text.splitlines(), start=1)
+    return [_number(word, n) for n, line in lines for word in re.split(separators, line) if word]
 
 
 def _numbers(text: str) -> list[float]:
     """The numbers of a text, separated by commas, semicolons, spaces or lines."""
-    lines = [line.split("#")[0].strip() for line in text.splitlines()]
-    body = "\n".join(lines).strip()
-    separators = r"[,;\s]+"
-    if "." not in body and re.search(r"\d,\d", body) and re.search(r"[;\s]", body):
+    body = _without_comments(text).lstrip("\ufeff")
+    if "." not in body and re.search(r"\d,\d", body) and re.search(r"[;\s]", body.strip()):
         words = [word for word in re.split(r"[;\s]+", body) if word]
         whole = any("," not in word for word in words) or ";" in body
         if not whole or any(word.count(",") > 1 or word.endswith(",") for word in words):
@@ -116,60 +142,59 @@ def _numbers(text: str) -> list[float]:
                 "decimal points, and one separator between all values"
             )
         warnings.warn("commas between digits were read as decimal points", UserWarning, stacklevel=3)
-        separators, lines = r"[;\s]+", [line.replace(",", ".") for line in lines]
-    return [_number(word, n) for n, line in enumerate(lines, start=1) for word in re.split(separators, line) if word]
+        return _separated(body.replace(",", "."), r"[;\s]+")
+    return _separated(body, r"[,;\s]+")
 
 
 def _listed(text: str) -> list[float]:
-    """The numbers of a list in the syntax of JSON or Python, or of the one list of sigmas in a workflow."""
-    if text.lstrip().startswith("{"):
-        return _of_workflow(text)
-    if printed := _PRINTED.match(text):
-        text = printed[1]
-        if "," not in text:  # as numpy prints it
-            return _numbers(text.strip("[]"))
-    try:
-        values = ast.literal_eval(text.strip())
-    except SyntaxError as error:
-        raise ValueError(f"line {error.lineno}: this list cannot be read ({error.msg})") from error
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise ValueError("this list cannot be read; a schedule is a list of numbers") from error
-    is_list = isinstance(values, (list, tuple))
-    if not is_list or any(isinstance(x, bool) or not isinstance(x, (int, float)) for x in values):
-        wrong = next((x for x in values if not isinstance(x, (int, float)) or isinstance(x, bool)), values)
-        raise ValueError(f"{wrong!r} is not a number; a schedule is a list of numbers")
-    try:
-        return [float(x) for x in values]
-    except OverflowError:
-        raise ValueError("this list holds an integer that is too large for a number of any sampler") from None
+    """The numbers of a list in the syntax of JSON or Python, or of the one list in a JSON object or workflow."""
+    body = _without_comments(text).lstrip("\ufeff")
+    if body.lstrip().startswith("{"):
+        return _of_object(text.lstrip("\ufeff"))
+    found = _LIST.match(body)
+    if found is None:
+        opened = 1 + body[: len(body) - len(body.lstrip())].count("\n")
+        raise ValueError(f"line {opened}: this list cannot be read; a schedule is one list of numbers in brackets")
+    return _separated("\n" * body[: found.start(1)].count("\n") + found[1], r"[,\s]+")
 
 
-def _of_workflow(text: str) -> list[float]:
-    """The sigmas that one node of a saved workflow holds as text or as a list."""
+def _of_object(text: str) -> list[float]:
+    """The list that a JSON object, or one node of a saved workflow, holds as text or as a list."""
     try:
-        sigmas = list(_sigmas_in(json.loads(text)))
+        lists = list(_lists_in(json.loads(text, parse_float=_Typed, parse_int=_Typed)))
     except json.JSONDecodeError as error:
-        raise ValueError(f"line {error.lineno}: this workflow cannot be read ({error.msg})") from error
+        raise ValueError(f"line {error.lineno}: this JSON object cannot be read ({error.msg})") from error
     except RecursionError:
-        raise ValueError("this workflow is nested too deeply to be read") from None
-    if len(sigmas) != 1:
-        raise ValueError(f"the workflow holds {len(sigmas)} lists of sigmas where one is needed; give the list itself")
-    return _numbers(sigmas[0]) if isinstance(sigmas[0], str) else _listed(repr(sigmas[0]))
+        raise ValueError("this JSON object is nested too deeply to be read") from None
+    if len(lists) != 1:
+        raise ValueError(
+            f"the text holds {len(lists)} lists called {', '.join(_KEYS)} where one is needed; give the list itself"
+        )
+    return _numbers(lists[0]) if isinstance(lists[0], str) else lists[0]
 
 
-def _sigmas_in(node: Any) -> Iterator[Any]:
-    """Every entry called "sigmas" that holds numbers; a link to another node's output is no such thing."""
+def _lists_in(node: Any) -> Iterator[Any]:
+    """Every list under one of the keys, and the text of every node for sigmas in a workflow as its editor saves it.
+
+    A link to another node's output is no such list.
+    """
+    if isinstance(node, list):
+        for part in node:
+            yield from _lists_in(part)
     if not isinstance(node, dict):
         return
+    widgets = node.get("widgets_values")
+    if "sigmas" in str(node.get("type", "")).lower() and isinstance(widgets, list):
+        yield from (widget for widget in widgets[:1] if isinstance(widget, str))
     for key, value in node.items():
-        if key == "sigmas" and (isinstance(value, str) or (isinstance(value, list) and _plain(value))):
+        if key in _KEYS and (isinstance(value, str) or (isinstance(value, list) and _plain(value))):
             yield value
         else:
-            yield from _sigmas_in(value)
+            yield from _lists_in(value)
 
 
 def _plain(values: list[Any]) -> bool:
-    return all(isinstance(x, (int, float)) for x in values)
+    return all(isinstance(x, float) for x in values)
 
 
 def _only_timesteps(values: Sequence[float], process: Process) -> bool:
@@ -186,15 +211,37 @@ def _only_timesteps(values: Sequence[float], process: Process) -> bool:
 
 
 def _from_timesteps(values: Sequence[float], process: Process, end: End) -> Schedule:
-    """A schedule from the times that the network is called with: a VP process's own, or a flow's times 1000."""
-    if process.name == "edm":
-        raise ValueError("an EDM process has no timesteps: give its noise levels")
-    times = [x / 1000 if process.name == "flow" else float(x) for x in values]
+    times = _times_of_timesteps(values, process).tolist()
     if end == "replace-by-zero":
         times = times[:-1]
     if end != "as-listed" and (not times or times[-1] != process.t_clean):
         times = [*times, process.t_clean]
     return _settled(Schedule(times, process))
+
+
+def _times_of_timesteps(values: Sequence[float], process: Process) -> Tensor:
+    """The times [n] of what the network is called with: a VP process's own, or a flow's times 1000."""
+    if process.name == "edm":
+        raise ValueError("an EDM process has no timesteps: give its noise levels")
+    times = as_times([float(x) for x in values]) / (1000 if process.name == "flow" else 1)
+    _check_values(values, process.contains(times), f"no timestep of {process!r}")
+    _check_falling(values)
+    return times
+
+
+def _check_values(values: Sequence[float], known: Tensor, what: str) -> None:
+    if not bool(known.all()):
+        k = int((~known).nonzero()[0])
+        raise ValueError(f"value {k + 1}, {values[k]!r}, is {what}")
+
+
+def _check_falling(values: Sequence[float]) -> None:
+    falling = as_times(values).diff() < 0
+    if not bool(falling.all()):
+        k = int((~falling).nonzero()[0]) + 1
+        raise ValueError(
+            f"the values must fall from noise to data, but value {k + 1} is {values[k]!r} after {values[k - 1]!r}"
+        )
 
 
 def _with_end(sigmas: Sequence[float], end: End) -> list[float]:
@@ -209,30 +256,24 @@ def _from_sigmas(sigmas: Sequence[float], process: Process) -> Schedule:
             f"a schedule needs at least two sigmas, got {len(sigmas)}; with end=append-zero noise level 0 follows the "
             "last"
         )
-    if process.name == "flow":
-        times = as_times(sigmas)
-        if not bool(process.contains(times).all()):
-            k = int((~process.contains(times)).nonzero()[0])
-            raise ValueError(f"value {k + 1}, {sigmas[k]!r}, is no time of a flow: its sigmas run from 1 to 0")
-        return _settled(Schedule(times, process))
+    return _settled(Schedule(_times_of_sigmas(sigmas, process), process))
+
+
+def _times_of_sigmas(sigmas: Sequence[float], process: Process) -> Tensor:
     levels = as_times(sigmas)
+    if process.name == "flow":
+        _check_values(sigmas, process.contains(levels), "no time of a flow: its sigmas run from 1 to 0")
+        _check_falling(sigmas)
+        return levels
     within, outside = snap_levels(process, levels)
-    outside |= ~(torch.isfinite(levels) & (levels >= 0))
-    if bool(outside.any()):
-        k = int(outside.nonzero()[0])
-        raise ValueError(
-            f"value {k + 1}, {sigmas[k]!r}, is outside the noise levels of {process!r}: the schedule is for another "
-            "model"
-        )
-    falling = levels.diff() < 0
-    if not bool(falling.all()):
-        k = int((~falling).nonzero()[0])
-        raise ValueError(f"sigmas must fall, but value {k + 2} is {sigmas[k + 1]!r} after {sigmas[k]!r}")
-    return _settled(Schedule(process.time_of_noise_level(within), process))
+    inside = torch.isfinite(levels) & (levels >= 0) & ~outside
+    _check_values(sigmas, inside, f"outside the noise levels of {process!r}: the schedule is for another model")
+    _check_falling(sigmas)
+    return process.time_of_noise_level(within)
 
 
-def _from_table(text: str, process: Process) -> Schedule:
-    lines = text.lstrip().splitlines()
+def _from_table(text: str, process: Process, end: End | None) -> Schedule:
+    lines = text.lstrip("\ufeff \n").splitlines()
     skipped = len(text.splitlines()) - len(lines)
     table = csv.DictReader(lines, skipinitialspace=True)
     columns = [name.strip() for name in table.fieldnames or []]
@@ -240,19 +281,25 @@ def _from_table(text: str, process: Process) -> Schedule:
     if repeated:
         raise ValueError(f"the table has {columns.count(repeated[0])} columns called {repeated[0]}; leave one")
     table.fieldnames = columns
-    column = next((name for name in ("time", "noise_level") if name in columns), None)
+    column = next((name for name in _TIME_COLUMNS if name in columns), None)
     if column is None:
-        raise ValueError(f"a table needs a column time or noise_level, got {', '.join(columns)}")
+        raise ValueError(f"a table needs a column {', '.join(_TIME_COLUMNS)}; got {', '.join(columns)}")
     rows = [(skipped + table.line_num, row) for row in table]
     numbers = [_number((row[column] or "").strip(), line) for line, row in rows]
     orders = None
     if "order" in columns:  # of the step that leaves each time; none leaves the last
         orders = [_number((row["order"] or "").strip(), line) for line, row in rows[:-1]]
-    if column == "noise_level" and process.name != "flow":
-        times = _from_sigmas(numbers, process).times
-    else:
-        times = as_times(numbers) if column == "time" else process.time_of_noise_level(numbers)
-    return Schedule(times, process, orders)  # type: ignore[arg-type]  # whole numbers, or it raises
+    times = _column_times(column, numbers, process)
+    schedule = Schedule(times, process, orders)  # type: ignore[arg-type]  # whole numbers, or it raises
+    return _ended(schedule, end or ("append-zero" if column == "timestep" else "as-listed"))
+
+
+def _column_times(column: str, numbers: Sequence[float], process: Process) -> Tensor:
+    if column == "timestep":
+        return _times_of_timesteps(numbers, process)
+    if column == "sigma" or (column == "noise_level" and process.name != "flow"):
+        return _times_of_sigmas(numbers, process)
+    return as_times(numbers) if column == "time" else process.time_of_noise_level(numbers)
 
 
 def _ended(schedule: Schedule, end: End) -> Schedule:

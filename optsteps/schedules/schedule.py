@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from optsteps.storage.documents import read_json
 from optsteps.storage.files import write_atomically
 
 FORMAT = "optsteps.schedule"
+PartBy = Literal["step", "noise_level"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,6 +251,67 @@ class Schedule:
             )
         return replace(self, times=times, told_times=None if self.told_times is None else rounded(self.told_times))
 
+    def part(
+        self, first: float | None = None, last: float | None = None, by: PartBy = "step", strength: float | None = None
+    ) -> Schedule:
+        """The steps from one time of the schedule to another, as image-to-image and two-stage sampling run them.
+
+        What belongs to the steps goes along: orders, weights, amplitudes and told times. The initial scale stays with
+        a part that begins where the schedule does; another begins with the process's own, and a sampler that starts
+        from an image adds it: x = alpha(t) x_0 + sigma(t) eps.
+
+        Args:
+            first, last: where the part begins and ends; None: where the schedule does. By "step" they are numbers of
+                its times, 0 to n, so that `first` steps are left out before the part. By "noise_level" the part is all
+                steps between two noise levels.
+            strength: in place of the others, the img2img strength in (0, 1]: the last floor(n * strength) steps, as
+                pipelines of diffusers count them.
+
+        Raises:
+            ValueError: no step is left, numbers that are no times of the schedule, or a strength with anything else.
+
+        Warns:
+            UserWarning: weights of outputs from before the part, which it does not have: such steps are of first order.
+        """
+        start, end = self._part_ends(first, last, by, strength)
+        if not 0 <= start < end <= self.steps:
+            raise ValueError(
+                f"no step is left: the part of this schedule of {self.steps} steps would run from time {start} to time "
+                f"{end}, counted from 0; choose first < last within 0 to {self.steps}"
+            )
+        kept = slice(start, end)
+        return replace(
+            self,
+            times=self.times[start : end + 1],
+            orders=None if self.orders is None else self.orders[kept],
+            initial_scale=self.initial_scale if start == 0 else None,
+            amplitude=None if self.amplitude is None else self.amplitude[kept],
+            metadata={**self.metadata, "part_of_steps": self.steps},
+            weights=None if self.weights is None else _weights_within(self.weights[kept], start),
+            told_times=None if self.told_times is None else self.told_times[kept],
+        )
+
+    def _part_ends(
+        self, first: float | None, last: float | None, by: PartBy, strength: float | None
+    ) -> tuple[int, int]:
+        if strength is not None:
+            if first is not None or last is not None:
+                raise ValueError("a part has a strength, or first and last: give one of the two")
+            if not 0 < strength <= 1:
+                raise ValueError(f"strength must lie above 0 and at most at 1, got {strength}")
+            # a product such as 100 * 0.29 is rounded to just below the whole number
+            return self.steps - math.floor(self.steps * strength + 1e-9), self.steps
+        if by == "noise_level":
+            levels, slack = self.noise_levels.detach(), 1 + 1e-6
+            noisier = 0 if first is None else int((levels > first * slack).sum())
+            return noisier, self.steps if last is None else int((levels * slack >= last).sum()) - 1
+        if by != "step":
+            raise ValueError(f"by must be 'step' or 'noise_level', got {by!r}")
+        ends = 0 if first is None else first, self.steps if last is None else last
+        if any(end != int(end) for end in ends):
+            raise ValueError(f"steps are whole numbers, got first={ends[0]} and last={ends[1]}")
+        return int(ends[0]), int(ends[1])
+
     def save(self, path: str | Path) -> None:
         """Write a JSON file with a checksum. Every number reads back exactly; the file appears whole or not at all.
 
@@ -306,6 +369,21 @@ class Schedule:
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
     return one is other if one is None or other is None else torch.equal(one, other)
+
+
+def _weights_within(weights: Tensor, left_out: int) -> Tensor:
+    """The weights [m, K] of a part with those of outputs from `left_out` steps before it removed, step by step whole:
+    the rest of a step's weights are those of no formula."""
+    reaches_back = (weights.detach().triu() != 0).any(1)
+    if left_out and bool(reaches_back.any()):
+        numbers = ", ".join(str(left_out + step + 1) for step in reaches_back.nonzero()[:, 0].tolist())
+        warnings.warn(
+            f"weights of the steps {numbers} belong to outputs from before the part, which it does not remember: these "
+            "steps are of first order in it",
+            UserWarning,
+            stacklevel=3,
+        )
+    return weights.masked_fill(reaches_back[:, None], 0.0)
 
 
 def _checksum(data: Mapping[str, Any]) -> str:

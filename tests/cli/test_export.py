@@ -12,7 +12,7 @@ import pytest
 from optsteps import Schedule, build_schedule
 from optsteps.cli import export as command
 from optsteps.processes import VP, Flow
-from optsteps.schedules import PUBLISHED_LEVELS, resampled
+from optsteps.schedules import PUBLISHED, PUBLISHED_LEVELS, published_schedule, resampled
 
 AYS = "14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029"
 
@@ -166,6 +166,62 @@ def test_published_levels_by_name(name: str, monkeypatch: pytest.MonkeyPatch, ca
     assert printed[-1] == 0
     start(monkeypatch, f"published:{name}", "--steps", 8, "--to", "comfyui")
     assert len(capsys.readouterr().out.split(",")) == 9
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_library_as_its_users_run_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    listed = PUBLISHED[name]
+    start(monkeypatch, f"published:{name}", "--to", "schedule", "--output", tmp_path / "s.json")
+    schedule = Schedule.load(tmp_path / "s.json")
+    values = [*listed.values[:-1], 0.0] if listed.zero == "replaces" else [*listed.values, 0.0]
+    run = schedule.times if listed.of_flow else schedule.noise_levels
+    assert (schedule.process, schedule.steps) == (listed.process(), listed.steps)
+    assert run.tolist() == pytest.approx(values, rel=1e-4)
+    start(monkeypatch, f"published:{name}", "--steps", 5, "--to", "kdiffusion")
+    five = json.loads(capsys.readouterr().out)
+    assert (len(five), five[-1]) == (6, 0)
+
+
+def test_which_schedule_to_take(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    start(monkeypatch, "--list")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [f"published:{name}" for name in PUBLISHED]
+    assert "Wan 2.2 Lightning, distilled, 4 steps, euler, shift 5, 0 after the last value" in lines[-1]
+    start(monkeypatch, "--list", "SDXL", "--steps", 8)
+    [answer] = capsys.readouterr().out.splitlines()
+    assert answer.startswith(
+        "optsteps-export published:sdxl --steps 8 --to comfyui  # made for Stable Diffusion XL, 10 "
+    )
+    assert "For another model, finetune or solver it is a guess; measured: optsteps model=" in answer
+    start(monkeypatch, "--list", "flux")
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    with pytest.raises(SystemExit):
+        start(monkeypatch, "--list", "pony")
+    assert "nothing is published for a model like 'pony'" in capsys.readouterr().err
+
+
+def test_parts_and_timesteps(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    sdxl = published_schedule("sdxl")
+    for part, first, last in (("2:5", 2, 5), (":4", 0, 4), ("levels=1.4:0.2", 4, 8), ("strength=0.35", 7, 10)):
+        start(monkeypatch, "published:sdxl", "--part", part, "--to", "kdiffusion")
+        assert json.loads(capsys.readouterr().out) == sdxl.noise_levels[first : last + 1].tolist()
+    start(monkeypatch, "published:sdxl", "--snap", "--to", "kdiffusion")
+    assert json.loads(capsys.readouterr().out) == sdxl.snapped().noise_levels.tolist()
+    for part in ("7:3", "x", "levels=3", "size=1:2"):
+        with pytest.raises(SystemExit):
+            start(monkeypatch, "published:sdxl", "--part", part, "--to", "csv")
+        assert f"published:sdxl, --part {part}: " in capsys.readouterr().err
+
+
+def test_the_node_pack(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    start(monkeypatch, saved, "--to", "comfyui-nodes", tmp_path / "pack")
+    start(monkeypatch, "published:flux_oss", "--to", "comfyui-nodes", tmp_path / "pack")
+    written = {str(path.relative_to(tmp_path / "pack")) for path in (tmp_path / "pack").rglob("*.*")}
+    assert {"__init__.py", "nodes.py", "schedules/schedule_6.json", "schedules/flux_oss.json"} <= written
+    for options in (["--to", "comfyui-nodes"], [tmp_path, "--to", "comfyui"]):
+        with pytest.raises(SystemExit):
+            start(monkeypatch, saved, *options)
+        assert "name its FOLDER" in capsys.readouterr().err
 
 
 def test_nothing_is_published_for_others(monkeypatch: pytest.MonkeyPatch, capsys) -> None:

@@ -47,6 +47,7 @@ ALONGSIDE = {
     "metric=toy_many": [*TINY_PLANE[:1], *TOY[1:]],
     # two sets of a few samples make no FID worth the name, but a run
     "method=ays_fid": ["metric=teacher", "search.samples=12", "method.max_sweeps=1", "method.levels=16"],
+    "method=timestep_aligner": ["method.iterations=2", "solver=euler"],
     **{f"method={name}": ["search.samples=4"] for name in ("ld3", "ld3_published", "auto")},
     "method=oss_few": ["search.samples=8"],
     "rivals=beside_auto": [*TINY_PLANE, "search.samples=8"],

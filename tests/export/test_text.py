@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import warnings
 from pathlib import Path
@@ -131,16 +132,23 @@ def test_published_constants(text: str, tmp_path: Path) -> None:
         ("14.6, x, 0", SD, "line 1: 'x' is not a number"),
         ("14.6\n3\n\nthree", SD, "line 4: 'three' is not a number"),
         ("[14.6, 3", SD, "line 1: this list cannot be read"),
-        ('[14.6, "3"]', SD, "'3' is not a number"),
-        ('{"a": 1}', SD, "the workflow holds 0 lists of sigmas"),
-        ("[14.6, True]", SD, "True is not a number; a schedule is a list"),
+        ('[14.6, "3"]', SD, """line 1: '"3"' is not a number"""),
+        ('{"a": 1}', SD, "holds 0 lists called sigmas, noise_levels, timesteps"),
+        ("[14.6,\n True]", SD, "line 2: 'True' is not a number; a schedule is a list"),
+        ("a = [14.6, 3]\nb = [2, 1]", SD, "line 1: this list cannot be read; a schedule is one list"),
+        ("[[14.6, 3], [2]]", SD, "this list cannot be read"),
         ("14.6", SD, "at least two sigmas, got 1"),
-        ("80, 14, 0", SD, "value 1, 80.0, is outside the noise levels of VP.* for another model"),
-        ("14, -1", SD, "value 2, -1.0, is outside"),
+        ("80, 14, 0", SD, "value 1, 80, is outside the noise levels of VP.* for another model"),
+        ("14, -1", SD, "value 2, -1, is outside"),
         ("14, nan", EDM(), "value 2, nan, is outside"),
-        ("14, 3, 5", EDM(), r"value 3 is 5\.0 after 3\.0"),
+        ("14, 3, 5", EDM(), "value 3 is 5 after 3$"),
+        ("14.610, 3.10, 5.00", SD, r"value 3 is 5\.00 after 3\.10"),
+        ("[999, 850, 900]", SD, "value 3 is 900 after 850"),
+        ("[14, 8.50, -3.0]", SD, r"value 3, -3\.0, is outside"),
+        ("timestep\n1000\n700\n", SD, "value 1, 1000, is no timestep of VP"),
+        ('{"sigmas": [14.60, 1.50, 2]}', SD, r"value 3 is 2 after 1\.50"),
         ("14.615, 1, 0", Flow(), r"value 1, 14\.615, is no time of a flow"),
-        ("step,log_snr\n0,1\n", SD, "needs a column time or noise_level, got step, log_snr"),
+        ("step,log_snr\n0,1\n", SD, "needs a column time, noise_level, sigma, timestep; got step, log_snr"),
         ("time,noise_level\n999,14\nhm,3\n", SD, "line 3: 'hm' is not a number"),
         ("time\n999\n1000\n", SD, r"value 2 of the schedule's times is 1000\.0, outside"),
         ("time,noise_level,time\n999,14,3\n", SD, "2 columns called time"),
@@ -151,7 +159,7 @@ def test_published_constants(text: str, tmp_path: Path) -> None:
         ("0.975, 0.98", Flow(), r"value 2 is 0\.98 after 0\.975"),  # as typed
         ("[" * 100_000, SD, "cannot be read"),
         ('{"a":' * 100_000, SD, "nested too deeply"),
-        ('{"1": {"inputs": {"sigmas": "3, 0"}}, "2": {"inputs": {"sigmas": "2, 0"}}}', SD, "holds 2 lists of sigmas"),
+        ('{"1": {"inputs": {"sigmas": "3, 0"}}, "2": {"inputs": {"sigmas": "2, 0"}}}', SD, "holds 2 lists called"),
     ],
 )
 def test_what_cannot_be_read(source: str, process: Process, message: str) -> None:
@@ -169,6 +177,15 @@ def test_what_cannot_be_read(source: str, process: Process, message: str) -> Non
         "\ufeff14.615\n2.5\n0.5\n0\n",
         '{"5": {"inputs": {"sigmas": "14.615, 2.5, .5, 0."}}, "6": {"inputs": {"sigmas": ["5", 0]}}}',
         '{"5": {"inputs": {"sigmas": [14.615, 2.5, 0.5, 0.0]}}}',
+        '{"nodes": [{"type": "ManualSigmas", "widgets_values": ["14.615, 2.5, .5, 0."]}, {"type": "Note"}]}',
+        '{"sigmas": [14.615, 2.5, 0.5, 0.0], "model": "sd15"}',
+        "sigmas = [14.615, 2.5, .5, 0.,]  # three steps",
+        "SIGMAS: list[float] = [\n    14.615,\n    2.5, .5,  # the middle\n    0.,\n]\n",
+        '"sigmas": (14.615, 2.5, .5, 0.),',
+        "sigmas = torch.tensor([14.615, 2.5, .5, 0.], dtype=torch.float32)",
+        "np.array((14.615, 2.5, .5, 0.))",
+        "sigma\n14.615\n2.5\n.5\n0\n",
+        "\ufeffstep, sigma\n0, 14.615\n1, 2.5\n2, .5\n3, 0\n",
     ],
 )
 def test_lists_as_people_write_them(text: str, tmp_path: Path) -> None:
@@ -211,6 +228,8 @@ def test_own_arguments_read_back() -> None:
 def test_timesteps_are_no_other_models_levels() -> None:
     steps = [999, 850, 736, 645, 545, 455, 343, 233, 124, 24]
     assert read_schedule(str(steps), SD).times.tolist() == [*steps, -1]
+    assert read_schedule("timestep\n" + "\n".join(map(str, steps)), SD).times.tolist() == [*steps, -1]
+    assert read_schedule(json.dumps({"timesteps": steps}), SD).times.tolist() == [*steps, -1]
     flow = "[1000.0000, 937.5001, 833.3333, 625.0000, 0.0000]"
     assert read_schedule(flow, Flow()).times.tolist() == pytest.approx([1, 0.9375001, 0.8333333, 0.625, 0])
     assert read_schedule([640, 320], SD, "diffusers-timesteps").times.tolist() == [640, 320, -1]
@@ -220,37 +239,52 @@ def test_timesteps_are_no_other_models_levels() -> None:
         read_schedule("700.0, 54.5, 15.886, 0", SD)
 
 
-PUBLISHED = Path(__file__).parents[3] / "shared" / "data" / "published_lists"
+PUBLISHED = Path(os.environ.get("OPTSTEPS_DATA", Path(__file__).parents[3] / "shared" / "data")) / "published_lists"
+# the cosine betas of DeepFloyd-IF (Nichol & Dhariwal, arXiv:2102.09672)
+_SIGNAL = torch.cos((torch.linspace(0, 1, 1001, dtype=torch.float64) + 0.008) / 1.008 * torch.pi / 2) ** 2
+COSINE = VP.from_betas((1 - _SIGNAL[1:] / _SIGNAL[:-1]).clamp(max=0.999))
 
 
-@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published lists are not beside the checkout")
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="published_lists is not in OPTSTEPS_DATA")
 @pytest.mark.filterwarnings("ignore:the schedule ends at noise level")
 @pytest.mark.parametrize(
-    ("name", "process", "options", "steps"),
+    ("name", "process", "options", "expected"),
     [
-        ("ays_sd15_comfy", SD, {"end": "replace-by-zero"}, 10),
-        ("ays_sd15_diffusers_sigmas", SD, {}, 10),
-        ("ays_sd15_diffusers_timesteps", SD, {}, 10),
-        ("ays_svd", EDM(), {"end": "replace-by-zero"}, 10),
-        ("gits_1.00_6", SD, {"end": "replace-by-zero"}, 6),
-        ("oss_flux", Flow(), {"end": "replace-by-zero"}, 10),
-        ("oss_wan", Flow(), {"end": "replace-by-zero"}, 20),
-        ("flux2_turbo_diffusers", Flow(), {"form": "diffusers-sigmas"}, 8),
-        ("ltx2_distilled_diffusers", Flow(), {"form": "diffusers-sigmas"}, 8),
-        ("ltx2_distilled_comfy", Flow(), {}, 8),
-        ("wan22_lightning_timesteps", Flow(), {}, 4),
-        ("sida_one_step", SD, {"end": "append-zero"}, 1),
+        ("ays_sd15_comfy", SD, {"end": "replace-by-zero"}, [14.6146, 6.47457, *[None] * 7, 0.151523, 0]),
+        ("ays_sd15_diffusers_sigmas", SD, {}, [14.6146, 6.475, *[None] * 7, 0.152, 0]),
+        ("ays_svd", EDM(), {"end": "replace-by-zero"}, [700, 54.5, *[None] * 7, 0.034, 0]),
+        ("ays_if", COSINE, {"end": "replace-by-zero"}, [160.41, 8.081, *[None] * 7, 0.03, 0]),
+        ("gits_1.00_6", SD, {}, [14.6146, 7.49001646, None, None, None, 0.57119018, 0.02916753]),
+        ("oss_flux", Flow(), {"end": "replace-by-zero"}, [0.9968, 0.9886, *[None] * 7, 0.2808, 0]),
+        ("oss_wan", Flow(), {"end": "replace-by-zero"}, [1, 0.997, *[None] * 17, 0.208, 0]),
+        ("flux2_turbo_diffusers", Flow(), {"form": "diffusers-sigmas"}, [1, 0.6509, *[None] * 5, 0.00031, 0]),
+        ("ltx2_distilled_diffusers", Flow(), {"form": "diffusers-sigmas"}, [1, 0.99375, *[None] * 5, 0.421875, 0]),
+        ("ltx2_distilled_comfy", Flow(), {}, [1, 0.99375, *[None] * 5, 0.421875, 0]),
+        ("wan22_lightning_timesteps", Flow(), {}, [1, 0.9375001, 0.8333333, 0.625, 0]),
+        ("sida_one_step", SD, {"end": "append-zero"}, [2.5, 0]),
     ],
 )
-def test_lists_in_circulation(name: str, process: Process, options: dict[str, Any], steps: int) -> None:
+def test_lists_in_circulation(
+    name: str, process: Process, options: dict[str, Any], expected: list[float | None]
+) -> None:
+    """As the table beside the lists says what their users run."""
     schedule = read_schedule(PUBLISHED / f"{name}.txt", process, **options)
-    assert (schedule.steps, schedule.ends_clean) == (steps, True)
+    levels = (schedule.times if process == Flow() else schedule.noise_levels).tolist()
+    assert len(levels) == len(expected)
+    for level, known in zip(levels, expected, strict=True):
+        assert known is None or level == pytest.approx(known, rel=1e-4)
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="published_lists is not in OPTSTEPS_DATA")
+def test_timesteps_in_circulation() -> None:
+    times = read_schedule(PUBLISHED / "ays_sd15_diffusers_timesteps.txt", SD).times.tolist()
+    assert (times[0], times[-2:], len(times)) == (999, [24, -1], 11)
 
 
 def test_a_saved_workflow() -> None:
     workflow = PUBLISHED / "workflow_api.json"
     if not workflow.is_file():
-        pytest.skip("the published lists are not beside the checkout")
+        pytest.skip("published_lists is not in OPTSTEPS_DATA")
     assert read_schedule(workflow, Flow()).times.tolist() == [0.909375, 0.725, 0.421875, 0]
 
 

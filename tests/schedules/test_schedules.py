@@ -460,7 +460,10 @@ def test_families_with_inner_times_there_start_a_flow_at_its_noisy_end(family: s
         ({"name": "beta", "of": "sigma"}, "of must be 'time' or 'noise_level', got 'sigma'"),
         ({"name": "flow_shift", "shift": -3.0}, "shift must be positive, got -3"),
         ({"rhoo": 7.0}, "rhoo"),
-        ({"name": "published", "model": "sd3"}, "no published levels for 'sd3'; known: sd15, sdxl, deepfloyd_if, svd"),
+        (
+            {"name": "published", "model": "sd3"},
+            "no published levels for 'sd3'; known: sd15, sdxl, deepfloyd_if",
+        ),
         ({"name": "published", "model": "svd", "process": SD}, r"svd run from 700 to 0\.002.*another model"),
     ],
 )

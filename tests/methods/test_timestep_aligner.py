@@ -1,0 +1,110 @@
+"""Timestep Aligner, held to a closed form: for Gaussian data its loss is 0 at a time that can be written down."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from problems import mixture_problem, noise, unet_problem
+from torch import Tensor
+
+from optsteps.denoisers import ModelError
+from optsteps.methods import HandMade, SearchProblem, TimestepAligner
+from optsteps.models.analytic import Gaussian
+from optsteps.processes import EDM
+from optsteps.schedules import Schedule
+from optsteps.solvers import build_solver
+
+TIMES = [3.0, 1.5, 0.8, 0.45]
+FAST = {"iterations": 400, "rate": 0.02}
+
+
+class Fixed(HandMade):
+    """The schedule of the times above."""
+
+    def schedules(self, problem: SearchProblem, steps: int) -> list[Schedule]:
+        return [Schedule(TIMES, EDM())]
+
+
+def gaussian_problem(solver: str = "euler") -> SearchProblem:
+    data = Gaussian(torch.zeros(2), 1.0)
+    teacher = Schedule(torch.linspace(3.0, 0.45, 9, dtype=torch.float64), EDM())
+    return SearchProblem(
+        data.denoiser(EDM()), EDM(), build_solver(solver), noise(6, 2), teacher, data=noise(5, 2, seed=1)
+    )
+
+
+def exact_ratios() -> list[float]:
+    """With D(x, t) = x / (1 + t^2), eps = t x / (1 + t^2), and the step x' = (t'/t) x + (1 - t'/t) D(x, tau)."""
+    ratios = []
+    for t, t_next in pairwise(TIMES[:-1]):
+        growth = t / (1 + t**2) * (1 + t_next**2) / t_next  # of x, that leaves eps as it was
+        denoised = (growth - t_next / t) / (1 - t_next / t)
+        ratios.append((1 / denoised - 1) ** 0.5 / t)
+    return [*ratios, 1.0]
+
+
+@pytest.mark.parametrize("states", ["teacher", "data"])
+@pytest.mark.parametrize("order", ["sequential", "parallel"])
+def test_the_loss_of_gaussian_data_vanishes(order: Any, states: Any) -> None:
+    method, problem = TimestepAligner(Fixed("edm"), order, states, **FAST), gaussian_problem()
+    result = method.search(problem, [3])
+    found = result.schedules[3]
+    assert found.told_times is not None
+    assert found.times.tolist() == TIMES
+    expected = torch.tensor(exact_ratios(), dtype=torch.float64)
+    torch.testing.assert_close(found.told_times / found.times[:-1], expected, rtol=1e-2, atol=0)
+    for before, after in zip(*result.evidence["losses"][3], strict=True):
+        assert after < 1e-3 * before
+    assert method.evaluations(problem, [3]).count == result.evaluations
+    assert result.evidence["decisions"][0].startswith("3 steps: the network is told the times multiplied by 0.")
+
+
+@pytest.mark.parametrize("process", ["edm", "vp", "flow"])
+@pytest.mark.parametrize("order", ["sequential", "parallel"])
+def test_every_process_and_memory(process: str, order: Any) -> None:
+    problem = dataclasses.replace(mixture_problem(process, 5, 12), solver=build_solver("unipc", order=3))
+    result = TimestepAligner(HandMade("time_uniform"), order, iterations=20).search(problem, [1, 2, 5])
+    plain = HandMade("time_uniform").search(problem, [1, 2, 5])
+    for n, found in result.schedules.items():
+        assert torch.equal(found.times, plain.schedules[n].times)
+        assert found.told_times is not None
+        assert found.told_times[-1] == found.times[-2]
+        problem.solver.check(found)
+        before, after = result.evidence["losses"][n]
+        assert len(before) == n - 1
+        assert sum(after) <= sum(before)
+
+
+def test_a_network_and_its_labels() -> None:
+    problem = unet_problem(torch.float64, 4, 6)
+    first, again = (TimestepAligner(HandMade("edm"), iterations=3, batch=2).search(problem, [3]) for _ in range(2))
+    assert first.schedules == again.schedules
+    assert first.evaluations == TimestepAligner(HandMade("edm"), iterations=3, batch=2).evaluations(problem, [3]).count
+
+
+def test_what_it_refuses() -> None:
+    problem = gaussian_problem()
+
+    def rounding(x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        return x / (1 + t.round()[:, None] ** 2)
+
+    for changes, options, error, message in (
+        ({"data": None}, {"states": "data"}, ValueError, "needs data"),
+        ({"solver": build_solver("heun")}, {}, ValueError, "two evaluations"),
+        ({"solver": build_solver("ddim_stochastic")}, {}, ValueError, "ddim_stochastic does not repeat"),
+        ({"denoiser": rounding}, {}, ModelError, "rounds its time"),
+    ):
+        with pytest.raises(error, match=message):
+            TimestepAligner(Fixed("edm"), iterations=1, **options).search(dataclasses.replace(problem, **changes), [3])
+    for options, message in (
+        ({"order": "random"}, "order must be 'sequential' or 'parallel', got 'random'"),
+        ({"states": "noise"}, "states must be 'teacher' or 'data', got 'noise'"),
+        ({"iterations": 0}, "iterations and batch must be at least 1, got 0 and 8"),
+        ({"rate": -1.0}, "rate must be positive and finite, got -1.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            TimestepAligner(Fixed("edm"), **options)  # type: ignore[arg-type]
