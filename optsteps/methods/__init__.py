@@ -4,6 +4,7 @@ from optsteps.deprecation import old_names
 from optsteps.methods.auto import Auto
 from optsteps.methods.ays import AYS, PublishedAYS
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, ShardedMethod
+from optsteps.methods.blackbox import CMAES, Bayesian, Evolution
 from optsteps.methods.bounds import DM, HSO, Gaussian
 from optsteps.methods.changed_problem import ChangedProblem
 from optsteps.methods.file import FileSchedules
@@ -16,6 +17,7 @@ from optsteps.methods.paths import BOSS, GITS, OLSS, Path
 __all__ = [
     "AYS",
     "BOSS",
+    "CMAES",
     "CRS",
     "DM",
     "GITS",
@@ -25,10 +27,12 @@ __all__ = [
     "OSS",
     "TORS",
     "Auto",
+    "Bayesian",
     "ChangedProblem",
     "Curvature",
     "Entropic",
     "Evaluations",
+    "Evolution",
     "FileSchedules",
     "Gaussian",
     "GivenSchedules",
