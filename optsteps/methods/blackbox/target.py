@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from optsteps.denoisers import CountedDenoiser, call_nfe
@@ -144,8 +144,9 @@ class Target:
 def loss(measurement: Measurement) -> float:
     """The measured number as one that a search makes small; infinite where it is none."""
     value = measurement.interval.value
-    value = -value if measurement.higher_is_better else value
-    return float(torch.tensor(value).nan_to_num(torch.inf))
+    if not math.isfinite(value):
+        return math.inf
+    return -value if measurement.higher_is_better else value
 
 
 def standard_error(measurement: Measurement) -> float:
