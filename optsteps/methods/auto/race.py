@@ -8,22 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from optsteps.methods.candidates import Candidate
 from optsteps.methods.nearness import Nearness
 from optsteps.metrics.statistics import spread
-from optsteps.schedules import Schedule
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A schedule in the race.
-
-    Attributes:
-        names: of the methods that propose it.
-        schedule: with as many steps as the others.
-    """
-
-    names: tuple[str, ...]
-    schedule: Schedule
 
 
 @dataclass(frozen=True)
@@ -41,15 +28,6 @@ class Heat:
     ran: list[Candidate]
     levels: list[float]
     left: int
-
-
-def distinct(proposals: Sequence[tuple[str, Schedule]]) -> list[Candidate]:
-    """The candidates of named proposals; those that coincide become one with several names."""
-    found: dict[str, list[tuple[str, Schedule]]] = {}
-    for name, schedule in proposals:
-        times = [round(t, 9) for t in schedule.noise_levels.log1p().tolist()]
-        found.setdefault(repr({**schedule.facts, "times": times}), []).append((name, schedule))
-    return [Candidate(tuple(dict.fromkeys(n for n, _ in same)), same[0][1]) for same in found.values()]
 
 
 def race(candidates: Sequence[Candidate], samples: Nearness, first: int = 2) -> list[Heat]:

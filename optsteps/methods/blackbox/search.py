@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
@@ -12,7 +13,6 @@ import torch
 from torch import Tensor
 
 from optsteps.denoisers import CountedDenoiser, ModelError, call_nfe
-from optsteps.methods.auto.race import Candidate, distinct
 from optsteps.methods.base import (
     Evaluations,
     Method,
@@ -25,6 +25,7 @@ from optsteps.methods.base import (
 from optsteps.methods.blackbox.spaces import Space
 from optsteps.methods.blackbox.target import Target, difference_error, judge_of, loss
 from optsteps.methods.blackbox.trials import Trials
+from optsteps.methods.candidates import Candidate, distinct
 from optsteps.metrics.base import Judge, Measurement
 from optsteps.metrics.statistics import Interval, verdict
 from optsteps.schedules import Schedule
@@ -111,6 +112,12 @@ class BlackBox(Method, ABC):
             raise ValueError(f"rounds must be at least 1, got {rounds}")
         self.criterion, self.pool, self.free_ends = criterion, dict(pool), free_ends
         self.rounds, self.seed, self.max_batch = rounds, seed, max_batch
+
+    def by(self, criterion: str, pool: Mapping[str, Method]) -> BlackBox:
+        """The same search by another criterion and with another pool."""
+        other = copy(self)
+        other.criterion, other.pool = criterion, dict(pool)
+        return other
 
     @property
     @abstractmethod

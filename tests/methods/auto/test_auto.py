@@ -15,7 +15,7 @@ from problems import PROCESSES, Watched, mixture_problem, noise
 from torch import Tensor
 
 from optsteps.denoisers import ModelError
-from optsteps.methods import GITS, OSS, HandMade, Method, Path, SearchProblem, SearchResult
+from optsteps.methods import GITS, OSS, Bayesian, HandMade, Method, Path, SearchProblem, SearchResult
 from optsteps.methods.auto import Auto
 from optsteps.methods.auto.plan import Plan
 from optsteps.models.analytic import GaussianMixture
@@ -353,3 +353,38 @@ def test_a_search_within_a_budget_spends_about_that() -> None:
 def test_few_samples_suffice(samples: int) -> None:
     found = Auto(pool(), weights=True, rounds=2).search(problem_of("vp", "dpmpp_2m", samples), [1, 2, 4])
     assert {n: schedule.steps for n, schedule in found.schedules.items()} == {1: 1, 2: 2, 4: 4}
+
+
+# --- other criteria
+
+
+def test_by_another_criterion_the_pool_is_judged_by_it_and_the_search_goes_on_from_the_best() -> None:
+    pytest.importorskip("sklearn")
+    data = GaussianMixture(noise(4, ENTRIES, seed=3), torch.tensor([0.1, 0.2, 0.4, 0.3])).sample(256)
+    problem = replace(problem_of(), data=data)
+    stage = Bayesian("nearness", {}, free_ends=False, rounds=3, batch=2)
+    found = Auto(pool(), criterion="data_distance", last_stage=stage).search(problem, STEPS)
+    by_nearness = Auto(pool()).search(problem, STEPS)
+    assert found.evaluations == evaluated(problem) - by_nearness.evaluations
+    assert sum(found.evidence["stages"].values()) == found.evaluations
+    for n in STEPS:
+        sought = found.evidence["sought"][n]
+        candidates = by_nearness.evidence["heats"][n][0].ran
+        tried = sought.trials.values[: len(candidates)]
+        assert len(sought.trials) == len(candidates) + 6
+        assert sought.incumbent.names in [one.names for one in candidates]
+        assert sought.trials.values[: len(candidates)].min() == tried.min()
+        assert found.schedules[n].metadata["criterion"] == "data_distance"
+        assert found.schedules[n].metadata["method"] == "auto"
+
+
+def test_a_criterion_needs_a_last_stage_that_can_search_by_it() -> None:
+    stage = Bayesian("nearness", {})
+    with pytest.raises(ValueError, match="is searched by the last stage"):
+        Auto(pool(), criterion="geneval")
+    with pytest.raises(ValueError, match="weights=True"):
+        Auto(pool(), criterion="geneval", last_stage=stage, weights=True)
+    with pytest.raises(ValueError, match="a budget is for criterion=nearness"):
+        Auto(pool(), criterion="geneval", last_stage=stage, budget=5000)
+    with pytest.raises(ValueError, match="criterion=geneval, but the criteria here are nearness, data_distance"):
+        Auto(pool(), criterion="geneval", last_stage=stage).check(problem_of(), STEPS)
