@@ -55,13 +55,12 @@ class Auto(Method):
             later, with a scale of the first noise of their own, which is worth most with few steps. None: "free" with
             `weights`, otherwise "teacher".
         rounds: of a refinement of times, at most.
-        last_stage: who searches by another criterion than "nearness"; its own pool and criterion do not count.
-        criterion: "nearness", "data_distance", or a figure of the problem's judges, see `BlackBox`.
         budget: network evaluations of the whole search by nearness, about. Where the plan takes more, there are fewer
-            samples,
-            then no method that evaluates more than the teacher, no weights, no refinement.
+            samples, then no method that evaluates more than the teacher, no weights, no refinement.
         max_batch: most samples in one call of the denoiser.
         shard_size: samples that are walked together.
+        criterion: "nearness", "data_distance", or a figure of the problem's judges, see `BlackBox`.
+        last_stage: who searches by another criterion than "nearness"; its own pool and criterion do not count.
 
     `SearchResult.evidence`: "decisions"; "stages", the evaluations of every stage; "heats" and "refined", by step count
     the rounds of the race and the refinements; or "sought", of the last stage.
