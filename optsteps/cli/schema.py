@@ -163,6 +163,8 @@ class Metric(Part):
     """Figures in which the main method is compared with its rivals; null for those that fit the model."""
     judges: Annotated[list[Node], Field(min_length=1)] | None
     """What measures; null for what fits the model."""
+    trained_on: Name | None = None
+    """What the shipped classifier that judges images was trained on: mnist or cifar10."""
     by_model: dict[Kind, Metric] = {}
     """What is measured by the kind of the model's samples, where verdicts or judges are null."""
 

@@ -118,7 +118,7 @@ ALONGSIDE = {
         "rivals.ays.levels=16",
         FLOAT32,
     ],
-    "model=cifar10": ["test.samples=2", "test.oracle=0", "search.samples=1", "check_model=false"],
+    "model=cifar10": ["metric=teacher", "test.samples=2", "test.oracle=0", "search.samples=1", "check_model=false"],
     **{f"experiment=teacher_{family}": [FLOAT32] for family in ("edm", "ddim", "flow")},
     # OSS needs a solver that is deterministic; as a rival it is left out
     **{f"solver={name}": [*TINY_PLANE, "method=edm"] for name in SOLVERS if build_solver(name).stochastic},

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from optsteps.datasets import cifar10, to_unit_range
+from optsteps.datasets import ImageSet, cifar10, to_unit_range
 from optsteps.denoisers import EDMDenoiser
+from optsteps.metrics.extractors import build_extractor, extract_features, register_extractor
 from optsteps.models.checkpoint import SHIPPED, load_network, resolve_weights, save_network
 from optsteps.models.classifier import Classifier, FeatureClassifier
 from optsteps.models.residual_classifier import ResidualClassifier
@@ -81,12 +82,29 @@ def test_weights_in_bfloat16_are_loaded_as_float32(tmp_path: Path, build: Callab
         torch.testing.assert_close(again, value.bfloat16().to(value.dtype), rtol=0, atol=0)
 
 
-def test_the_shipped_model_of_cifar10_denoises_and_knows_its_classes() -> None:
+def _cifar10_test_images() -> ImageSet:
     data = Path(os.environ.get("OPTSTEPS_DATA", "nowhere"))
     if not (data / "cifar10-jpeg-test.zip").is_file():
         pytest.skip(f"no cifar10-jpeg-test.zip in the folder that OPTSTEPS_DATA names ({data})")
+    return cifar10(str(data), train=False)
+
+
+def test_the_shipped_classifier_of_cifar10() -> None:
+    chosen = _cifar10_test_images()
+    part = slice(None, None, 10)
+    network, _ = load_network("shipped:cifar10_classifier", FeatureClassifier)
+    right = network(to_unit_range(chosen.images[part])).argmax(1) == chosen.labels[part]
+    # 90 % of all are right; three standard deviations of a thousand
+    assert right.double().mean() > 0.9 - 3 * (0.9 * 0.1 / len(right)) ** 0.5
+    register_extractor("cifar10", lambda: network)
+    features = extract_features(build_extractor("cifar10"), chosen.images[part])
+    shipped = load_file(SHIPPED / "cifar10_features.safetensors")["features"][part]
+    torch.testing.assert_close(shipped.double(), features, rtol=1e-3, atol=1e-3)
+
+
+def test_the_shipped_model_of_cifar10_denoises_and_knows_its_classes() -> None:
+    chosen = _cifar10_test_images()
     network, notes = load_network("shipped:cifar10", UNet)
-    chosen = cifar10(str(data), train=False)
     part = slice(None, None, 100)  # ten of each class
     clean, labels = to_unit_range(chosen.images[part]), chosen.labels[part]
     denoiser = EDMDenoiser(network, EDM(), notes["sigma_data"])
