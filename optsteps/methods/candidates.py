@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optsteps.schedules import Schedule
 
@@ -14,17 +14,20 @@ class Candidate:
 
     Attributes:
         names: of the methods that propose it.
-        schedule: with as many steps as the others.
+        schedule: at as many evaluations as the others.
+        solver: the name under which a search of several solvers has the one that it is sampled with.
     """
 
     names: tuple[str, ...]
     schedule: Schedule
+    solver: str = ""
 
 
-def distinct(proposals: Sequence[tuple[str, Schedule]]) -> list[Candidate]:
-    """The candidates of named proposals; those that coincide become one with several names."""
-    found: dict[str, list[tuple[str, Schedule]]] = {}
-    for name, schedule in proposals:
-        times = [round(t, 9) for t in schedule.noise_levels.log1p().tolist()]
-        found.setdefault(repr({**schedule.facts, "times": times}), []).append((name, schedule))
-    return [Candidate(tuple(dict.fromkeys(n for n, _ in same)), same[0][1]) for same in found.values()]
+def distinct(proposals: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates, of which those that coincide become one with several names."""
+    found: dict[str, list[Candidate]] = {}
+    for one in proposals:
+        times = [round(t, 9) for t in one.schedule.noise_levels.log1p().tolist()]
+        found.setdefault(repr((one.solver, {**one.schedule.facts, "times": times})), []).append(one)
+    named = [tuple(dict.fromkeys(name for one in same for name in one.names)) for same in found.values()]
+    return [replace(same[0], names=names) for names, same in zip(named, found.values(), strict=True)]

@@ -16,7 +16,7 @@ from optsteps.methods.auto.race import Heat, race
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, checked_steps
 from optsteps.methods.blackbox.search import BlackBox, Sought
 from optsteps.methods.blackbox.target import NEARNESS
-from optsteps.methods.candidates import distinct
+from optsteps.methods.candidates import Candidate, distinct
 from optsteps.methods.nearness import Nearness
 from optsteps.methods.oss.programme import Start
 from optsteps.methods.refine.coordinates import FreeStartCoordinates, GapCoordinates, WeightCoordinates
@@ -184,7 +184,7 @@ class Auto(Method):
         self,
         stage: BlackBox,
         plan: Plan,
-        proposals: Mapping[int, Sequence[tuple[str, Schedule]]],
+        proposals: Mapping[int, Sequence[Candidate]],
         workers: Workers,
         ledger: _Ledger,
     ) -> SearchResult:
@@ -200,7 +200,7 @@ class Auto(Method):
         evidence = {"decisions": ledger.sentences, "stages": ledger.stages, "sought": sought}
         return SearchResult(schedules, evidence=evidence)
 
-    def _proposals(self, plan: Plan, workers: Workers, ledger: _Ledger) -> dict[int, list[tuple[str, Schedule]]]:
+    def _proposals(self, plan: Plan, workers: Workers, ledger: _Ledger) -> dict[int, list[Candidate]]:
         """The candidates by step count, with the names of their methods."""
         problem = plan.problem.part(torch.arange(plan.fit))
         # the whole walk is kept first: whoever asks for its ends finds it
@@ -208,7 +208,7 @@ class Auto(Method):
             problem.teacher, problem.walker, problem.noise, problem.cond
         )
         ledger.decide(f"{plan.fit} samples to fit on", "the teacher")
-        proposals: dict[int, list[tuple[str, Schedule]]] = {n: [] for n in plan.steps}
+        proposals: dict[int, list[Candidate]] = {n: [] for n in plan.steps}
         for name, method in plan.pool.items():
             try:
                 found = method.proposals(problem, plan.steps, workers)
@@ -218,7 +218,7 @@ class Auto(Method):
                 ledger.decide(f"left out: {name}, which finds nothing here ({error})", "the pool")
                 continue
             for n, schedules in found.items():
-                proposals[n] += [(name, schedule) for schedule in schedules]
+                proposals[n] += [Candidate((name,), schedule) for schedule in schedules]
         if not all(proposals.values()):
             raise ValueError("no method of the pool found a schedule: " + "; ".join(ledger.sentences))
         ledger.decide(f"{len(plan.pool)} methods name their candidates", "the pool")

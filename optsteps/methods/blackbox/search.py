@@ -173,9 +173,7 @@ class BlackBox(Method, ABC):
         schedules = {n: found.schedule for n, found in sought.items()}
         return SearchResult(schedules, evidence={"decisions": decisions, "sought": sought})
 
-    def sought(
-        self, problem: SearchProblem, steps: int, proposals: Sequence[tuple[str, Schedule]], workers: Workers
-    ) -> Sought:
+    def sought(self, problem: SearchProblem, steps: int, proposals: Sequence[Candidate], workers: Workers) -> Sought:
         """The search for one step count, from proposals of whoever."""
         searched, rescoring, retest = self._targets(problem, workers)
         pool = distinct(proposals)
@@ -251,9 +249,9 @@ class BlackBox(Method, ABC):
 
     def _proposals(
         self, problem: SearchProblem, steps: Sequence[int], workers: Workers
-    ) -> tuple[dict[int, list[tuple[str, Schedule]]], list[str]]:
+    ) -> tuple[dict[int, list[Candidate]], list[str]]:
         """The candidates of the pool by step count, with the names of their methods; and who is left out."""
-        proposals: dict[int, list[tuple[str, Schedule]]] = {n: [] for n in steps}
+        proposals: dict[int, list[Candidate]] = {n: [] for n in steps}
         able, left_out = self._able(problem, steps)
         for name in able:
             try:
@@ -264,7 +262,7 @@ class BlackBox(Method, ABC):
                 left_out.append(f"{name}, which finds nothing here ({error})")
                 continue
             for n, schedules in found.items():
-                proposals[n] += [(name, schedule) for schedule in schedules]
+                proposals[n] += [Candidate((name,), schedule) for schedule in schedules]
         if not all(proposals.values()):
             raise ValueError("no method of the pool found a schedule: " + "; ".join(left_out))
         return proposals, ["left out: " + "; ".join(left_out)] if left_out else []

@@ -141,11 +141,13 @@ def test_one_candidate_has_won() -> None:
 def test_schedules_that_coincide_become_one_with_all_names() -> None:
     one, other = Schedule([2.0, 1.0, 0.0], EDM()), Schedule([2.0, 1.5, 0.0], EDM())
     close = replace(one, times=[2.0, 1.0 + 1e-12, 0.0], metadata={"method": "another"})
-    found = distinct([("a", one), ("b", other), ("c", close), ("a", close)])
+    found = distinct(
+        [Candidate(("a",), one), Candidate(("b",), other), Candidate(("c",), close), Candidate(("a",), close)]
+    )
     assert [candidate.names for candidate in found] == [("a", "c"), ("b",)]
     assert [candidate.schedule for candidate in found] == [one, other]
     flow = Schedule([1.0, 0.5, 0.0], Flow())
-    assert len(distinct([("a", flow), ("b", flow)])) == 1
+    assert len(distinct([Candidate(("a",), flow), Candidate(("b",), flow)])) == 1
 
 
 CHANGES: dict[str, Callable[[Schedule], Schedule]] = {
@@ -161,4 +163,4 @@ CHANGES: dict[str, Callable[[Schedule], Schedule]] = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_schedules_whose_samples_differ_stay_apart(change: Callable[[Schedule], Schedule]) -> None:
     one = Schedule([2.0, 1.0, 0.0], EDM())
-    assert len(distinct([("a", one), ("b", change(one))])) == 2
+    assert len(distinct([Candidate(("a",), one), Candidate(("b",), change(one))])) == 2
