@@ -56,16 +56,25 @@ ALONGSIDE = {
         "test.samples=12",
         "model.guidance=1",
         "method.rounds=1",
-        "method.pool.gits=null",
         "rivals=none",
+        "~rivals.auto",
+        "~rivals.oss",
         FLOAT32,
     ],
     "experiment=blackbox_cifar10": [
         "steps=[2]",
-        "search.samples=2",
-        "test.samples=32",
+        "search.samples=8",
+        "test.samples=40",
         "method.criterion=nearness",
+        "method.rounds=1",
+        "method.population=10",
+        "method.mutants=5",
+        "method.crossovers=5",
+        "metric.judges.2.sets=4",
+        "metric.judges.2.figures=[fid,kid]",
         "rivals=none",
+        "~rivals.auto",
+        "~rivals.ddim",
         FLOAT32,
     ],
     "method=oss_few": ["search.samples=8"],
@@ -153,7 +162,7 @@ ALONGSIDE = {
 
 
 # thousands of reference features for every row: half a minute each
-SLOW = {"metric=fidelity", "experiment=mnist_fid"}
+SLOW = {"metric=fidelity", "experiment=mnist_fid", "experiment=blackbox_cifar10"}
 
 
 def start(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> None:

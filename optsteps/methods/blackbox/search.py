@@ -31,8 +31,9 @@ from optsteps.metrics.statistics import Interval, verdict
 from optsteps.schedules import Schedule
 from optsteps.storage.workers import ALONE, Workers
 
-# the shares of the samples that are searched on, that the best are re-scored on, and that the winner is re-tested on
-SHARES = (0.5, 0.25, 0.25)
+# the shares of the samples that are searched on, that the best are re-scored on, and that the winner is re-tested on;
+# and the fewest samples
+SHARES, FEWEST = (0.5, 0.25, 0.25), 8
 # how many are re-scored
 RESCORED = 5
 # samples on which the methods of the pool search, at most
@@ -137,11 +138,16 @@ class BlackBox(Method, ABC):
         return trials.order
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
+        if len(problem.noise) < FEWEST:
+            raise ValueError(
+                f"the best schedules are re-scored on a quarter of the samples and the winner is re-tested on another: "
+                f"at least {FEWEST} samples are needed, got {len(problem.noise)} (search.samples)"
+            )
         for target in self._targets(problem, ALONE):
             target.check()
-        able = self._able(problem, steps)[0]
+        able, left_out = self._able(problem, steps)
         if not able:
-            raise ValueError("no method of the pool can take part: " + "; ".join(self._able(problem, steps)[1]))
+            raise ValueError("no method of the pool can take part: " + "; ".join(left_out))
         for n in checked_steps(steps):
             self.space(problem, n, [])
 

@@ -59,6 +59,17 @@ def by_radius(numbers: Sequence[int]) -> list[Judge]:
     return [FunctionJudge(radius, "radius", higher_is_better=False)]
 
 
+class ManyJudge(FunctionJudge):
+    """It needs at least 16 samples."""
+
+    def __init__(self) -> None:
+        super().__init__(radius, "many")
+
+    def check(self, samples: int, shape: Any) -> None:
+        if samples < 16:
+            raise ValueError(f"it needs at least 16 samples, and there are {samples}")
+
+
 # --- the target
 
 
@@ -134,8 +145,11 @@ def test_who_measures_nothing_is_refused() -> None:
         Evolution("nll", pool()).check(neither, [STEPS])
     with pytest.raises(ValueError, match="no method of the pool can take part: oss_free"):
         Evolution("nearness", {"oss_free": OSS(grid_steps=2)}).check(problem, [STEPS])
-    with pytest.raises(ValueError, match="an interval needs at least 2 samples"):
-        Evolution("radius", pool()).check(problem_of(samples=4, judges=by_radius), [STEPS])
+    with pytest.raises(ValueError, match="at least 8 samples are needed, got 7"):
+        Evolution("radius", pool()).check(problem_of(samples=7, judges=by_radius), [STEPS])
+    few = problem_of(samples=48, judges=lambda _: [ManyJudge()])
+    with pytest.raises(ValueError, match="at least 16 samples, and there are 12"):
+        Evolution("many", pool()).check(few, [STEPS])
     with pytest.raises(ValueError, match="rounds must be at least 1"):
         Evolution("radius", pool(), rounds=0)
 
