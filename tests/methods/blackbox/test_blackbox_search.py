@@ -21,7 +21,6 @@ from optsteps.metrics.base import Judge, Measurement
 from optsteps.metrics.judges import CoordinateJudge, FunctionJudge
 from optsteps.metrics.statistics import Interval
 from optsteps.metrics.toy import DistributionJudge
-from optsteps.processes import EDM
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule
 from optsteps.solvers import build_solver
@@ -287,4 +286,3 @@ def test_a_stochastic_solver_has_its_noise_in_common_too() -> None:
     schedule = HandMade("edm").schedules(problem, STEPS)[0]
     one, other = (measured(problem, "radius", [schedule])[0] for _ in range(2))
     assert torch.equal(one.values, other.values)  # type: ignore[arg-type]
-    assert problem.process == EDM()
