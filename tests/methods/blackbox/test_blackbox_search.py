@@ -13,17 +13,22 @@ import torch
 from problems import Watched, mixture_problem, noise, three_gaussians
 from torch import Tensor
 
+from optsteps.datasets.scene_prompts import prompts_of_all_tasks
 from optsteps.denoisers import ModelError, counting
 from optsteps.methods import CMAES, OSS, Bayesian, Evolution, HandMade, Method, SearchProblem, SearchResult
 from optsteps.methods.blackbox.search import BlackBox, parts
 from optsteps.methods.blackbox.target import Target, difference_error, loss, standard_error
 from optsteps.metrics.base import Judge, Measurement
+from optsteps.metrics.geneval.judge import ScoreMeasurement
+from optsteps.metrics.geneval.rules import Judgement
+from optsteps.metrics.geneval.score import GenEvalScore
 from optsteps.metrics.judges import CoordinateJudge, FunctionJudge
 from optsteps.metrics.statistics import Interval
 from optsteps.metrics.toy import DistributionJudge
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule
 from optsteps.solvers import build_solver
+from optsteps.storage.shards import pack, unpack
 from optsteps.storage.store import ShardStore
 from optsteps.storage.workers import ALONE, StoredWorkers, Workers
 from optsteps.trajectories import Cache
@@ -286,3 +291,15 @@ def test_a_stochastic_solver_has_its_noise_in_common_too() -> None:
     schedule = HandMade("edm").schedules(problem, STEPS)[0]
     one, other = (measured(problem, "radius", [schedule])[0] for _ in range(2))
     assert torch.equal(one.values, other.values)  # type: ignore[arg-type]
+
+
+def test_a_geneval_score_is_kept_with_all_that_pairs_it() -> None:
+    metadata = prompts_of_all_tasks(2, "train")
+    scores = [
+        GenEvalScore(tuple(metadata), tuple(Judgement((k * step) % 3 == 0) for k in range(len(metadata))))
+        for step in (1, 2)
+    ]
+    one, other = (ScoreMeasurement(score.interval(), True, score=score) for score in scores)
+    kept = unpack(pack([one, 12]))[0]
+    assert kept == one
+    assert kept.difference(other) == one.difference(other)
