@@ -9,11 +9,13 @@ from typing import Any
 
 from optsteps.datasets.lines import read_lines
 from optsteps.storage.documents import parse_json
+from optsteps.storage.shards import storable
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 RELATIONS = ("left of", "right of", "above", "below")
 
 
+@storable
 @dataclass(frozen=True)
 class Objects:
     """Objects of one class that an image must (or must not) have.
@@ -31,6 +33,7 @@ class Objects:
     position: tuple[str, int] | None = None
 
 
+@storable
 @dataclass(frozen=True)
 class Metadata:
     """A prompt and the objects that its images are judged by.

@@ -4,6 +4,7 @@ from optsteps.deprecation import old_names
 from optsteps.methods.auto import Auto
 from optsteps.methods.ays import AYS, PublishedAYS
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, ShardedMethod
+from optsteps.methods.blackbox import CMAES, Bayesian, Evolution
 from optsteps.methods.bounds import DM, HSO, Gaussian
 from optsteps.methods.changed_problem import ChangedProblem
 from optsteps.methods.file import FileSchedules
@@ -17,6 +18,7 @@ from optsteps.methods.timestep_aligner import TimestepAligner
 __all__ = [
     "AYS",
     "BOSS",
+    "CMAES",
     "CRS",
     "DM",
     "GITS",
@@ -26,10 +28,12 @@ __all__ = [
     "OSS",
     "TORS",
     "Auto",
+    "Bayesian",
     "ChangedProblem",
     "Curvature",
     "Entropic",
     "Evaluations",
+    "Evolution",
     "FileSchedules",
     "Gaussian",
     "GivenSchedules",

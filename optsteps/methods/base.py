@@ -16,6 +16,7 @@ from torch import Tensor
 from optsteps.conditions import Cond, fingerprint, take
 from optsteps.denoisers import CountedDenoiser, Denoiser, counting
 from optsteps.fingerprint import fingerprint_held, plain_settings, solver_facts
+from optsteps.metrics.base import Judge
 from optsteps.processes import Process
 from optsteps.sampling import check_batch
 from optsteps.schedules import Schedule
@@ -43,6 +44,7 @@ class SearchProblem:
         teacher: the many-step schedule; methods on a grid choose among its times.
         teacher_solver: the solver that walks the teacher's schedule. None: the student's; see `walker`.
         cache: where trajectories and predictions that searches may share are kept.
+        judges: who measure the final samples of the noise with these numbers, for methods that search by a figure.
 
     Raises:
         ValueError: batch sizes of noise and cond (data and data_cond) differ, no samples, a teacher of another process,
@@ -62,6 +64,7 @@ class SearchProblem:
     data_cond: Cond = None
     teacher_solver: Solver | None = None
     cache: Cache = NO_CACHE
+    judges: Callable[[Sequence[int]], Sequence[Judge]] | None = None
 
     def __post_init__(self) -> None:
         if len(self.noise) == 0:
@@ -99,7 +102,24 @@ class SearchProblem:
     def part(self, index: Tensor) -> SearchProblem:
         """The problem of the samples `index` [b] alone."""
         noise, cond = self.samples(index)
-        return replace(self, noise=noise, cond=cond)
+        whole = self.judges
+        judges = None if whole is None else (lambda numbers: whole(index[list(numbers)].tolist()))
+        return replace(self, noise=noise, cond=cond, judges=judges)
+
+    @property
+    def judges_of_samples(self) -> Sequence[Judge]:
+        """The judges of all samples, none where there are none."""
+        return [] if self.judges is None else self.judges(range(len(self.noise)))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What tells this problem from others of the same model, but for its data and judges, as JSON data."""
+        return {
+            "samples": fingerprint((self.noise, self.cond)),
+            "teacher": self.teacher.facts,
+            "solver": solver_facts(self.solver, self.teacher, self.noise),
+            "walker": solver_facts(self.walker, self.teacher, self.noise),
+        }
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:
@@ -189,6 +209,14 @@ class Method:
 
     def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations | None:
         """Evaluations of a search that shares nothing with others, for the run's plan; None where unknown."""
+        return None
+
+    def judge(self, problem: SearchProblem) -> Judge | None:
+        """The judge by whose figure the method searches; None where it searches by no judge's.
+
+        Raises:
+            ValueError: nobody measures the figure.
+        """
         return None
 
     @property
@@ -338,11 +366,8 @@ class ShardedMethod(Method, ABC):
             "settings": plain_settings(self),
             "held": fingerprint_held(self),
             "steps": list(steps),
-            "samples": fingerprint((problem.noise, problem.cond)),
             "data": fingerprint((problem.data, problem.data_cond)),
-            "teacher": problem.teacher.facts,
-            "solver": solver_facts(problem.solver, problem.teacher, problem.noise),
-            "walker": solver_facts(problem.walker, problem.teacher, problem.noise),
+            **problem.facts,
         }
 
     def _partials(

@@ -10,9 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from optsteps.conditions import fingerprint
 from optsteps.denoisers import CountedDenoiser
-from optsteps.fingerprint import solver_facts
 from optsteps.methods.base import SearchProblem, counted_shards
 from optsteps.metrics.teacher import mse
 from optsteps.schedules import Schedule
@@ -163,11 +161,4 @@ class Nearness:
 
     @cached_property
     def _facts(self) -> dict[str, Any]:
-        problem = self.problem
-        return {
-            "samples": fingerprint((problem.noise, problem.cond)),
-            "teacher": problem.teacher.facts,
-            "solver": solver_facts(problem.solver, problem.teacher, problem.noise),
-            "walker": solver_facts(problem.walker, problem.teacher, problem.noise),
-            "max_batch": self.max_batch,
-        }
+        return {**self.problem.facts, "max_batch": self.max_batch}

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from optsteps.conditions import Cond
 from optsteps.metrics.statistics import Interval, bootstrap, paired_difference, spread
+from optsteps.storage.shards import storable
 
 
+@storable
 @dataclass(frozen=True)
 class Measurement:
     """One measured number.

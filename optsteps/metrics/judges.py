@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from optsteps.metrics.data_distance import DataJudge
     from optsteps.metrics.decoded import DecodedJudge
     from optsteps.metrics.fidelity import CoordinateJudge, FidelityJudge
+    from optsteps.metrics.own_function import FunctionJudge
     from optsteps.metrics.perception import ClipJudge, PerceptualJudge
     from optsteps.metrics.teacher_judge import TeacherJudge
     from optsteps.metrics.toy import DistributionJudge
@@ -30,6 +31,7 @@ __all__ = [
     "DecodedJudge",
     "DistributionJudge",
     "FidelityJudge",
+    "FunctionJudge",
     "Judge",
     "Measurement",
     "MeasurementCriterion",
@@ -46,6 +48,7 @@ _MODULES = {
     "data_distance": ("DataJudge",),
     "decoded": ("DecodedJudge",),
     "fidelity": ("CoordinateJudge", "FidelityJudge"),
+    "own_function": ("FunctionJudge",),
     "perception": ("ClipJudge", "PerceptualJudge"),
     "teacher_judge": ("TeacherJudge",),
     "toy": ("DistributionJudge",),

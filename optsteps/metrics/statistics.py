@@ -11,12 +11,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from optsteps.storage.shards import storable
+
 Verdict = Literal["better", "worse", "no better"]
 
 # draws at once, so few that what they select lies in a processor's cache; and the most that are kept, some 130 MB
 _DRAWS_AT_ONCE, _DRAWS_KEPT = 2**18, 2**25
 
 
+@storable
 @dataclass(frozen=True)
 class Interval:
     """An estimate with its confidence interval [low, high]; `0 in interval` asks whether it covers a number."""

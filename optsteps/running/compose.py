@@ -17,7 +17,7 @@ from optsteps.processes import Flow
 from optsteps.running.clean_samples import clean_samples
 from optsteps.running.device import set_max_batch, with_states_at
 from optsteps.running.experiment import Experiment, draw_samples, unseen_samples
-from optsteps.running.judges import build_judges, check_figures, choose_metric
+from optsteps.running.judges import JudgesOf, check_figures, choose_metric
 from optsteps.running.targets import MODEL_ARGUMENTS, import_targets
 from optsteps.schedules import PUBLISHED, Schedule, build_schedule
 from optsteps.signatures import accepted
@@ -67,9 +67,10 @@ def compose_experiment(config: DictConfig, device: torch.device, method_name: st
         cond=cond,
         data=data,
         data_cond=data_cond,
+        judges_of=JudgesOf(config.metric.judges, model),
     )
     experiment = _without_unable_rivals(experiment)
-    judges = build_judges(config.metric.judges, model, unseen_samples(config))  # the slowest: some load networks
+    judges = experiment.judges_of(unseen_samples(config))  # the slowest: some load networks
     check_figures(judges, config, model.shape, steps)
     return replace(experiment, judges=judges)
 

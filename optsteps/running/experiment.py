@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Experiment:
         snap: whether the times of schedules are rounded to timesteps.
         noise, cond: unit noise [B, ...] of the samples that searches see, and their condition.
         data, data_cond: clean samples for methods that need them, or None.
+        judges_of: the same judges for samples of these numbers, by whose figures methods may search.
         left_out: rivals by default that cannot take part, and why.
     """
 
@@ -59,6 +60,7 @@ class Experiment:
     cond: Cond
     data: Tensor | None
     data_cond: Cond
+    judges_of: Callable[[Sequence[int]], list[Judge]]
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     def resolved(self, part: str) -> Any:
@@ -89,12 +91,13 @@ class Experiment:
             self.data_cond,
             self.walker,
             Cache(workers, _dtype(self.config.store.precision), scratch),
+            self.judges_of,
         )
 
     def oracle_problem(self, denoiser: Denoiser, workers: Workers = ALONE) -> SearchProblem:
         """The same problem with the unseen samples that the oracle searches."""
         noise, cond = draw_samples(self.config, self.model, self.unseen[: self.config.test.oracle], self.device)
-        return replace(self.problem(denoiser, workers), noise=noise, cond=cond)
+        return replace(self.problem(denoiser, workers), noise=noise, cond=cond, judges=None)
 
     def comparison(self, denoiser: Denoiser, workers: Workers = ALONE) -> Comparison:
         """The comparison on unseen samples, which `workers` keep."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 from hydra.utils import instantiate
@@ -50,31 +51,55 @@ def _kind(model: Model) -> str:
     return "images" if model.decode is None else "latents"
 
 
-def build_judges(judges: Sequence[Any], model: Model, samples: range) -> list[Judge]:
-    """The judges of `metric.judges`, for samples of these numbers.
+@dataclass
+class JudgesOf:
+    """The judges of `metric.judges` for samples of any numbers; what does not depend on these is made once.
+
+    Args:
+        judges: of the config.
+        model: whose samples they judge.
 
     Raises:
-        ValueError: a judge needs what the model does not have.
+        ValueError: when it is called, a judge needs what the model does not have.
     """
-    available = {
-        "distribution": model.distribution,
-        "decode": model.decode,
-        "prompts": model.prompts and model.prompts(samples),
-        "metadata": model.metadata and model.metadata(samples),
-    }
 
-    def complete(judge: Any) -> Any:
+    judges: Sequence[Any]
+    model: Model
+    _completed: dict[int, Any] = field(default_factory=dict, repr=False)
+
+    def __call__(self, samples: Sequence[int]) -> list[Judge]:
+        """The judges of the samples with these numbers."""
+        model = self.model
+        available = {
+            "distribution": model.distribution,
+            "decode": model.decode,
+            "prompts": model.prompts and model.prompts(samples),
+            "metadata": model.metadata and model.metadata(samples),
+        }
+        return [self._complete(judge, available) for judge in self._instantiated]
+
+    @cached_property
+    def _instantiated(self) -> list[Any]:
+        return [instantiate(judge) for judge in self.judges]
+
+    def _complete(self, judge: Any, available: Mapping[str, Any]) -> Any:
         """A judge with what it needs of the model, and so the judge whose measurements it hands on."""
         if not isinstance(judge, partial):
             return judge
-        needed = [name for name in _OF_THE_MODEL if name in inspect.signature(judge.func).parameters]
+        if id(judge) in self._completed:
+            return self._completed[id(judge)]
+        parameters = inspect.signature(judge.func).parameters
+        needed = [name for name in _OF_THE_MODEL if name in parameters]
         for name in needed:
-            if available[name] is None:
-                raise ValueError(f"{judge.func.__name__} needs a model {_OF_THE_MODEL[name]}; {model.name} has none")
-        inner = {name: complete(value) for name, value in judge.keywords.items()}
-        return judge.func(*judge.args, **{**inner, **{name: available[name] for name in needed}})
-
-    return [complete(instantiate(judge)) for judge in judges]
+            if available[name] is None and parameters[name].default is inspect.Parameter.empty:
+                raise ValueError(
+                    f"{judge.func.__name__} needs a model {_OF_THE_MODEL[name]}; {self.model.name} has none"
+                )
+        inner = {name: self._complete(value, available) for name, value in judge.keywords.items()}
+        completed = judge.func(*judge.args, **{**inner, **{name: available[name] for name in needed}})
+        if not (needed or any(isinstance(value, partial) for value in judge.keywords.values())):
+            self._completed[id(judge)] = completed  # a detector, say, whose network is loaded once
+        return completed
 
 
 def check_figures(judges: Sequence[Judge], config: DictConfig, shape: tuple[int, ...], steps: Sequence[int]) -> None:

@@ -126,7 +126,7 @@ def method_facts(method: Method, config: Any, problem: SearchProblem, held: Held
         problem: the method's solvers and criterion are tried on samples of its kind.
     """
     solvers = [value for value in getattr(method, "__dict__", {}).values() if isinstance(value, Solver)]
-    criterion = getattr(method, "criterion", None)
+    criterion, judge = getattr(method, "criterion", None), method.judge(problem)
     return {
         "code": code_facts({type(method).__module__, *_modules(config)}),
         "config": _plain(config),
@@ -134,6 +134,7 @@ def method_facts(method: Method, config: Any, problem: SearchProblem, held: Held
         "held": held(method),
         "solvers": [solver_facts(solver, problem.teacher, problem.noise) for solver in solvers],
         "criterion": _criterion_facts(criterion, _images(problem), held),
+        "judge": judge and _judge_facts(judge, _images(problem), held),
     }
 
 

@@ -49,6 +49,35 @@ ALONGSIDE = {
     "method=ays_fid": ["metric=teacher", "search.samples=12", "method.max_sweeps=1", "method.levels=16"],
     "method=timestep_aligner": ["method.iterations=2", "solver=euler"],
     **{f"method={name}": ["search.samples=4"] for name in ("ld3", "ld3_published", "auto")},
+    **{f"method={name}": ["search.samples=16", "method.rounds=1"] for name in ("evolution", "bayesian", "cmaes")},
+    "experiment=blackbox_scenes": [
+        "nfe=null",
+        "steps=[3]",
+        "search.samples=48",
+        "test.samples=12",
+        "model.guidance=1",
+        "method.rounds=1",
+        "rivals=none",
+        "~rivals.auto",
+        "~rivals.oss",
+        FLOAT32,
+    ],
+    "experiment=blackbox_cifar10": [
+        "steps=[2]",
+        "search.samples=8",
+        "test.samples=40",
+        "method.criterion=nearness",
+        "method.rounds=1",
+        "method.population=10",
+        "method.mutants=5",
+        "method.crossovers=5",
+        "metric.judges.2.sets=4",
+        "metric.judges.2.figures=[fid,kid]",
+        "rivals=none",
+        "~rivals.auto",
+        "~rivals.ddim",
+        FLOAT32,
+    ],
     "method=oss_few": ["search.samples=8"],
     "rivals=beside_auto": [*TINY_PLANE, "search.samples=8"],
     "experiment=affordable_oss": ["model=digits", "search.samples=8"],
@@ -134,7 +163,7 @@ ALONGSIDE = {
 
 
 # thousands of reference features for every row: half a minute each
-SLOW = {"metric=fidelity", "experiment=mnist_fid"}
+SLOW = {"metric=fidelity", "experiment=mnist_fid", "experiment=blackbox_cifar10"}
 
 
 def start(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> None:

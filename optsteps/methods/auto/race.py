@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from optsteps.methods.candidates import Candidate
 from optsteps.methods.nearness import Nearness
 from optsteps.metrics.statistics import spread
-from optsteps.schedules import Schedule
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A schedule in the race.
-
-    Attributes:
-        names: of the methods that propose it.
-        schedule: at as many evaluations as the others.
-        solver: the name under which the plan has the solver that it is sampled with.
-    """
-
-    names: tuple[str, ...]
-    schedule: Schedule
-    solver: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,16 +54,6 @@ class Heat:
     ran: list[Candidate]
     levels: list[float]
     left: int
-
-
-def distinct(proposals: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates, of which those that coincide become one with several names."""
-    found: dict[str, list[Candidate]] = {}
-    for one in proposals:
-        times = [round(t, 9) for t in one.schedule.noise_levels.log1p().tolist()]
-        found.setdefault(repr((one.solver, {**one.schedule.facts, "times": times})), []).append(one)
-    named = [tuple(dict.fromkeys(name for one in same for name in one.names)) for same in found.values()]
-    return [replace(same[0], names=names) for names, same in zip(named, found.values(), strict=True)]
 
 
 def race(candidates: Sequence[Candidate], track: Track, first: int = 2) -> list[Heat]:

@@ -12,12 +12,16 @@ from torch import Tensor
 from optsteps.denoisers import CountedDenoiser, ModelError
 from optsteps.methods.auto.paid_once import PaidOnce
 from optsteps.methods.auto.plan import Plan
-from optsteps.methods.auto.race import Candidate, Heat, Track, distinct, race
+from optsteps.methods.auto.race import Heat, Track, race
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, checked_steps
+from optsteps.methods.blackbox.search import BlackBox, Sought
+from optsteps.methods.blackbox.target import NEARNESS
+from optsteps.methods.candidates import Candidate, distinct
 from optsteps.methods.nearness import Nearness
 from optsteps.methods.oss.programme import Start
 from optsteps.methods.refine.coordinates import FreeStartCoordinates, GapCoordinates, WeightCoordinates
 from optsteps.methods.refine.gauss_newton import Refined, refined
+from optsteps.metrics.base import Judge
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
 from optsteps.solvers.multistep import Multistep
@@ -37,6 +41,10 @@ class Auto(Method):
        the selection samples, all others, replaces the winner if it is better there by its paired interval.
     4. With `weights`, the weights of the multistep steps are refined with the times in the same way.
 
+    All this is by the nearness to the teacher's samples. By another criterion there is nothing to be refined by least
+    squares: the `last_stage` takes the pool's candidates, measures them by the criterion, and searches on from the best
+    (`BlackBox.sought`).
+
     The teacher is walked once on every sample, whatever the methods of the pool ask of it.
 
     Args:
@@ -51,16 +59,19 @@ class Auto(Method):
             later, with a scale of the first noise of their own, which is worth most with few steps. None: "free" with
             `weights`, otherwise "teacher".
         rounds: of a refinement of times, at most.
-        budget: network evaluations of the whole search, about. Where the plan takes more, there are fewer samples,
-            then no method that evaluates more than the teacher, no weights, no refinement.
+        budget: network evaluations of the whole search by nearness, about. Where the plan takes more, there are fewer
+            samples, then no method that evaluates more than the teacher, no weights, no refinement.
         max_batch: most samples in one call of the denoiser.
         shard_size: samples that are walked together.
+        criterion: "nearness", "data_distance", or a figure of the problem's judges, see `BlackBox`.
+        last_stage: who searches by another criterion than "nearness"; its own pool and criterion do not count.
 
     `SearchResult.evidence`: "decisions"; "stages", the evaluations of every stage; "heats" and "refined", by step count
-    the rounds of the race and the refinements.
+    the rounds of the race and the refinements; or "sought", of the last stage.
 
     Raises:
-        ValueError: an empty pool or a budget below 1; in `check`, a stochastic solver, fewer than 4 samples, a pool of
+        ValueError: an empty pool, a budget below 1, or a criterion for which there is no last stage, or beside which
+            there are weights or a budget; in `check`, a stochastic solver, fewer than 4 samples, a pool of
             which nobody can take part, or a budget that is too small.
     """
 
@@ -75,6 +86,8 @@ class Auto(Method):
         budget: int | None = None,
         max_batch: int = 512,
         shard_size: int = 8,
+        criterion: str = NEARNESS,
+        last_stage: BlackBox | None = None,
     ) -> None:
         if not pool:
             raise ValueError("the pool is empty: name at least one method, such as logsnr")
@@ -82,6 +95,15 @@ class Auto(Method):
             raise ValueError(f"a budget is a positive number of evaluations, got {budget}")
         if start not in ("teacher", "free", None):
             raise ValueError(f"start must be 'teacher', 'free' or None, got {start!r}")
+        if criterion != NEARNESS and (last_stage is None or weights):
+            raise ValueError(
+                f"criterion={criterion} is searched by the last stage (last_stage=Bayesian(...)), which searches times "
+                f"alone; got last_stage={last_stage} and weights={weights}"
+            )
+        if criterion != NEARNESS and budget is not None:
+            raise ValueError(f"a budget is for criterion=nearness; with {criterion}, give the last stage fewer rounds")
+        self.criterion = criterion
+        self.last_stage = None if last_stage is None else last_stage.by(criterion, pool)
         self.pool, self.refine, self.weights, self.rounds = dict(pool), refine, weights, rounds
         self.solvers = dict(solvers) if solvers else None
         self.start: Start = start or ("free" if weights else "teacher")
@@ -102,6 +124,10 @@ class Auto(Method):
         plan = self.plan(problem, checked_steps(steps))
         if not plan.pool:
             raise ValueError("no method of the pool can take part: " + "; ".join(plan.left_out))
+        if self._by_figure is not None:
+            if len(plan.lanes) > 1:
+                raise ValueError(f"criterion={self.criterion} is searched with one solver, got {', '.join(plan.lanes)}")
+            self._by_figure.check(problem, steps)
 
     def _solvers(self, problem: SearchProblem) -> dict[str, Solver]:
         return self.solvers or {problem.solver.name: problem.solver}
@@ -109,7 +135,12 @@ class Auto(Method):
     def chooses_orders(self, problem: SearchProblem) -> bool:
         return any(method.chooses_orders(problem) for method in self.pool.values())
 
+    def judge(self, problem: SearchProblem) -> Judge | None:
+        return None if self._by_figure is None else self._by_figure.judge(problem)
+
     def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
+        if self._by_figure is not None:
+            return self._by_figure.evaluations(problem, steps)
         return Evaluations(self.plan(problem, checked_steps(steps)).evaluations, exact=False)
 
     def plan(self, problem: SearchProblem, steps: Sequence[int]) -> Plan:
@@ -132,6 +163,8 @@ class Auto(Method):
             ledger.decide("left out: " + "; ".join(plan.left_out))
         # nor is what they are kept with, which depends on who asked for a shared walk first
         proposals = self._proposals(plan, workers.on("auto", pool=list(plan.pool)), ledger)
+        if self._by_figure is not None:
+            return self._last_stage(self._by_figure, plan, proposals, workers.on("last stage"), ledger)
         runs, *held = (self._lanes(plan, samples, workers) for samples in (plan.racing, *plan.held))
         heats, found, schedules = dict[int, list[Heat]](), dict[int, list[Refined]](), dict[int, Schedule]()
         solvers = dict[int, Solver]()
@@ -155,6 +188,31 @@ class Auto(Method):
             schedules[n] = replace(schedules[n], metadata=self._described(samples.problem, winner.names))
         evidence = {"decisions": ledger.sentences, "stages": ledger.stages, "heats": heats, "refined": found}
         return SearchResult(schedules, evidence=evidence, solvers=solvers if self.solvers else {})
+
+    @property
+    def _by_figure(self) -> BlackBox | None:
+        """The last stage, where the criterion is no sum of squares."""
+        return None if self.criterion == NEARNESS else self.last_stage
+
+    def _last_stage(
+        self,
+        stage: BlackBox,
+        plan: Plan,
+        proposals: Mapping[int, Sequence[Candidate]],
+        workers: Workers,
+        ledger: _Ledger,
+    ) -> SearchResult:
+        sought = dict[int, Sought]()
+        for n in plan.steps:
+            sought[n] = stage.sought(plan.problem, n, proposals[n], workers)
+            for sentence in sought[n].sentences:
+                ledger.decide(sentence, f"the search by {self.criterion}")
+        schedules = {
+            n: replace(found.schedule, metadata={**found.schedule.metadata, "method": "auto"})
+            for n, found in sought.items()
+        }
+        evidence = {"decisions": ledger.sentences, "stages": ledger.stages, "sought": sought}
+        return SearchResult(schedules, evidence=evidence)
 
     def _proposals(self, plan: Plan, workers: Workers, ledger: _Ledger) -> dict[int, list[Candidate]]:
         """The candidates by step count, with the names of their methods."""

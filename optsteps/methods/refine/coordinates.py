@@ -82,7 +82,7 @@ class GapCoordinates:
 
     def _inner(self, numbers: Tensor) -> Tensor:
         """The inner times on the clock [n - 1]."""
-        return _raised(self._clock[0] - self._gaps(numbers).cumsum(0)[:-1], self._clock[1:-1], self.start.process)
+        return raised(self._clock[0] - self._gaps(numbers).cumsum(0)[:-1], self.start.process, self._clock[1:-1])
 
     def _at(self, inner: Tensor) -> Schedule:
         """The schedule with these inner times on the clock; where none has moved, the start's own."""
@@ -154,7 +154,7 @@ class FreeStartCoordinates:
     def _places(self, numbers: Tensor) -> Tensor:
         """The times but the last on the clock [n]."""
         places = self._clock[-1] + self._gaps(numbers).flip(0).cumsum(0).flip(0)
-        return _raised(places, self._clock[:-1], self.start.process)
+        return raised(places, self.start.process, self._clock[:-1])
 
     def _at(self, places: Tensor, scale: float) -> Schedule:
         """The schedule with these times but the last on the clock; where none has moved, the start's own."""
@@ -233,13 +233,14 @@ class WeightCoordinates:
         return replace(schedule, orders=None, weights=weights + length * share)
 
 
-def _raised(places: Tensor, start: Tensor, process: Process) -> Tensor:
-    """Places on the clock [m], raised to the least that the process has, a little apart; those of the start are
+def raised(places: Tensor, process: Process, start: Tensor | None = None) -> Tensor:
+    """Places on the clock [m], raised to the least that the process has, a little apart; those of a start [m] are
     there."""
     if not isinstance(process, VP):  # a flow's and EDM's times are dense down to noise level 0
         return places
     apart = 1 + _LEAST_GAP * torch.arange(len(places) - 1, -1, -1, dtype=torch.float64)
-    return torch.maximum(places, torch.minimum(process.noise_level(process.t_positive).atan() * apart, start))
+    least = process.noise_level(process.t_positive).atan() * apart
+    return torch.maximum(places, least if start is None else torch.minimum(least, start))
 
 
 def _times(places: Tensor, start: Tensor, times: Tensor, process: Process) -> Tensor:

@@ -16,8 +16,10 @@ from optsteps.metrics.geneval.detections import Detection, Detector, LimitedDete
 from optsteps.metrics.geneval.rules import PUBLISHED, Rules
 from optsteps.metrics.geneval.score import GenEvalScore, check_prompts, score_images
 from optsteps.metrics.statistics import Interval
+from optsteps.storage.shards import storable
 
 
+@storable
 @dataclass(frozen=True)
 class ScoreMeasurement(Measurement):
     """A GenEval score; two scores of the same prompts are compared prompt by prompt."""

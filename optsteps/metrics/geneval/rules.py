@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from optsteps.datasets.geneval_prompts import Metadata, Objects
 from optsteps.metrics.geneval.detections import Detection
+from optsteps.storage.shards import storable
 
 Box = tuple[float, float, float, float]
 
@@ -46,6 +47,7 @@ class Rules:
 PUBLISHED = Rules()
 
 
+@storable
 @dataclass(frozen=True)
 class Judgement:
     """The judgement on one image.

@@ -12,6 +12,7 @@ from optsteps.datasets.geneval_prompts import TASKS, Metadata
 from optsteps.metrics.geneval.detections import Detection
 from optsteps.metrics.geneval.rules import PUBLISHED, Judgement, Rules, check_detections, judge_image
 from optsteps.metrics.statistics import Interval, percentile_interval, stratified_sums
+from optsteps.storage.shards import storable
 
 
 def score_images(
@@ -48,6 +49,7 @@ def check_prompts(metadata: Sequence[Metadata]) -> None:
             raise ValueError(f"the task {task!r} has a single prompt; an interval needs two or more of every task")
 
 
+@storable
 @dataclass(frozen=True)
 class GenEvalScore:
     """The judgements on many images, and the scores that follow from them.

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from optsteps.methods.auto.race import Candidate, Heat
+from optsteps.methods.auto.race import Heat
 from optsteps.methods.base import SearchResult
+from optsteps.methods.candidates import Candidate
 from optsteps.methods.refine.gauss_newton import LEVEL, Refined
 from optsteps.metrics.statistics import Interval
 from optsteps.reporting.markdown import NOTHING, markdown_lines

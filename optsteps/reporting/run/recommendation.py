@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from optsteps.comparison import Row, VerdictRow
+from optsteps.metrics.statistics import verdict
 from optsteps.reporting.number_format import number_format
 
 
@@ -16,6 +17,10 @@ def recommendations(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> list
     rival's: what cannot be told from a rival is not worth a search. For example "With 5 evaluations per sample use
     oss's schedule: it is better than the best other (edm) by 1.31 dB PSNR [1.20, 1.42].". Where rows were sampled with
     several solvers, the schedule's is named too.
+
+    What is better by one figure may be worse by another: nearness can be bought with spread. Where the main method's
+    schedule is named, but is worse than the best hand-made one by the interval of a further figure that says nothing of
+    the teacher (distance to the data, class accuracy, GenEval, ...), the sentence says that too.
 
     Args:
         rows: of the comparison.
@@ -42,12 +47,38 @@ def _recommendation(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> str:
     by = f"by {shown.difference(nearest.difference)}"
     if nearest.verdict == "better":
         than = f"{rival}'s" if len(verdicts) == 1 else f"the best other ({rival})"
-        return f"With {budget} use {schedule_of(method)}: it is better than {than} {by}."
+        better = f"With {budget} use {schedule_of(method)}: it is better than {than} {by}"
+        return f"{better}{_bought_with(rows, verdicts)}."
     if nearest.verdict == "worse":
         return f"With {budget} use {schedule_of(rival)}: {method}'s is worse {by}."
     amount = f"{shown.number(nearest.difference.value, '+')} {shown.amount or shown.label}"
     interval = shown.interval(nearest.difference, "+")
     return f"With {budget} use {schedule_of(rival)}: {method}'s is no better ({amount} {interval})."
+
+
+def _bought_with(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> str:
+    """The figures by which the method is worse than the best hand-made schedule, in words; empty for none. Where no
+    rival is hand-made, it is held against the best of them."""
+    nfe, figure = verdicts[0].nfe, verdicts[0].figure
+    by_name = {row.method: row for row in rows if row.nfe == nfe and not row.oracle}
+    hand_made = [v for v in verdicts if _is_hand_made(by_name[v.rival])]
+    rival = max(hand_made or verdicts, key=lambda v: _merit(rows, v)).rival
+    ours, theirs = by_name[verdicts[0].method].measurements, by_name[rival].measurements
+    losses = list[str]()
+    for name, measurement in ours.items():
+        part_of_another = any(name.startswith(f"{other}_") for other in ours)
+        if name == figure or part_of_another or measurement.compares_with_teacher or name not in theirs:
+            continue
+        difference = measurement.difference(theirs[name])
+        if difference is None or measurement.higher_is_better is None:
+            continue
+        if verdict(difference, measurement.higher_is_better) == "worse":
+            losses.append(f"by {number_format(name).difference(difference)}")
+    return f", but worse than {rival}'s {' and '.join(losses)}" if losses else ""
+
+
+def _is_hand_made(row: Row) -> bool:
+    return row.schedule is not None and "family" in row.schedule.metadata
 
 
 def _merit(rows: Sequence[Row], verdict: VerdictRow) -> float:

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from problems import PROCESSES, Watched, mixture_problem, noise
 from torch import Tensor
 
-from optsteps.denoisers import ModelError
-from optsteps.methods import GITS, OSS, HandMade, Method, Path, SearchProblem, SearchResult
+from optsteps.denoisers import CountedDenoiser, ModelError
+from optsteps.methods import GITS, OSS, Bayesian, HandMade, Method, Path, SearchProblem, SearchResult
 from optsteps.methods.auto import Auto
 from optsteps.methods.auto.plan import Plan
+from optsteps.methods.blackbox.search import parts
+from optsteps.methods.blackbox.target import Target, loss
 from optsteps.models.analytic import GaussianMixture
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule
@@ -39,6 +41,10 @@ def pool() -> dict[str, Method]:
         "cosine": HandMade("cosine", scale="data"),
         "gits": GITS(),
     }
+
+
+def counted(problem: SearchProblem) -> SearchProblem:
+    return replace(problem, denoiser=CountedDenoiser(problem.denoiser))
 
 
 def problem_of(process: str = "edm", solver: str = "euler", samples: int = SAMPLES) -> SearchProblem:
@@ -412,3 +418,39 @@ def test_a_search_within_a_budget_spends_about_that() -> None:
 def test_few_samples_suffice(samples: int) -> None:
     found = Auto(pool(), weights=True, rounds=2).search(problem_of("vp", "dpmpp_2m", samples), [1, 2, 4])
     assert {n: schedule.steps for n, schedule in found.schedules.items()} == {1: 1, 2: 2, 4: 4}
+
+
+# --- other criteria
+
+
+def test_by_another_criterion_the_pool_is_judged_by_it_and_the_search_goes_on_from_the_best() -> None:
+    pytest.importorskip("sklearn")
+    data = GaussianMixture(noise(4, ENTRIES, seed=3), torch.tensor([0.1, 0.2, 0.4, 0.3])).sample(256)
+    problem = replace(problem_of(), data=data)
+    stage = Bayesian("nearness", {}, free_ends=False, rounds=3, batch=2)
+    found = Auto(pool(), criterion="data_distance", last_stage=stage).search(problem, STEPS)
+    by_nearness = Auto(pool()).search(problem, STEPS)
+    assert found.evaluations == evaluated(problem) - by_nearness.evaluations
+    assert sum(found.evidence["stages"].values()) == found.evaluations
+    for n in STEPS:
+        sought = found.evidence["sought"][n]
+        candidates = by_nearness.evidence["heats"][n][0].ran
+        best = int(sought.trials.values[: len(candidates)].argmin())
+        assert len(sought.trials) == len(candidates) + 6
+        measured = Target(counted(problem.part(parts(SAMPLES)[0])), "data_distance", ALONE)
+        (again,) = measured.measured([sought.incumbent.schedule])
+        assert loss(again) == pytest.approx(float(sought.trials.values[best]), rel=1e-9)
+        assert found.schedules[n].metadata["criterion"] == "data_distance"
+        assert found.schedules[n].metadata["method"] == "auto"
+
+
+def test_a_criterion_needs_a_last_stage_that_can_search_by_it() -> None:
+    stage = Bayesian("nearness", {})
+    with pytest.raises(ValueError, match="is searched by the last stage"):
+        Auto(pool(), criterion="geneval")
+    with pytest.raises(ValueError, match="weights=True"):
+        Auto(pool(), criterion="geneval", last_stage=stage, weights=True)
+    with pytest.raises(ValueError, match="a budget is for criterion=nearness"):
+        Auto(pool(), criterion="geneval", last_stage=stage, budget=5000)
+    with pytest.raises(ValueError, match="criterion=geneval, but the criteria here are nearness, data_distance"):
+        Auto(pool(), criterion="geneval", last_stage=stage).check(problem_of(), STEPS)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from problems import noise
 from torch import Tensor
 
-from optsteps.methods.auto.race import Candidate, Heat, distinct, race
+from optsteps.methods.auto.race import Heat, race
+from optsteps.methods.candidates import Candidate, distinct
 from optsteps.metrics.statistics import spread
 from optsteps.processes import EDM, Flow
 from optsteps.schedules import Schedule

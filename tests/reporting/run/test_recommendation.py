@@ -1,14 +1,18 @@
 """The answer of a run: whose schedule to use, from the figures of its rows and the verdicts on them."""
 
+from dataclasses import replace
+
 import torch
 
 from optsteps.comparison import Row, verdicts
 from optsteps.metrics.base import Measurement
 from optsteps.metrics.judges import sample_wise
 from optsteps.metrics.statistics import Interval
+from optsteps.processes import EDM
 from optsteps.reporting.run.recommendation import recommendations
 from optsteps.reporting.run.report import report_markdown
 from optsteps.reporting.run.summary import run_summary
+from optsteps.schedules import Schedule
 
 SCATTER = torch.linspace(-1, 1, 64, dtype=torch.float64)
 
@@ -58,6 +62,33 @@ def test_less_is_better_where_the_figure_says_so() -> None:
     (sentence,) = recommendations(rows, both)
     assert "use mine's schedule: it is better than the best other (curvature) by 0.00" in sentence
     assert "MSE" in sentence
+
+
+def with_accuracy(one: Row, share: float, family: str | None = None) -> Row:
+    """The row with an accuracy, and a schedule of that family."""
+    schedule = Schedule(torch.tensor([2.0, 1.0]), EDM(), metadata={} if family is None else {"family": family})
+    right = (torch.arange(64) < 64 * share).double()
+    return replace(one, schedule=schedule, measurements={**one.measurements, "accuracy": sample_wise(right, True)})
+
+
+def test_what_was_bought_with_another_figure_is_said() -> None:
+    """Against the best hand-made schedule, whoever else is better."""
+    mine, edm = with_accuracy(row("mine", 24.0), 0.5), with_accuracy(row("edm", 22.0), 0.75, "edm")
+    worse_edm, oss = with_accuracy(row("cosine", 20.0), 0.9, "cosine"), with_accuracy(row("oss", 23.0), 0.5)
+    (sentence,) = said([mine, worse_edm, edm, oss])
+    assert "it is better than the best other (oss) by 1.00 dB PSNR" in sentence
+    assert ", but worse than edm's by 25.0 points of accuracy [" in sentence
+    # no more than chance, and the same figure
+    (sentence,) = said([mine, with_accuracy(row("edm", 22.0), 0.5, "edm"), oss])
+    assert "but worse" not in sentence
+    # who is not named needs no excuse
+    (sentence,) = said([with_accuracy(row("mine", 21.0), 0.5), edm])
+    assert "but worse" not in sentence
+    # the mean squared error says the same as PSNR
+    teacher = {name: replace(m, compares_with_teacher=True) for name, m in row("edm", 22.0).measurements.items()}
+    ours = replace(mine, measurements={**mine.measurements, "psnr": row("mine", 24.0).measurements["psnr"]})
+    near = replace(ours, measurements={**ours.measurements, "mse": replace(teacher["mse"], higher_is_better=True)})
+    assert "MSE" not in said([near, edm])[0]
 
 
 def test_every_step_count_has_its_sentence() -> None:

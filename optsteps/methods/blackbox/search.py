@@ -1,0 +1,346 @@
+"""The black-box search: a design, rounds of asking, the best re-scored, and the winner re-tested on fresh noise."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optsteps.denoisers import CountedDenoiser, ModelError, call_nfe
+from optsteps.methods.base import (
+    Evaluations,
+    Method,
+    SearchProblem,
+    SearchResult,
+    checked_steps,
+    counted_shards,
+    steps_between,
+)
+from optsteps.methods.blackbox.spaces import Space
+from optsteps.methods.blackbox.target import Target, difference_error, judge_of, loss
+from optsteps.methods.blackbox.trials import Trials
+from optsteps.methods.candidates import Candidate, distinct
+from optsteps.metrics.base import Judge, Measurement
+from optsteps.metrics.statistics import Interval, verdict
+from optsteps.schedules import Schedule
+from optsteps.storage.workers import ALONE, Workers
+
+# the shares of the samples that are searched on, that the best are re-scored on, and that the winner is re-tested on;
+# and the fewest samples
+SHARES, FEWEST = (0.5, 0.25, 0.25), 8
+# how many are re-scored
+RESCORED = 5
+# samples on which the methods of the pool search, at most
+_POOL = 16
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A schedule with what was measured on the samples that are searched on."""
+
+    schedule: Schedule
+    measurement: Measurement
+
+
+@dataclass(frozen=True)
+class Sought:
+    """What a search for one step count came to.
+
+    Attributes:
+        schedule: the winner's if it is better than the incumbent in the re-test, otherwise the incumbent's.
+        incumbent: the best of the pool, and who proposed it.
+        trials: everything that was asked; the pool first, in the order in which it proposed.
+        promised: the winner's figure minus the incumbent's on the samples that were searched on.
+        kept: the same in the re-test, on samples that nothing was chosen by. What is lost of the promise is the
+            winner's curse.
+        hits: the bounds that the best came to, in words, where the box was widened.
+        taken: whether the winner replaced the incumbent.
+        sentences: all this for people.
+    """
+
+    schedule: Schedule
+    incumbent: Candidate
+    trials: Trials
+    promised: float
+    kept: Interval | None
+    hits: list[str]
+    taken: bool
+    sentences: list[str]
+
+
+class BlackBox(Method, ABC):
+    """The best schedule by any figure that can be measured, found by asking.
+
+    1. The pool names its candidates. With them, the *design*, the search begins; the best of them is the incumbent.
+    2. In every round the method asks for further schedules, given all that was measured before. All are measured on
+       the same noise and prompts, the first half of the problem's samples. So most of the noise of the figure cancels
+       in differences.
+    3. If the best lies at a bound of the box, the box is widened there, once, and half as many rounds follow.
+    4. The five best are re-scored on a quarter of the samples, whose noise is fresh, and the best there is the winner.
+       The least of hundreds of noisy numbers is as much luck as merit.
+    5. On the last quarter the winner is re-tested against the incumbent. It replaces it if it is better by the 95 %
+       interval of the paired difference.
+
+    A method implements `space` and `ask`, which are functions of their arguments alone. So a search that was cut off
+    goes on, and several processes divide the schedules of a round.
+
+    Args:
+        criterion: the name of a figure of the problem's judges that can be better or worse; or "nearness", the mean
+            PSNR to the teacher, or "data_distance", the sliced Wasserstein distance to the problem's data.
+        pool: methods by name that propose the design; one that cannot take part is left out.
+        free_ends: schedules may begin and end elsewhere than the teacher, inside its range.
+        rounds: of asking.
+        seed: of whatever is random.
+        max_batch: most samples in one call of the denoiser.
+
+    `SearchResult.evidence`: "decisions"; "sought", the `Sought` of every step count.
+
+    Raises:
+        ValueError: an empty pool or no rounds; in `check`, too few samples for the judge in one of the three parts, a
+            criterion that nobody measures, or a pool of which nobody can take part.
+    """
+
+    def __init__(
+        self, criterion: str, pool: Mapping[str, Method], free_ends: bool, rounds: int, seed: int, max_batch: int
+    ) -> None:
+        if rounds < 1:
+            raise ValueError(f"rounds must be at least 1, got {rounds}")
+        self.criterion, self.pool, self.free_ends = criterion, dict(pool), free_ends
+        self.rounds, self.seed, self.max_batch = rounds, seed, max_batch
+
+    def by(self, criterion: str, pool: Mapping[str, Method]) -> BlackBox:
+        """The same search by another criterion and with another pool."""
+        other = copy(self)
+        other.criterion, other.pool = criterion, dict(pool)
+        return other
+
+    @property
+    @abstractmethod
+    def asked_per_round(self) -> int:
+        """How many schedules a round asks for, at most."""
+
+    @abstractmethod
+    def space(self, problem: SearchProblem, steps: int, candidates: Sequence[Schedule]) -> Space:
+        """The schedules that are searched, of which the candidates are some, or near some."""
+
+    @abstractmethod
+    def ask(self, space: Space, trials: Trials, number: int) -> Tensor:
+        """The points [Q, P] of round `number`, from 0 on, within the bounds of the space."""
+
+    def ranked(self, space: Space, trials: Trials) -> list[int]:
+        """The numbers of the trials in the order in which they are re-scored."""
+        return trials.order
+
+    def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
+        if len(problem.noise) < FEWEST:
+            raise ValueError(
+                f"the best schedules are re-scored on a quarter of the samples and the winner is re-tested on another: "
+                f"at least {FEWEST} samples are needed, got {len(problem.noise)} (search.samples)"
+            )
+        for target in self._targets(problem, ALONE):
+            target.check()
+        able, left_out = self._able(problem, steps)
+        if not able:
+            raise ValueError("no method of the pool can take part: " + "; ".join(left_out))
+        for n in checked_steps(steps):
+            self.space(problem, n, [])
+
+    def judge(self, problem: SearchProblem) -> Judge:
+        return judge_of(problem, self.criterion)
+
+    def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
+        """The teacher's walks, and so many students as the design and all rounds have, without a widened box."""
+        few, samples = self._few(problem), [len(part) for part in parts(len(problem.noise))]
+        teacher = problem.walker.nfe(problem.teacher) * len(problem.noise)
+        students = sum(problem.solver.nfe(steps_between(problem.teacher, n)) for n in checked_steps(steps))
+        asked = 2 * len(self.pool) + self.rounds * self.asked_per_round
+        each = asked * samples[0] + (RESCORED + 1) * samples[1] + 2 * samples[2]
+        proposed = [self.pool[name].evaluations(few, steps) for name in self._able(problem, steps)[0]]
+        pool = sum(0 if found is None else found.count for found in proposed)
+        return Evaluations((teacher + students * each) * call_nfe(problem.denoiser) + pool, exact=False)
+
+    def find(self, problem: SearchProblem, steps: Sequence[int], workers: Workers) -> SearchResult:
+        counter = problem.denoiser
+        assert isinstance(counter, CountedDenoiser)
+        workers = workers.telling(lambda name: None)  # the evaluations say how far the whole is
+        proposals, decisions = self._proposals(problem, steps, workers)
+        sought = {}
+        for n in steps:
+            sought[n] = self.sought(problem, n, proposals[n], workers)
+            decisions += [
+                f"{sentence} ({counter.evaluations:,} evaluations so far)" for sentence in sought[n].sentences
+            ]
+        schedules = {n: found.schedule for n, found in sought.items()}
+        return SearchResult(schedules, evidence={"decisions": decisions, "sought": sought})
+
+    def sought(self, problem: SearchProblem, steps: int, proposals: Sequence[Candidate], workers: Workers) -> Sought:
+        """The search for one step count, from proposals of whoever."""
+        searched, rescoring, retest = self._targets(problem, workers)
+        pool = distinct(proposals)
+        space = self.space(problem, steps, [one.schedule for one in pool])
+        asked = [Asked(*pair) for pair in _measured(searched, [one.schedule for one in pool])]
+        trials = _trials(torch.stack([space.numbers(one.schedule) for one in asked]), asked, asked)
+        incumbent = pool[trials.order[0]]
+
+        def measure(points: Tensor) -> Trials:
+            more = [Asked(*pair) for pair in _measured(searched, [space.schedule(point) for point in points])]
+            asked.extend(more)
+            return _trials(points, more, asked)
+
+        def ask(space: Space, trials: Trials, number: int) -> Tensor:
+            return self._asked_once(space, trials, number, steps, problem, workers)
+
+        trials = asked_for(ask, measure, space, trials, range(self.rounds))
+        best = trials.numbers[trials.order[0]]
+        hits, wider = space.hits(best), space.widened(best)
+        if hits:
+            space = wider
+            trials = asked_for(ask, measure, space, trials, range(self.rounds, self.rounds + -(-self.rounds // 2)))
+        chosen = list(dict.fromkeys([*self.ranked(space, trials)[:RESCORED], trials.order[0]]))
+        scores = rescoring.measured([asked[k].schedule for k in chosen])
+        winner = chosen[min(range(len(chosen)), key=lambda k: loss(scores[k]))]
+        first = next(k for k, one in enumerate(asked) if one.schedule is incumbent.schedule)
+        promised = asked[winner].measurement.interval.value - asked[first].measurement.interval.value
+        kept, taken = None, False
+        if winner != first:
+            ours, theirs = retest.measured([asked[winner].schedule, incumbent.schedule])
+            kept = ours.difference(theirs) or _apart(ours, theirs)
+            taken = verdict(kept, bool(ours.higher_is_better)) == "better"
+        schedule = asked[winner].schedule if taken else incumbent.schedule
+        described = self._described(problem, incumbent, taken)
+        found = Sought(
+            replace(schedule, metadata=described), incumbent, trials, promised, kept, hits, taken, list[str]()
+        )
+        return replace(found, sentences=self._told(steps, found, len(pool)))
+
+    def _asked_once(
+        self, space: Space, trials: Trials, number: int, steps: int, problem: SearchProblem, workers: Workers
+    ) -> Tensor:
+        """What `ask` answers: whoever is first computes it, so that all processes ask for the same."""
+        counter = problem.denoiser
+        assert isinstance(counter, CountedDenoiser)
+        names: list[dict[str, Any]] = [{}]
+        if workers.keeps:
+            workers = workers.on("asked", criterion=self.criterion, **problem.facts)
+            bounds = [space.lower.tolist(), space.upper.tolist()]
+            names = [{"steps": steps, "round": number, "box": bounds, "trials": trials.fingerprint}]
+        return counted_shards(counter, workers, names, lambda _: self.ask(space, trials, number))[0]
+
+    def _targets(self, problem: SearchProblem, workers: Workers) -> list[Target]:
+        """The criterion on the samples that are searched, re-scored and re-tested on."""
+        return [
+            Target(problem.part(part), self.criterion, workers, self.seed, self.max_batch)
+            for part in parts(len(problem.noise))
+        ]
+
+    def _few(self, problem: SearchProblem) -> SearchProblem:
+        return problem.part(parts(len(problem.noise))[0][:_POOL])
+
+    def _able(self, problem: SearchProblem, steps: Sequence[int]) -> tuple[list[str], list[str]]:
+        """The names of the methods of the pool that can take part, and sentences on the others."""
+        able, left_out = list[str](), list[str]()
+        for name, method in self.pool.items():
+            try:
+                method.check(self._few(problem), steps)
+                able.append(name)
+            except ValueError as error:
+                left_out.append(f"{name}, which cannot take part ({error})")
+        return able, left_out
+
+    def _proposals(
+        self, problem: SearchProblem, steps: Sequence[int], workers: Workers
+    ) -> tuple[dict[int, list[Candidate]], list[str]]:
+        """The candidates of the pool by step count, with the names of their methods; and who is left out."""
+        proposals: dict[int, list[Candidate]] = {n: [] for n in steps}
+        able, left_out = self._able(problem, steps)
+        for name in able:
+            try:
+                found = self.pool[name].proposals(self._few(problem), steps, workers.on("pool", method=name))
+            except ModelError:
+                raise
+            except ValueError as error:
+                left_out.append(f"{name}, which finds nothing here ({error})")
+                continue
+            for n, schedules in found.items():
+                proposals[n] += [Candidate((name,), schedule) for schedule in schedules]
+        if not all(proposals.values()):
+            raise ValueError("no method of the pool found a schedule: " + "; ".join(left_out))
+        return proposals, ["left out: " + "; ".join(left_out)] if left_out else []
+
+    def _described(self, problem: SearchProblem, incumbent: Candidate, taken: bool) -> dict[str, Any]:
+        return {
+            "method": type(self).__name__.lower(),
+            "criterion": self.criterion,
+            "from": list(incumbent.names),
+            "taken": taken,
+            **problem.solver.described,
+            "samples": len(problem.noise),
+        }
+
+    def _told(self, steps: int, found: Sought, pool: int) -> list[str]:
+        names = " and ".join(found.incumbent.names)
+        sentences = [f"{steps} steps: {names} is the best of {pool} candidates by {self.criterion}"]
+        if found.hits:
+            sentences.append(f"{steps} steps: the box was widened once, because the best had {', '.join(found.hits)}")
+        if found.kept is None:
+            sentences.append(f"{steps} steps: none of {len(found.trials) - pool} others is better on fresh noise")
+            return sentences
+        kept = f"{found.kept.value:+.4g} [{found.kept.low:+.4g}, {found.kept.high:+.4g}]"
+        outcome = "" if found.taken else f", too little to be sure: it stays {names}'s"
+        sentences.append(
+            f"{steps} steps: the best of {len(found.trials) - pool} others promised {found.promised:+.4g} "
+            f"{self.criterion} over it, and in the re-test on fresh noise kept {kept}{outcome}"
+        )
+        return sentences
+
+
+def asked_for(
+    ask: Callable[[Space, Trials, int], Tensor],
+    measure: Callable[[Tensor], Trials],
+    space: Space,
+    trials: Trials,
+    rounds: range,
+) -> Trials:
+    """The trials, and those of these rounds; a round that asks for nothing is the last.
+
+    Args:
+        ask: see `BlackBox.ask`.
+        measure: what it asks for.
+    """
+    for number in rounds:
+        points = ask(space, trials, number)
+        if len(points) == 0:
+            break
+        trials = trials.and_then(measure(points))
+    return trials
+
+
+def parts(samples: int) -> list[Tensor]:
+    """The numbers of the samples that are searched, re-scored and re-tested on."""
+    ends = [0, *(round(samples * share) for share in accumulate(SHARES))]
+    return [torch.arange(start, end) for start, end in pairwise(ends)]
+
+
+def _measured(target: Target, schedules: Sequence[Schedule]) -> zip[tuple[Schedule, Measurement]]:
+    return zip(schedules, target.measured(schedules), strict=True)
+
+
+def _trials(points: Tensor, asked: Sequence[Asked], all_of_them: Sequence[Asked]) -> Trials:
+    """Points [Q, P] with what was measured there."""
+    first = all_of_them[0].measurement
+    values = [loss(one.measurement) for one in asked]
+    errors = [difference_error(one.measurement, first) for one in asked]
+    return Trials(points, *(torch.tensor(column, dtype=torch.float64) for column in (values, errors)))
+
+
+def _apart(ours: Measurement, theirs: Measurement) -> Interval:
+    """The difference of two numbers that cannot be paired, with its interval."""
+    difference = ours.interval.value - theirs.interval.value
+    half = 1.96 * difference_error(ours, theirs)
+    return Interval(difference, difference - half, difference + half)
