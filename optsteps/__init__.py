@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from optsteps.methods.base import SearchProblem, SearchResult
     from optsteps.sampling import sample
     from optsteps.schedules import Schedule, build_schedule
+    from optsteps.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ __all__ = [
     "find",
     "restore",
     "sample",
+    "tune",
 ]
 
 # the modules that the names of `__all__` are in
@@ -43,6 +45,7 @@ _MODULES = {
     "find": "finding",
     "restore": "export",
     "sample": "sampling",
+    "tune": "tuning",
 }
 
 find_old_modules()

@@ -226,7 +226,9 @@ class OptstepsScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         theirs = unapplied(getattr(pipe, "scheduler", pipe))
         check_trained_on(schedule, theirs)
         if solver is None and "solver" not in schedule.metadata:
-            solver = _solver_of(theirs)
+            solver = solver_of_scheduler(theirs)
+            if solver is None:
+                raise ValueError(f"this package has no solver with the steps of {class_name(theirs)}: name one, solver=...")
         model = _kind_of_process(theirs)
         if model != schedule.process.name:
             raise ValueError(
@@ -387,6 +389,10 @@ class OptstepsScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """All but a walk under way, whose steps are functions: a copy begins with `set_timesteps`."""
         return {**vars(self), "_walk": None}
 
+    def sample_numbers(self, samples: int, generator: Any) -> Tensor:
+        """The numbers [B] on which the noise of a stochastic solver's samples depends, beside the seed."""
+        return torch.arange(samples) if self.seed is not None else _drawn_numbers(generator, samples)
+
     def _time(self, number: float) -> float:
         """The time of the state that the network is called on with `number`."""
         place = self._nearest(number)
@@ -412,8 +418,7 @@ class OptstepsScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         check_channels(self.schedule, x)
         paths = None
         if self.solver.stochastic:
-            index = _drawn_numbers(generator, len(x)) if self.seed is None else torch.arange(len(x))
-            paths = BrownianPaths(self.seed or 0, index, x.shape[1:])
+            paths = BrownianPaths(self.seed or 0, self.sample_numbers(len(x), generator), x.shape[1:])
         return _Walk(step, self.solver.moves(_from_step(self.schedule, step), x), paths, x)
 
     def _denoised(self, output: Tensor, x: Tensor, told: float) -> Tensor:
@@ -496,18 +501,12 @@ def _drawn_numbers(generator: torch.Generator | list[torch.Generator] | None, sa
     return torch.stack([number.cpu() for number in drawn])
 
 
-def _solver_of(scheduler: Any) -> str:
-    """The name of the solver whose steps a scheduler of diffusers takes.
-
-    Raises:
-        ValueError: this package has none.
-    """
+def solver_of_scheduler(scheduler: Any) -> str | None:
+    """The name of the solver whose steps a scheduler of diffusers takes; None where this package has none."""
     name = class_name(scheduler)
-    known = (solver for solver, classes in SCHEDULERS.items() if name in classes.values())
-    solver = "euler" if name in _EULER else next(known, None)
-    if solver is None:
-        raise ValueError(f"this package has no solver with the steps of {name}, and the schedule names none: solver=...")
-    return solver
+    if name in _EULER:
+        return "euler"
+    return next((solver for solver, classes in SCHEDULERS.items() if name in classes.values()), None)
 
 
 def _kind_of_process(scheduler: Any) -> str:
