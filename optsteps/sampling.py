@@ -22,7 +22,12 @@ class Walks(Protocol):
 
     A pipeline of diffusers is one (`optsteps.models.diffusers.walks`): its own call takes the steps, and what it does at
     a step may be more than a function of the state and the time.
+
+    Attributes:
+        answers: whether it can be called for the prediction at a state, and not for walks alone.
     """
+
+    answers: bool
 
     def walk(
         self, schedule: Schedule, solver: Solver, noise: Tensor, cond: Cond, seed: int, index: Tensor

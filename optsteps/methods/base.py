@@ -17,7 +17,7 @@ from optsteps.conditions import Cond, fingerprint, take
 from optsteps.denoisers import CountedDenoiser, Denoiser, counting
 from optsteps.fingerprint import fingerprint_held, plain_settings, solver_facts
 from optsteps.processes import Process
-from optsteps.sampling import check_batch
+from optsteps.sampling import Walks, check_batch
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
 from optsteps.storage.workers import ALONE, Name, Workers
@@ -100,6 +100,14 @@ class SearchProblem:
         """The problem of the samples `index` [b] alone."""
         noise, cond = self.samples(index)
         return replace(self, noise=noise, cond=cond)
+
+    def check_answers(self, method: str) -> None:
+        """Raises ValueError where the model cannot be asked for predictions at chosen states, for a method that does."""
+        denoiser = self.denoiser.denoiser if isinstance(self.denoiser, CountedDenoiser) else self.denoiser
+        if isinstance(denoiser, Walks) and not denoiser.answers:
+            raise ValueError(
+                f"{method} asks for predictions at states of its own, and this model gives whole walks alone"
+            )
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:

@@ -147,7 +147,7 @@ class Progress:
                 count(evaluations)
                 return steps, evaluations
 
-            watched.walk = walk  # type: ignore[attr-defined]
+            watched.walk, watched.answers = walk, walks.answers  # type: ignore[attr-defined]
         return watched
 
     def found(self, shard: Any) -> None:

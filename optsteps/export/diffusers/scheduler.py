@@ -228,7 +228,9 @@ class OptstepsScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if solver is None and "solver" not in schedule.metadata:
             solver = solver_of_scheduler(theirs)
             if solver is None:
-                raise ValueError(f"this package has no solver with the steps of {class_name(theirs)}: name one, solver=...")
+                raise ValueError(
+                    f"this package has no solver with the steps of {class_name(theirs)}: name one, solver=..."
+                )
         model = _kind_of_process(theirs)
         if model != schedule.process.name:
             raise ValueError(
@@ -495,9 +497,7 @@ def _from_step(schedule: Schedule, step: int) -> Schedule:
 def _drawn_numbers(generator: torch.Generator | list[torch.Generator] | None, samples: int) -> Tensor:
     """Numbers of the samples' Brownian paths [B], drawn from one generator or from each sample's own."""
     generators = generator if isinstance(generator, list) else [generator] * samples
-    drawn = [
-        torch.randint(2**31, (), generator=one, device="cpu" if one is None else one.device) for one in generators
-    ]
+    drawn = [torch.randint(2**31, (), generator=one, device="cpu" if one is None else one.device) for one in generators]
     return torch.stack([number.cpu() for number in drawn])
 
 

@@ -299,6 +299,7 @@ def walked_pipeline(pipe: Any, calls: Sequence[Mapping[str, Any]], name: str | N
     """
     walks = PipelineWalks(pipe, calls, seed)
     process, scheduler = walks.process, walks.own
+    prompted = all(isinstance(call.get("prompt"), str) for call in calls)
     least = least_noise_level(scheduler, process, scheduler.config.num_train_timesteps)
     return Model(
         name=name or type(pipe).__name__,
@@ -307,6 +308,7 @@ def walked_pipeline(pipe: Any, calls: Sequence[Mapping[str, Any]], name: str | N
         shape=walks.shape,
         noise_levels=(float(process.noise_level(walks.t_max)), least),
         conditions=partial(_numbers, len(calls)),
+        prompts=partial(_prompts, calls) if prompted else None,
         snap=isinstance(process, VP),
         final="zero",
         facts={
@@ -319,6 +321,10 @@ def walked_pipeline(pipe: Any, calls: Sequence[Mapping[str, Any]], name: str | N
 
 def _numbers(calls: int, samples: Sequence[int] | range) -> Tensor:
     return torch.tensor([k % calls for k in samples])
+
+
+def _prompts(calls: Sequence[Mapping[str, Any]], samples: Sequence[int] | range) -> list[str]:
+    return [calls[k % len(calls)]["prompt"] for k in samples]
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
