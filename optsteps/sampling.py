@@ -20,8 +20,8 @@ from optsteps.solvers.brownian import BrownianPaths
 class Walks(Protocol):
     """A denoiser that walks by itself: whatever asks for walks gets these, and the solver's loop here runs none.
 
-    A pipeline of diffusers is one (`optsteps.models.diffusers.walks`): its own call takes the steps, and what it does at
-    a step may be more than a function of the state and the time.
+    A pipeline of diffusers is one (`optsteps.models.diffusers.walks`): its own call takes the steps, and what it does
+    at a step may be more than a function of the state and the time.
 
     Attributes:
         answers: whether it can be called for the prediction at a state, and not for walks alone.

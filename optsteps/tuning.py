@@ -1,4 +1,4 @@
-"""A schedule for a pipeline of diffusers as it is called, in one call: `find`, with the pipeline's own call as sampler."""
+"""A schedule for a pipeline of diffusers as it is called: `find`, with the pipeline's own call as the sampler."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch
 from optsteps.export.diffusers.scheduler import OptstepsScheduler, solver_of_scheduler
 from optsteps.finding import Found, find
 from optsteps.methods import SearchProblem
-from optsteps.models.base import Model
 from optsteps.models.diffusers.walks import PipelineWalks, walked_pipeline
 from optsteps.noise import unit_noise
 from optsteps.schedules import build_schedule
@@ -54,8 +53,8 @@ def tune(
         pipe: loaded, of any class whose call begins with latents that it is given, or with an image.
         calls: arguments of the pipeline's call for one sample each: `[dict(prompt=p) for p in prompts]`.
         nfe: calls of the network per sample, guidance counting 2.
-        budget: network evaluations of the search, about, or a time such as "10min", for which a short walk says how many
-            they are. None: no limit.
+        budget: network evaluations of the search, about, or a time such as "10min", for which a short walk says how
+            many they are. None: no limit.
         solver: or its name; None for that of the pipeline's scheduler where this package has it, else "dpmpp_2m".
         samples: to search and to judge with.
         teacher: steps of the teacher.

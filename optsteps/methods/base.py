@@ -102,7 +102,7 @@ class SearchProblem:
         return replace(self, noise=noise, cond=cond)
 
     def check_answers(self, method: str) -> None:
-        """Raises ValueError where the model cannot be asked for predictions at chosen states, for a method that does."""
+        """Raises ValueError where the model cannot be asked for predictions at chosen states, as the method does."""
         denoiser = self.denoiser.denoiser if isinstance(self.denoiser, CountedDenoiser) else self.denoiser
         if isinstance(denoiser, Walks) and not denoiser.answers:
             raise ValueError(

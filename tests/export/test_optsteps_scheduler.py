@@ -148,7 +148,7 @@ def test_a_walk_may_begin_within(solver: str, process: str) -> None:
 @given(steps=st.integers(1, 12), asked=st.integers(1, 60), data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_the_share_of_the_steps_that_is_run(steps: int, asked: int, data: st.DataObject) -> None:
-    """Whatever number of steps a pipeline counts with, the same share of the schedule's runs, and always one at least."""
+    """Whatever number of steps a pipeline counts with, the same share of the schedule's runs, and at least one."""
     solver, left = data.draw(st.sampled_from(["euler", "heun"])), data.draw(st.integers(1, asked))
     schedule = Schedule(torch.linspace(1, 0, steps + 1), Flow())
     with warnings.catch_warnings():
@@ -184,7 +184,7 @@ def test_what_is_refused() -> None:
         OptstepsScheduler.from_schedule(flow, prediction_type="noise")
     with pytest.raises(ValueError, match="process of the kind vp, and the schedule is for Flow"):
         OptstepsScheduler.from_pipeline(diffusers.DDIMScheduler(), flow)
-    with pytest.raises(ValueError, match="heun does not|heun does\\b|which heun"):
+    with pytest.raises(ValueError, match="which heun does not take"):
         OptstepsScheduler.from_schedule(Schedule([1, 0.5, 0], Flow(), weights=[[0.0], [1.0]]), "heun")
     with pytest.raises(ValueError, match=r"orders \[1, 3, 1\], and euler has none above 1"):
         OptstepsScheduler.from_schedule(Schedule([1, 0.5, 0.2, 0], Flow(), [1, 3, 1]))

@@ -1,4 +1,4 @@
-"""A pipeline's own call as the sampler, against the wrapped pipeline and against its own scheduler on the same times."""
+"""A pipeline's own call as the sampler, against the wrapped pipeline and its own scheduler on the same times."""
 
 from __future__ import annotations
 

@@ -72,8 +72,8 @@ def apply(pipe: Pipe, schedule: Schedule) -> Pipe:
             applied to.
 
     Warns:
-        UserWarning: `OptstepsScheduler` takes the place of the scheduler, and with which solver; a flow's schedule whose
-            noise is not of unit scale, which pipelines do not ask for.
+        UserWarning: `OptstepsScheduler` takes the place of the scheduler, and with which solver; a flow's schedule
+            whose noise is not of unit scale, which pipelines do not ask for.
     """
     is_pipe = hasattr(pipe, "scheduler")
     original: Any = unapplied(pipe.scheduler if is_pipe else pipe)  # type: ignore[attr-defined]

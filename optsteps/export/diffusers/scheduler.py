@@ -1,9 +1,9 @@
 """A scheduler of diffusers that samples with the solvers of this package, on any schedule that they take.
 
 A pipeline's loop gives one output of the network for each of the scheduler's timesteps, and a step of a solver may ask
-for two. Such a step is two entries of the timesteps. It is run when the first output has come, as far as the place where
-it asks for another; that place is handed to the pipeline as if it were the end of a step. When the second output has
-come, it is run again from its beginning with both.
+for two. Such a step is two entries of the timesteps. It is run when the first output has come, as far as the place
+where it asks for another; that place is handed to the pipeline as if it were the end of a step. When the second output
+has come, it is run again from its beginning with both.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from diffusers import ConfigMixin, SchedulerMixin
@@ -71,7 +71,7 @@ class Call(NamedTuple):
     first: bool
 
 
-class _Asked(Exception):
+class _Asked(Exception):  # noqa: N818 no error
     """A step asks for a prediction at x that is not there yet."""
 
     def __init__(self, x: Tensor) -> None:
@@ -158,7 +158,7 @@ class OptstepsScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         ValueError: no schedule, or one that the solver cannot obey (`Solver.check`); an unknown prediction type.
     """
 
-    _compatibles = [*KINDS, *_EULER, "PNDMScheduler"]
+    _compatibles: ClassVar[list[str]] = [*KINDS, *_EULER, "PNDMScheduler"]
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
@@ -306,8 +306,8 @@ class OptstepsScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._walk: _Walk | None = None
 
     def entry(self, begin: int) -> int:
-        """The call [0, calls] at which a pipeline begins that leaves out `begin` of the timesteps as it counts them: the
-        first of a step."""
+        """The number of the call, the first of a step, at which a pipeline begins that leaves out `begin` of the
+        timesteps as it counts them."""
         if self.whole or begin <= 0:
             return 0
         steps = self.schedule.steps

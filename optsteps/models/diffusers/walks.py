@@ -1,14 +1,13 @@
 """A pipeline's own call as the sampler: whatever it does at a step, it does it on every schedule that is searched.
 
-The pipeline gets a scheduler of ours for the time of a call. It begins with the state that it is given, notes the states
-and predictions of the steps, and ends the call when the last state is there, so that nothing is decoded.
+The pipeline gets a scheduler of ours for the time of a call. It begins with the state that it is given, notes the
+states and predictions of the steps, and ends the call when the last state is there, so that nothing is decoded.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -34,7 +33,7 @@ NETWORKS = ("unet", "transformer", "transformer_2")
 Way = Literal["latents", "added noise", "input"]
 
 
-class _Done(Exception):
+class _Done(Exception):  # noqa: N818 no error
     """The call has given what was wanted of it."""
 
 
@@ -228,8 +227,8 @@ class PipelineWalks:
             self.way = "input"
         else:
             raise ValueError(
-                f"{type(self.pipe).__name__} draws the state that it begins with and shows it to nobody before its first "
-                "step, so it cannot be given samples: wrap it by optsteps.models.diffusers.from_pipeline"
+                f"{type(self.pipe).__name__} draws the state that it begins with and shows it to nobody before its "
+                "first step, so it cannot be given samples: wrap it by optsteps.models.diffusers.from_pipeline"
             )
 
     @contextmanager
