@@ -155,7 +155,6 @@ def sana() -> Driven:
         ),
     )
     call = {
-        "prompt": None,
         "negative_prompt": None,
         "prompt_embeds": _embeds(5, 8),
         "prompt_attention_mask": torch.ones(1, 5, dtype=torch.long),

@@ -365,3 +365,14 @@ def test_methods_without_a_search_of_their_own(
             row = found[method, n]
             assert row["times"][-1] == (-1 if kind == "sd" else 0)
             assert len(row["times"]) == n + 1
+
+
+@pytest.mark.slow
+def test_a_pipeline_by_its_own_call(sd: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = ["model=pipeline", f"model.path={sd}", f"model.prompts={prompts}", "+model.arguments.guidance_scale=3.0"]
+    found = start(
+        monkeypatch, tmp_path, *of, "steps=[2]", "method=logsnr", "rivals=none", "max_batch=4", "test.oracle=0"
+    )
+    rows = {row["method"]: row for row in found["rows"]}
+    assert rows["logsnr"]["nfe"] == 4
+    assert Schedule.load(tmp_path / "run" / "schedule_2.json").steps == 2

@@ -31,7 +31,9 @@ def process_of(scheduler: Any) -> Process:
     Raises:
         ValueError: a scheduler of another kind of process.
     """
-    config = scheduler.config
+    config, own = scheduler.config, getattr(scheduler, "schedule", None)
+    if isinstance(own, Schedule):  # an OptstepsScheduler says it by its schedule
+        return own.process
     if is_flow(scheduler):
         if config.get("invert_sigmas"):
             raise _unsupported(scheduler, "its times run backwards (invert_sigmas)")

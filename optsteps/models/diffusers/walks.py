@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from optsteps.conditions import Cond
-from optsteps.denoisers import ModelError, expand
+from optsteps.denoisers import ModelError, expand, model_errors
 from optsteps.export.diffusers.scheduler import OptstepsScheduler
 from optsteps.export.diffusers.scheduler_config import least_noise_level, noisiest_time, prediction_of, process_of
 from optsteps.export.diffusers.schedulers import unapplied
@@ -33,7 +33,7 @@ NETWORKS = ("unet", "transformer", "transformer_2")
 Way = Literal["latents", "added noise", "input"]
 
 
-class _Done(Exception):  # noqa: N818 no error
+class _Done(BaseException):
     """The call has given what was wanted of it."""
 
 
@@ -171,20 +171,14 @@ class PipelineWalks:
         return parts, count[0]
 
     def _batches(self, numbers: Tensor) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-        """The samples' positions [b] with the arguments of one call for them: calls that differ in the prompt alone
-        become one."""
-        rest = [{key: value for key, value in call.items() if key != "prompt"} for call in self.calls]
+        """The samples' positions [b] with the arguments of one call for them: calls in a row that differ in their
+        prompts alone become one."""
         begin = 0
         for end in range(1, len(numbers) + 1):
-            first = int(numbers[begin])
-            together = end < len(numbers) and "prompt" in self.calls[first]
-            if together and _same(rest[first], rest[int(numbers[end])]):
+            calls = [self.calls[int(number)] for number in numbers[begin : end + 1]]
+            if end < len(numbers) and "prompt" in _words(calls[0]) and _together(calls[0], calls[-1]):
                 continue
-            rows = torch.arange(begin, end)
-            if "prompt" not in self.calls[first]:
-                yield from ((row[None], dict(self.calls[int(numbers[row])])) for row in rows)
-            else:
-                yield rows, {**rest[first], "prompt": [self.calls[int(number)]["prompt"] for number in numbers[rows]]}
+            yield torch.arange(begin, end), _joined(calls[: end - begin])
             begin = end
 
     def _call(self, scheduler: Any, arguments: Mapping[str, Any], start: Tensor | None) -> None:
@@ -199,7 +193,7 @@ class PipelineWalks:
         try:
             self.pipe.scheduler = scheduler
             self.pipe.set_progress_bar_config(disable=True)
-            with torch.no_grad(), suppress(_Done):
+            with torch.no_grad(), suppress(_Done), model_errors(f"called with {', '.join(arguments)}"):
                 self.pipe(**{**extra, **arguments})
                 raise ModelError(
                     f"{type(self.pipe).__name__} ended before its scheduler's steps did: its call does not run them"
@@ -211,10 +205,8 @@ class PipelineWalks:
         """Call the pipeline up to its first step, to see what it begins with, and what a prediction takes."""
         looking = _Looking(self.own)
         self.way, self.device, self.dtype = None, torch.device("cpu"), torch.float32
-        call = self.calls[0]
-        arguments = {**call, "prompt": [call["prompt"]]} if "prompt" in call else call
         with self._counted() as count:
-            self._call(looking, arguments, None)
+            self._call(looking, _joined(self.calls[:1]), None)
         self.nfe, state = max(count[0], 1), looking.state
         self.device, self.dtype = state.device, state.dtype
         self.answers, self.shape = True, tuple(state.shape[1:])
@@ -326,10 +318,27 @@ def _prompts(calls: Sequence[Mapping[str, Any]], samples: Sequence[int] | range)
     return [calls[k % len(calls)]["prompt"] for k in samples]
 
 
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two calls have the same arguments, those that are no plain data being the same objects."""
+def _words(call: Mapping[str, Any]) -> dict[str, str]:
+    """The arguments of a call that are prompts."""
+    return {key: value for key, value in call.items() if "prompt" in key and isinstance(value, str)}
+
+
+def _together(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two calls differ in their prompts alone; arguments that are no plain data must be the same objects."""
 
     def same(a: Any, b: Any) -> bool:
         return a is b or (isinstance(a, str | int | float | bool) and type(a) is type(b) and a == b)
 
-    return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    rest = one.keys() - _words(one).keys()
+    return (
+        _words(one).keys() == _words(other).keys()
+        and one.keys() == other.keys()
+        and all(same(one[key], other[key]) for key in rest)
+    )
+
+
+def _joined(calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The arguments of one call for all samples of calls that differ in their prompts alone."""
+    if "prompt" not in _words(calls[0]):
+        return dict(calls[0])
+    return {**calls[0], **{key: [call[key] for call in calls] for key in _words(calls[0])}}
