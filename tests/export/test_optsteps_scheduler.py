@@ -97,7 +97,10 @@ def test_whatever_a_schedule_carries(prediction: str, process: str, start: float
         carried["orders"] = data.draw(st.lists(st.integers(1, 3), min_size=5, max_size=5))
         solver = data.draw(st.sampled_from(["dpmpp_3m", "deis"]))
     if data.draw(st.booleans()):
-        carried["told_times"] = [start, *(t * min(f, 1.0) for t, f in zip(times[1:-1], data.draw(numbers), strict=False))]
+        carried["told_times"] = [
+            start,
+            *(t * min(f, 1.0) for t, f in zip(times[1:-1], data.draw(numbers), strict=False)),
+        ]
     if data.draw(st.booleans()):
         carried["amplitude"] = torch.tensor(data.draw(numbers))[:, None, None] * torch.tensor([[1.0, 0.1]] * 3)
     schedule = Schedule([start, *times[1:]], kind, **carried)

@@ -86,15 +86,11 @@ def own_end(pipe: Any, call: dict[str, Any], noise: Tensor, way: str) -> Tensor:
         return found
 
     pipe.scheduler.step = noted
-    if way == "added noise":
-        for name in ("add_noise", "scale_noise"):
-            if (method := getattr(pipe.scheduler, name, None)) is not None:
-                replaced = (
-                    (lambda x, _, t, of=method: of(x, noise, t))
-                    if name == "add_noise"
-                    else (lambda x, t, _, of=method: of(x, t, noise))
-                )
-                setattr(pipe.scheduler, name, replaced)
+    kind, scheduler = type(pipe.scheduler), pipe.scheduler
+    if way == "added noise" and hasattr(kind, "add_noise"):
+        scheduler.add_noise = lambda x, _, t: kind.add_noise(scheduler, x, noise, t)
+    elif way == "added noise":
+        scheduler.scale_noise = lambda x, t, _: kind.scale_noise(scheduler, x, t, noise)
     given = {} if way == "added noise" else {"latents": noise}
     pipe(**call, **given, generator=torch.Generator().manual_seed(0), output_type="latent")
     return last[-1]
