@@ -370,9 +370,8 @@ def test_methods_without_a_search_of_their_own(
 @pytest.mark.slow
 def test_a_pipeline_by_its_own_call(sd: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of = [f"model.path={sd}", f"model.prompts={prompts}", "+model.arguments.guidance_scale=3.0"]
-    found = start(
-        monkeypatch, tmp_path, *of, "steps=[2]", "method=logsnr", "rivals=none", "max_batch=4", "test.oracle=0"
-    )
+    run = ["steps=[2]", "method=logsnr", "rivals=none", "max_batch=4", "test.oracle=0"]
+    found = start(monkeypatch, tmp_path, *of, *run, model="pipeline")
     rows = {row["method"]: row for row in found["rows"]}
     assert rows["logsnr"]["nfe"] == 4
     assert Schedule.load(tmp_path / "run" / "schedule_2.json").steps == 2
