@@ -12,17 +12,31 @@ from optsteps.deprecation import find_old_modules
 
 if TYPE_CHECKING:
     from optsteps.export import apply, restore
+    from optsteps.export.diffusers.scheduler import OptstepsScheduler
     from optsteps.finding import find
     from optsteps.methods.base import SearchProblem, SearchResult
     from optsteps.sampling import sample
     from optsteps.schedules import Schedule, build_schedule
+    from optsteps.tuning import tune
 
 __version__ = "0.1.0"
 
-__all__ = ["Schedule", "SearchProblem", "SearchResult", "apply", "build_schedule", "find", "restore", "sample"]
+__all__ = [
+    "OptstepsScheduler",
+    "Schedule",
+    "SearchProblem",
+    "SearchResult",
+    "apply",
+    "build_schedule",
+    "find",
+    "restore",
+    "sample",
+    "tune",
+]
 
 # the modules that the names of `__all__` are in
 _MODULES = {
+    "OptstepsScheduler": "export.diffusers.scheduler",
     "Schedule": "schedules",
     "SearchProblem": "methods.base",
     "SearchResult": "methods.base",
@@ -31,6 +45,7 @@ _MODULES = {
     "find": "finding",
     "restore": "export",
     "sample": "sampling",
+    "tune": "tuning",
 }
 
 find_old_modules()

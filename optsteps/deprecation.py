@@ -37,7 +37,7 @@ MODULES: dict[str, str] = {
     "metrics.geneval_score": "metrics.geneval.score",
     "metrics.scene_detector": "metrics.geneval.scene_detector",
     "metrics.shape_fit": "metrics.geneval.shape_fit",
-    "models.diffusers.schedulers": "models.diffusers.scheduler_config",
+    "models.diffusers.schedulers": "export.diffusers.scheduler_config",
     "no_logger": "loggers.none",
     "objective": "running.objective",
     "plan": "running.plan",

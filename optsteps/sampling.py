@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,6 +14,29 @@ from optsteps.denoisers import CountedDenoiser, Denoiser, expand
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Denoise, Solver, State
 from optsteps.solvers.brownian import BrownianPaths
+
+
+@runtime_checkable
+class Walks(Protocol):
+    """A denoiser that walks by itself: whatever asks for walks gets these, and the solver's loop here runs none.
+
+    A pipeline of diffusers is one (`optsteps.models.diffusers.walks`): its own call takes the steps, and what it does
+    at a step may be more than a function of the state and the time.
+
+    Attributes:
+        answers: whether it can be called for the prediction at a state, and not for walks alone.
+    """
+
+    answers: bool
+
+    def walk(
+        self, schedule: Schedule, solver: Solver, noise: Tensor, cond: Cond, seed: int, index: Tensor
+    ) -> tuple[Sequence[tuple[Tensor, Tensor | None]], int]:
+        """What `optsteps.sampling.walk` gives, and the network evaluations that it took, of all samples together.
+
+        Arguments and errors as of `sample`; index [B] numbers the samples.
+        """
+        ...
 
 
 def check_batch(noise: Tensor, cond: Cond) -> None:
@@ -77,6 +101,12 @@ def walk(
     check_channels(schedule, noise)
     solver.check(schedule)
     counted = denoiser if isinstance(denoiser, CountedDenoiser) else CountedDenoiser(denoiser)
+    if isinstance(counted.denoiser, Walks):
+        numbers = torch.arange(len(noise)) if index is None else index
+        steps, evaluations = counted.denoiser.walk(schedule, solver, noise, cond, seed, numbers)
+        counted.evaluations += evaluations
+        yield from steps
+        return
     predictions: list[Tensor] = []
 
     def noted(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:

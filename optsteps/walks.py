@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optsteps.conditions import Cond, concatenate
 from optsteps.denoisers import CountedDenoiser, Denoiser, in_batches
-from optsteps.sampling import calibrated, check_batch, check_channels
+from optsteps.sampling import Walks, calibrated, check_batch, check_channels, sample
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Denoise, Solver, State
 
@@ -46,7 +46,7 @@ def ends_together(
 
     Two walks that begin alike, at the same scale, times and orders, share the evaluations of that part. The walks go
     in step, so that the network sees up to `max_batch` states of different walks at once. Memory holds the states of
-    all walks at one step.
+    all walks at one step. A denoiser that walks by itself (`Walks`) shares nothing.
 
     Args:
         denoiser: D(x [B, ...], t [B], cond) -> [B, ...].
@@ -66,6 +66,8 @@ def ends_together(
         check_channels(schedule, noise)
         solver.check(schedule)
     counted = denoiser if isinstance(denoiser, CountedDenoiser) else CountedDenoiser(denoiser)
+    if isinstance(counted.denoiser, Walks):
+        return [sample(counted, schedule, solver, noise, cond) for schedule in schedules]
     moves = [solver.moves(schedule, noise) for schedule in schedules]
     steps = [_steps(solver, schedule) for schedule in schedules]
     points: dict[Any, _Point] = {}

@@ -18,7 +18,7 @@ from optsteps.denoisers import CountedDenoiser, Denoiser, counting
 from optsteps.fingerprint import fingerprint_held, plain_settings, solver_facts
 from optsteps.metrics.base import Judge
 from optsteps.processes import Process
-from optsteps.sampling import check_batch
+from optsteps.sampling import Walks, check_batch
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
 from optsteps.storage.workers import ALONE, Name, Workers
@@ -120,6 +120,14 @@ class SearchProblem:
             "solver": solver_facts(self.solver, self.teacher, self.noise),
             "walker": solver_facts(self.walker, self.teacher, self.noise),
         }
+
+    def check_answers(self, method: str) -> None:
+        """Raises ValueError where the model cannot be asked for predictions at chosen states, as the method does."""
+        denoiser = self.denoiser.denoiser if isinstance(self.denoiser, CountedDenoiser) else self.denoiser
+        if isinstance(denoiser, Walks) and not denoiser.answers:
+            raise ValueError(
+                f"{method} asks for predictions at states of its own, and this model gives whole walks alone"
+            )
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:

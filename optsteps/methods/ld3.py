@@ -143,6 +143,7 @@ class LD3(Method):
         self.seed, self.max_batch = seed, max_batch
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
+        problem.check_answers("ld3")
         if problem.solver.stochastic or problem.walker.stochastic:
             solver = problem.solver if problem.solver.stochastic else problem.walker
             raise ValueError(

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from optsteps.conditions import Cond
 from optsteps.denoisers import Denoiser, call_nfe
+from optsteps.sampling import Walks
 from optsteps.storage.documents import read_json
 from optsteps.storage.files import write_atomically
 from optsteps.text.terminal import say
@@ -121,19 +122,32 @@ class Progress:
         """`denoiser`, its evaluations counted here."""
         nfe = call_nfe(denoiser)
 
-        def watched(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
-            self._announce()
-            out = denoiser(x, t, cond)
-            self.evaluations += nfe * len(x)
+        def count(evaluations: int) -> None:
+            self.evaluations += evaluations
             now = time.monotonic()
             if now - self._looked > _LOOK:
                 self._look()
             stage = self._stage
             if stage is not None and now - max(stage.begun, stage.last_line) >= _LONG:
                 self._tell(stage)
+
+        def watched(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+            self._announce()
+            out = denoiser(x, t, cond)
+            count(nfe * len(x))
             return out
 
         watched.nfe = nfe  # type: ignore[attr-defined]
+        if isinstance(denoiser, Walks):
+            walks = denoiser
+
+            def walk(*arguments: Any) -> Any:
+                self._announce()
+                steps, evaluations = walks.walk(*arguments)
+                count(evaluations)
+                return steps, evaluations
+
+            watched.walk, watched.answers = walk, walks.answers  # type: ignore[attr-defined]
         return watched
 
     def found(self, shard: Any) -> None:

@@ -312,6 +312,21 @@ class Schedule:
             raise ValueError(f"steps are whole numbers, got first={ends[0]} and last={ends[1]}")
         return int(ends[0]), int(ends[1])
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that `from_dict` needs to rebuild the schedule exactly, as JSON data."""
+        return {**self.facts, "metadata": dict(self.metadata)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Schedule:
+        """Inverse of `to_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: this is no such data.
+        """
+        optional = [data[key] for key in ("orders", "initial_scale", "amplitude", "metadata")]
+        carried = {key: data.get(key) for key in ("weights", "told_times")}
+        return cls(data["times"], process_from_dict(data["process"]), *optional, **carried)
+
     def save(self, path: str | Path) -> None:
         """Write a JSON file with a checksum. Every number reads back exactly; the file appears whole or not at all.
 
@@ -323,8 +338,7 @@ class Schedule:
             "format": FORMAT,
             "version": version,
             "steps": self.steps,
-            **self.facts,
-            "metadata": dict(self.metadata),
+            **self.to_dict(),
         }
         write_atomically(Path(path), json.dumps({**data, "checksum": _checksum(data)}, indent=1).encode())
 
@@ -344,9 +358,7 @@ class Schedule:
                     "its checksum is not that of its content: the file is damaged, or was changed by hand; where that "
                     'was meant, say "version": 1'
                 )
-            optional = [data[key] for key in ("orders", "initial_scale", "amplitude", "metadata")]
-            carried = {key: data.get(key) for key in ("weights", "told_times")}
-            return cls(data["times"], process_from_dict(data["process"]), *optional, **carried)
+            return cls.from_dict(data)
         except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
             raise ValueError(f"{path} is not a schedule of this version ({error})") from error
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -53,6 +55,22 @@ def first_of(choices: Mapping[str, Solver]) -> Solver:
     return next(iter(choices.values()))
 
 
+def solver_settings(solver: Solver) -> dict[str, Any]:
+    """JSON data with which `build_solver(**settings)` makes the solver again.
+
+    Raises:
+        ValueError: it is none of this package's, which are known by their names.
+    """
+    taken = {"name", "flow_as", *inspect.signature(type(solver).__init__).parameters}
+    settings = {key: value for key, value in solver.facts.items() if key in taken}
+    # some have their order in their name
+    for tried in (settings, {key: value for key, value in settings.items() if key != "order"}):
+        with suppress(ValueError):
+            if build_solver(**tried).facts == solver.facts:
+                return tried
+    raise ValueError(f"{solver.name} is none of this package's solvers, which are known by name: {', '.join(SOLVERS)}")
+
+
 __all__ = [
     "DEIS",
     "DPM2",
@@ -77,4 +95,5 @@ __all__ = [
     "UniPC",
     "build_solver",
     "first_of",
+    "solver_settings",
 ]

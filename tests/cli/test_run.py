@@ -25,7 +25,14 @@ TINY += ["store.folder=null"]
 TOY = ["metric=toy", "metric.judges.1.samples=64"]
 TINY_PLANE = ["model=mixture", *TOY]
 # need a pipeline: tests/models/test_diffusers_cli.py has them
-OF_PIPELINES = {"model=diffusers", "process=own", "metric=pixels", "metric=perception", "metric=geneval"}
+OF_PIPELINES = {
+    "model=diffusers",
+    "model=pipeline",
+    "process=own",
+    "metric=pixels",
+    "metric=perception",
+    "metric=geneval",
+}
 OF_PIPELINES |= {"experiment=geneval_flux"}
 CHOICES = sorted(
     f"{file.parent.name}={file.stem}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optsteps import Schedule, apply, build_schedule, restore
+from optsteps import OptstepsScheduler, Schedule, apply, build_schedule, restore
 from optsteps.export import read_schedule, to_comfyui, to_csv, to_diffusers, to_kdiffusion
 from optsteps.export.diffusers.schedulers import KINDS
 from optsteps.processes import EDM, VP, Flow, Process
@@ -250,21 +252,44 @@ def test_refusals(scheduler: Any, times: list[float], process: Process, expected
 
 
 def test_refusals_of_apply() -> None:
-    unapplicable = diffusers.DDIMScheduler(**SD)
-    with pytest.raises(ValueError, match="spacing of its own grid"):
-        apply(unapplicable, Schedule([999, -1], SD_PROCESS))
-    with pytest.raises(ValueError, match=r"DEISMultistepScheduler computes NaN or infinity in step 1.* to 0"):
-        apply(diffusers.DEISMultistepScheduler(**SD), Schedule([999, 100, -1], SD_PROCESS))
     with pytest.raises(ValueError, match="belong to different models"):
         apply(diffusers.EulerDiscreteScheduler(), Schedule([999, -1], SD_PROCESS))
+    with pytest.raises(ValueError, match=r"PNDMScheduler computes .* EulerDiscreteScheduler"):
+        apply(diffusers.PNDMScheduler(**SD), Schedule([999, -1], SD_PROCESS))
     amplified = Schedule([999, -1], SD_PROCESS, amplitude=[[[1.0, 0.0]]])
-    for door in (to_diffusers, lambda s, x: apply(x, s)):
-        with pytest.raises(ValueError, match="amplitude"):
-            door(amplified, diffusers.EulerDiscreteScheduler(**SD))
-        for parts in ({"weights": [[0.0], [0.1]]}, {"told_times": [999, 480]}):
-            carrying = Schedule([999, 500, -1], SD_PROCESS, **parts)
-            with pytest.raises(ValueError, match=r"no scheduler of diffusers applies; sample with optsteps\.sample"):
-                door(carrying, diffusers.DPMSolverMultistepScheduler(**SD))
+    with pytest.raises(ValueError, match="amplitude"):
+        to_diffusers(amplified, diffusers.EulerDiscreteScheduler(**SD))
+    for parts in ({"weights": [[0.0], [0.1]]}, {"told_times": [999, 480]}):
+        carrying = Schedule([999, 500, -1], SD_PROCESS, **parts)
+        with pytest.raises(ValueError, match=r"no scheduler of diffusers applies; sample with optsteps\.sample"):
+            to_diffusers(carrying, diffusers.DPMSolverMultistepScheduler(**SD))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "parts", "why"),
+    [
+        ("DDIMScheduler", {}, "spacing of its own grid.*with the solver euler"),
+        ("DEISMultistepScheduler", {}, r"computes NaN or infinity in step 1.* to 0.*with the solver deis"),
+        ("PNDMScheduler", {"metadata": {"solver": "ipndm"}}, "with the solver ipndm"),
+        ("EulerDiscreteScheduler", {"amplitude": [[[1.0, 0.0]], [[0.9, 0.0]]]}, "an amplitude"),
+        ("DPMSolverMultistepScheduler", {"weights": [[0.0], [0.1]]}, "weights.*with the solver dpmpp_2m"),
+        ("DPMSolverMultistepScheduler", {"told_times": [999, 480]}, "network is told.*with the solver dpmpp_2m"),
+    ],
+)
+def test_what_a_scheduler_cannot_run_is_run_in_its_place(scheduler: str, parts: dict[str, Any], why: str) -> None:
+    original = getattr(diffusers, scheduler)(**SD)
+    before, schedule = dict(original.config), Schedule([999, 100, -1], SD_PROCESS, **parts)
+    with pytest.warns(UserWarning, match=f"{why}"):
+        applied = apply(original, schedule)
+    assert isinstance(applied, OptstepsScheduler)
+    assert isinstance(applied, type(original))
+    assert dict(applied.config) == before
+    assert type(type(applied).from_config(applied.config)) is type(original)
+    for copied in (applied, copy.deepcopy(applied), pickle.loads(pickle.dumps(applied))):
+        copied.set_timesteps(30)
+        assert copied.timesteps.tolist() == [999, 480 if "told_times" in parts else 100]
+        assert restore(copied).config == original.config
+    assert restore(applied) is original
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from optsteps import Schedule, apply, build_schedule, restore
+from optsteps.export.diffusers.scheduler_config import process_of
 from optsteps.export.diffusers.schedulers import KINDS
-from optsteps.models.diffusers.scheduler_config import process_of
 from optsteps.processes import EDM, VP, Flow, Process
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))

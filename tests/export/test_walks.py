@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from optsteps import Schedule, apply, build_schedule, sample
+from optsteps import OptstepsScheduler, Schedule, apply, build_schedule, sample
 from optsteps.export import to_diffusers
 from optsteps.models.analytic import GaussianMixture
 from optsteps.processes import EDM, VP, Flow, Process
@@ -163,16 +163,18 @@ def test_orders_are_those_of_the_schedule(solver: str, noise: Tensor) -> None:
     assert (found - without).abs().max() > 3e-3
 
 
-def test_a_scheduler_without_orders_is_refused_with_one_that_has_them() -> None:
+def test_a_scheduler_without_orders_is_replaced() -> None:
     schedule = Schedule([999, 500, 200, -1], SD_PROCESS, [1, 2, 2], metadata={"solver": "dpmpp_2m"})
     pipe = types.SimpleNamespace(scheduler=diffusers.EulerDiscreteScheduler(**SD))
-    with pytest.raises(
-        ValueError, match="mean nothing to EulerDiscreteScheduler; take a multistep scheduler"
-    ) as refusal:
+    with pytest.warns(
+        UserWarning, match="mean nothing to EulerDiscreteScheduler; take a multistep scheduler.*solver dpmpp_2m"
+    ) as said:
         apply(pipe, schedule)
-    remedy = str(refusal.value).partition("multistep scheduler: ")[2]
+    remedy = str(said[0].message).partition("multistep scheduler: ")[2].partition(". So")[0]
     exec(remedy.replace("= ", "= diffusers."), {"pipe": pipe, "diffusers": diffusers})
-    assert isinstance(apply(pipe, schedule).scheduler, diffusers.DPMSolverMultistepScheduler)
+    applied = apply(pipe, schedule).scheduler
+    assert isinstance(applied, diffusers.DPMSolverMultistepScheduler)
+    assert not isinstance(applied, OptstepsScheduler)
 
 
 def test_edm(noise: Tensor) -> None:

@@ -13,10 +13,10 @@ import torch
 from optsteps import Schedule, SearchProblem, apply, build_schedule, sample
 from optsteps.denoisers import NetworkDenoiser
 from optsteps.export import to_diffusers
+from optsteps.export.diffusers.scheduler_config import process_of
 from optsteps.methods import OSS
 from optsteps.models.analytic import GaussianMixture
 from optsteps.models.diffusers import from_pipeline
-from optsteps.models.diffusers.scheduler_config import process_of
 from optsteps.solvers import build_solver
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))

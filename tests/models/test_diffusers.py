@@ -18,10 +18,10 @@ from optsteps import Schedule, SearchProblem, build_schedule, sample
 from optsteps.conditions import batch_size, take
 from optsteps.datasets.geneval_prompts import Metadata, Objects
 from optsteps.denoisers import CountedDenoiser
+from optsteps.export.diffusers.scheduler_config import own_schedule, prediction_of, process_of
 from optsteps.methods import AYS, OSS
 from optsteps.models import Model
 from optsteps.models.diffusers import from_pipeline
-from optsteps.models.diffusers.scheduler_config import own_schedule, prediction_of, process_of
 from optsteps.models.prompts import PromptConditions
 from optsteps.noise import FIRST_TEST_SAMPLE
 from optsteps.processes import EDM, VP, Flow

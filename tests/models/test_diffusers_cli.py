@@ -29,10 +29,10 @@ TINY = ["steps=[2,3]", "teacher.steps=6", "search.samples=3", "test.samples=4", 
 TINY += ["runner=cpu", "teacher.family=time_uniform", "check_model=false"]
 
 
-def start(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> dict[str, Any]:
+def start(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str, model: str = "diffusers") -> dict[str, Any]:
     """`optsteps OVERRIDES`, in this process, in a new folder run/ of `folder`; its metrics."""
     shutil.rmtree(folder / "run", ignore_errors=True)
-    monkeypatch.setattr(sys, "argv", ["optsteps", f"hydra.run.dir={folder}/run", "model=diffusers", *TINY, *overrides])
+    monkeypatch.setattr(sys, "argv", ["optsteps", f"hydra.run.dir={folder}/run", f"model={model}", *TINY, *overrides])
     command.main()
     found: dict[str, Any] = json.loads((folder / "run" / "metrics.json").read_text())
     return found
@@ -365,3 +365,13 @@ def test_methods_without_a_search_of_their_own(
             row = found[method, n]
             assert row["times"][-1] == (-1 if kind == "sd" else 0)
             assert len(row["times"]) == n + 1
+
+
+@pytest.mark.slow
+def test_a_pipeline_by_its_own_call(sd: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = [f"model.path={sd}", f"model.prompts={prompts}", "+model.arguments.guidance_scale=3.0"]
+    run = ["steps=[2]", "method=logsnr", "rivals=none", "max_batch=4", "test.oracle=0"]
+    found = start(monkeypatch, tmp_path, *of, *run, model="pipeline")
+    rows = {row["method"]: row for row in found["rows"]}
+    assert rows["logsnr"]["nfe"] == 4
+    assert Schedule.load(tmp_path / "run" / "schedule_2.json").steps == 2

@@ -6,7 +6,7 @@ import copy
 import functools
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -52,6 +52,9 @@ def apply(pipe: Pipe, schedule: Schedule) -> Pipe:
     takes a strength (img2img, inpainting) runs a part of the schedule: of n steps as many as it would run of n steps of
     its own.
 
+    Where the steps of that class cannot run the schedule, `OptstepsScheduler` runs it: DDIM's and PNDM's steps follow
+    their own grid, some classes know no orders, and none obeys an amplitude, weights or told times.
+
     The new scheduler's config is that of the pipeline's scheduler before, so whatever is saved or made from it is that
     scheduler again. It can be copied and pickled.
 
@@ -64,27 +67,20 @@ def apply(pipe: Pipe, schedule: Schedule) -> Pipe:
         x where a schedule ends at noise level 0; UniPC's, DEIS's and DPMSolverSinglestep's start a flow 1e-6 below 1.
 
     Raises:
-        ValueError: the scheduler's steps cannot run such a table (DDIM's and PNDM's follow their own grid), or not this
-            one: the message names the step. Betas of another model; a schedule with an amplitude, weights or
-            told times, or with orders that the scheduler has not. At a call with a strength, of a pipeline that shares
-            the scheduler of the one it was applied to.
+        ValueError: a schedule for another process, or betas of another model; orders that neither the scheduler nor the
+            schedule's solver has. At a call with a strength, of a pipeline that shares the scheduler of the one it was
+            applied to.
 
     Warns:
-        UserWarning: a flow's schedule whose noise is not of unit scale, which pipelines do not ask for.
+        UserWarning: `OptstepsScheduler` takes the place of the scheduler, and with which solver; a flow's schedule
+            whose noise is not of unit scale, which pipelines do not ask for.
     """
     is_pipe = hasattr(pipe, "scheduler")
     original: Any = unapplied(pipe.scheduler if is_pipe else pipe)  # type: ignore[attr-defined]
-    name = class_name(original)
-    kind = kind_of(name, schedule.process)
-    check_applicable(schedule)
-    warn_of_variant(schedule, name)
-    check_trained_on(schedule, original)
-    applied = _applied(original, schedule, kind)
-    applied.set_timesteps(schedule.steps)
-    if kind.table != "alphas_cumprod":
-        rehearse(applied, schedule, kind)
-        applied.set_timesteps(schedule.steps)  # forget what was rehearsed
-    scale = start_scale(schedule, kind)
+    try:
+        applied, scale = _told(original, schedule)
+    except ValueError as refused:
+        applied, scale = _in_its_place(original, schedule, refused), float(schedule.scale)
     if schedule.process.name == "flow" and abs(scale - 1) > 1e-4:
         warnings.warn(
             f"the schedule starts from noise times {scale:g}, and pipelines of flows from unit noise: pass latents= "
@@ -115,16 +111,107 @@ def _timesteps_of_the_schedule(pipe: Any, *args: Any, **kwargs: Any) -> Any:
     """
     method, scheduler = type(pipe).get_timesteps, pipe.scheduler
     arguments = inspect.signature(method).bind(pipe, *args, **kwargs).arguments
-    if isinstance(scheduler, _Applied):
-        arguments["num_inference_steps"] = scheduler._optsteps_counted = scheduler._optsteps_schedule.steps
+    if isinstance(scheduler, _Posing):
+        arguments["num_inference_steps"] = scheduler._counts_the_schedule()
     return method(**arguments)
 
 
-class _Applied:
-    """First base class of the schedulers that run a schedule; the second is the scheduler's original class.
+def _told(original: Any, schedule: Schedule) -> tuple[Any, float]:
+    """A scheduler of the class of the original that runs the schedule, and the scale of its first sample.
+
+    Raises:
+        ValueError: that class cannot.
+    """
+    name = class_name(original)
+    kind = kind_of(name, schedule.process)
+    check_applicable(schedule)
+    warn_of_variant(schedule, name)
+    check_trained_on(schedule, original)
+    applied = _applied(original, schedule, kind)
+    applied.set_timesteps(schedule.steps)
+    if kind.table != "alphas_cumprod":
+        rehearse(applied, schedule, kind)
+        applied.set_timesteps(schedule.steps)  # forget what was rehearsed
+    return applied, start_scale(schedule, kind)
+
+
+def _in_its_place(original: Any, schedule: Schedule, refused: ValueError) -> Any:
+    """An `OptstepsScheduler` that poses as the original, which refused the schedule.
+
+    Raises:
+        ValueError: what the original said, where this one cannot run it either.
+    """
+    from optsteps.export.diffusers.scheduler import OptstepsScheduler
+
+    try:
+        ours = OptstepsScheduler.from_pipeline(original, schedule)
+    except ValueError as error:
+        raise refused from error
+    warnings.warn(
+        f"{refused}. So optsteps.OptstepsScheduler runs it in its place, with the solver {ours.solver.name}",
+        stacklevel=3,
+    )
+    scheduler = _empty(_posing_class, type(original))
+    vars(scheduler).update(vars(ours), _internal_dict=copy.deepcopy(original.config), _optsteps_original=original)
+    return scheduler
+
+
+class _Posing:
+    """First base class of the schedulers that run a schedule under the name and config of a pipeline's own scheduler.
 
     Attributes:
-        _optsteps_original: the scheduler that this one was made from.
+        _optsteps_base: the class of the pipeline's own.
+        _optsteps_original: that scheduler.
+        _optsteps_made_by: the function that makes the class from `_optsteps_base`.
+    """
+
+    _optsteps_base: Any
+    _optsteps_original: Any
+    _optsteps_made_by: Callable[[Any], Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """An instance of the original class: what `from_config` makes has no schedule."""
+        return cls._optsteps_base(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self)
+
+    def __reduce__(self) -> Any:
+        return _empty, (self._optsteps_made_by, self._optsteps_base), self.__getstate__()
+
+    def _counts_the_schedule(self) -> int:
+        """The schedule's number of steps, which the pipeline counts with from now on."""
+        raise NotImplementedError
+
+
+@functools.cache
+def _posing_class(base: Any) -> Any:
+    """The class of `OptstepsScheduler`s that pose as schedulers of the class `base`."""
+    from optsteps.export.diffusers.scheduler import OptstepsScheduler
+
+    def _counts_the_schedule(self: Any) -> int:
+        self.counted = self.schedule.steps
+        return int(self.counted)
+
+    members = {
+        **_names_of(base),
+        "_optsteps_made_by": staticmethod(_posing_class),
+        "_counts_the_schedule": _counts_the_schedule,
+        "__init__": base.__init__,  # whose parameters say what `from_config` takes
+        "__getstate__": OptstepsScheduler.__getstate__,
+    }
+    return type(base.__name__, (_Posing, OptstepsScheduler, base), members)
+
+
+def _names_of(base: Any) -> dict[str, Any]:
+    """Members by which a class poses as `base`: a pipeline saves it under that name."""
+    return {"_optsteps_base": base, "__module__": base.__module__, "__doc__": base.__doc__}
+
+
+class _Applied(_Posing):
+    """First base class of the schedulers that run a schedule by the steps of the original class, which is the second.
+
+    Attributes:
         _optsteps_schedule, _optsteps_kind: the schedule, and the properties of the original class.
         _optsteps_settings: the config that the original class's methods compute with; `config` is the original's.
         _optsteps_arguments: of `set_timesteps`, where tables cannot be loaded; None where they can.
@@ -132,8 +219,6 @@ class _Applied:
         _optsteps_counted: the number of steps that the pipeline in use counts with.
     """
 
-    _optsteps_base: Any
-    _optsteps_original: Any
     _optsteps_schedule: Schedule
     _optsteps_kind: SchedulerKind
     _optsteps_settings: Any
@@ -141,12 +226,9 @@ class _Applied:
     _optsteps_orders: list[int] | None
     _optsteps_counted: int
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """An instance of the original class: what `from_config` makes has no schedule."""
-        return cls._optsteps_base(*args, **kwargs)
-
-    def __reduce__(self) -> Any:
-        return _empty, (self._optsteps_base,), vars(self)
+    def _counts_the_schedule(self) -> int:
+        self._optsteps_counted = self._optsteps_schedule.steps
+        return self._optsteps_counted
 
     @property
     def init_noise_sigma(self) -> float:
@@ -186,9 +268,9 @@ class _Applied:
         self._optsteps_counted = steps if num_inference_steps is None else num_inference_steps
 
 
-def _empty(base: Any) -> Any:
-    """A scheduler of the class `base` that runs a schedule, without its fields."""
-    return object.__new__(_subclass(base))
+def _empty(made_by: Callable[[Any], Any], base: Any) -> Any:
+    """A scheduler that poses as one of the class `base`, without its fields."""
+    return object.__new__(made_by(base))
 
 
 def _applied(original: Any, schedule: Schedule, kind: SchedulerKind) -> Any:
@@ -211,7 +293,7 @@ def _applied(original: Any, schedule: Schedule, kind: SchedulerKind) -> Any:
     orders = schedule.orders
     if kind.orders and orders is None and starts_at_pure_noise(schedule):
         orders = (straight.config.solver_order,) * schedule.steps
-    scheduler = _empty(base)
+    scheduler = _empty(_subclass, base)
     vars(scheduler).update(
         vars(straight),
         _internal_dict=copy.deepcopy(original.config),
@@ -227,10 +309,7 @@ def _applied(original: Any, schedule: Schedule, kind: SchedulerKind) -> Any:
 
 @functools.cache
 def _subclass(base: Any) -> Any:
-    """The class of schedulers that run a schedule by the steps of `base`.
-
-    It has the name of `base`, under which a pipeline saves it.
-    """
+    """The class of schedulers that run a schedule by the steps of `base`."""
 
     def computing(method: Any) -> Any:
         @functools.wraps(method)
@@ -259,7 +338,7 @@ def _subclass(base: Any) -> Any:
             )
         base.set_begin_index(self, begin_index)
 
-    members: dict[str, Any] = {"_optsteps_base": base, "__module__": base.__module__, "__doc__": base.__doc__}
+    members: dict[str, Any] = {**_names_of(base), "_optsteps_made_by": staticmethod(_subclass)}
     members |= {name: computing(getattr(base, name)) for name in _COMPUTING if hasattr(base, name)} | {"step": step}
     if hasattr(base, "set_begin_index"):
         members["set_begin_index"] = set_begin_index

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from optsteps.export.diffusers.schedulers import SchedulerKind, class_name
-from optsteps.processes import VP
+from optsteps.processes import VP, Process
 from optsteps.schedules import Schedule
 
 # a table agrees with a schedule if its levels do to this, absolutely below 1 and relatively above ...
@@ -46,12 +46,26 @@ def network_calls(schedule: Schedule, scheduler: Any) -> Tensor:
 
     At EDM's noise level 0 the number is infinite.
     """
-    t, process = schedule.times.detach().cpu(), schedule.process
+    return called_with(schedule.times.detach().cpu(), schedule.process, scheduler)
+
+
+def called_with(times: Tensor, process: Process, scheduler: Any) -> Tensor:
+    """The numbers that a pipeline with this scheduler calls the network with at `times` [n], float64 [n]."""
     if process.name == "edm":
-        return 0.25 * t.log()
+        return 0.25 * times.log()
     if process.name == "vp":
-        return t
-    return _clock(t, scheduler) * scheduler.config.num_train_timesteps
+        return times
+    return _clock(times, scheduler) * scheduler.config.num_train_timesteps
+
+
+def time_called_with(number: float, process: Process, scheduler: Any) -> float:
+    """The time at which a network is called with `number`: the inverse of `called_with`."""
+    if process.name == "edm":
+        return math.exp(4 * number)
+    if process.name == "vp":
+        return number
+    t = number / scheduler.config.num_train_timesteps
+    return 1 - t if getattr(scheduler.config, "invert_sigmas", False) else t
 
 
 def schedule_tables(schedule: Schedule, scheduler: Any, kind: SchedulerKind) -> Tables:

@@ -59,6 +59,7 @@ class PublishedAYS(Method):
         self.candidates, self.seed, self.max_batch = candidates, seed, max_batch
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
+        problem.check_answers("ays_published")
         start_levels(problem, self.start, 10)
         for n in steps:
             intervals(problem, n)

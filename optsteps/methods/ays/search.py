@@ -99,6 +99,7 @@ class AYS(ShardedMethod):
         self.max_batch, self.shard_size, self.block_size = max_batch, shard_size, block_size
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
+        problem.check_answers("ays")
         for n in steps:
             for family in self.starts:
                 start_levels(problem, family, intervals(problem, n))

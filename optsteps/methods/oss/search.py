@@ -131,6 +131,7 @@ class OSS(ShardedMethod):
         self.walked = False
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
+        problem.check_answers("oss")
         grid_of(problem.solver)
         available = len(self.programme.nodes(problem)) - 1
         available = problem.teacher.steps if self.grid_steps == "auto" else available

@@ -155,6 +155,8 @@ class Path(TeacherTableMethod):
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
         super().check(problem, steps)
+        if isinstance(problem.solver, TwoStage):
+            problem.check_answers("path")
         if not isinstance(problem.solver, (Multistep, TwoStage)):
             raise ValueError(
                 f"path knows solvers of one and of two evaluations per step; {problem.solver.name!r} is neither"

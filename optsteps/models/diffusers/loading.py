@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ def load_pipeline(
     precision: str = "float32",
     variant: str | None = None,
     offload: str | None = None,
+    classes: Collection[str] | None = tuple(FAMILIES),
 ) -> Any:
     """A pipeline, or a `UNet2DModel` alone (in a pipeline where a scheduler lies beside it).
 
@@ -37,10 +38,11 @@ def load_pipeline(
         precision: of all its models: "float32", "float16" or "bfloat16".
         variant: of the weights' files, such as "fp16".
         offload: None, "model" or "sequential": models wait on the CPU until they are called, whole or piece by piece.
+        classes: of pipelines that may be loaded; None for all of diffusers.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: the folder holds neither a pipeline nor a `UNet2DModel`, or a class that is not supported; an
+        ValueError: the folder holds neither a pipeline nor a `UNet2DModel`, or a class that is not among `classes`; an
             unknown precision or way to offload.
         ImportError: diffusers is missing.
     """
@@ -54,7 +56,7 @@ def load_pipeline(
         import diffusers
     except ImportError as error:
         raise ImportError("pipelines need diffusers and transformers: pip install 'optsteps[diffusers]'") from error
-    kind = _kind(path)
+    kind = _kind(path, classes)
     options = {"torch_dtype": getattr(torch, precision), "variant": variant}
     if kind == "UNet2DModel":
         with tensors_alone():
@@ -111,7 +113,36 @@ def pretrained_pipeline(
     return model
 
 
-def _kind(path: str) -> str | None:
+def saved_pipeline(
+    name: str,
+    path: str,
+    device: torch.device,
+    prompts: str | Sequence[str] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    precision: str = "float32",
+    variant: str | None = None,
+    offload: str | None = None,
+) -> Model:
+    """A saved pipeline of any class as `walked_pipeline` makes a model of it.
+
+    Args:
+        prompts: a file for `read_prompts`, or a list; None for a pipeline without.
+        arguments: further ones of every call, as JSON data.
+        path, device, precision, variant, offload: as of `load_pipeline`.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError: as `load_pipeline`, `read_prompts` and `walked_pipeline`.
+    """
+    from optsteps.models.diffusers.walks import walked_pipeline  # which needs diffusers
+
+    listed = read_prompts(prompts) if isinstance(prompts, str) else prompts or ()
+    words = [prompt if isinstance(prompt, str) else prompt.prompt for prompt in listed]
+    pipeline = load_pipeline(path, device, precision, variant, offload, classes=None)
+    calls = [{"prompt": prompt, **(arguments or {})} for prompt in words] or [dict(arguments or {})]
+    return walked_pipeline(pipeline, calls, name)
+
+
+def _kind(path: str, classes: Collection[str] | None) -> str | None:
     """The name of the class that a folder holds, from its files; None for a repository of the hub."""
     folder = Path(path)
     if not folder.is_dir():
@@ -124,8 +155,8 @@ def _kind(path: str) -> str | None:
         if (folder / file).is_file():
             index = read_json(folder / file)
             kind = index.get("_class_name") if isinstance(index, dict) else index
-            if not isinstance(kind, str) or kind not in FAMILIES:
-                raise ValueError(f"{path} holds a {kind}, which is not supported; known: {', '.join(FAMILIES)}")
+            if not isinstance(kind, str) or (classes is not None and kind not in classes):
+                raise ValueError(f"{path} holds a {kind}, which is not supported; known: {', '.join(classes or ())}")
             _refuse_code(folder, index)
             return kind
     raise ValueError(f"{path} holds neither model_index.json nor config.json: save_pretrained writes them")

@@ -13,15 +13,15 @@ import torch
 from optsteps.conditions import Cond
 from optsteps.datasets.prompts import Prompt
 from optsteps.denoisers import Denoiser, GuidedDenoiser, NetworkDenoiser
-from optsteps.models.base import Model
-from optsteps.models.diffusers.families import Family, TextFamily, family_of
-from optsteps.models.diffusers.scheduler_config import (
+from optsteps.export.diffusers.scheduler_config import (
     least_noise_level,
     noisiest_time,
     own_schedule,
     prediction_of,
     process_of,
 )
+from optsteps.models.base import Model
+from optsteps.models.diffusers.families import Family, TextFamily, family_of
 from optsteps.models.prompts import PromptConditions
 from optsteps.processes import EDM, VP, Process
 from optsteps.schedules import build_schedule

@@ -12,7 +12,7 @@ from optsteps.processes import VP, Flow, Process
 from optsteps.schedules import Schedule
 
 # diffusers' names for what a network predicts, and those of `NetworkDenoiser`
-_PREDICTIONS = {
+DIFFUSERS_PREDICTIONS = {
     "epsilon": "eps",
     "v_prediction": "v",
     "sample": "x0",
@@ -31,7 +31,9 @@ def process_of(scheduler: Any) -> Process:
     Raises:
         ValueError: a scheduler of another kind of process.
     """
-    config = scheduler.config
+    config, own = scheduler.config, getattr(scheduler, "schedule", None)
+    if isinstance(own, Schedule):  # an OptstepsScheduler says it by its schedule
+        return own.process
     if is_flow(scheduler):
         if config.get("invert_sigmas"):
             raise _unsupported(scheduler, "its times run backwards (invert_sigmas)")
@@ -47,12 +49,21 @@ def prediction_of(scheduler: Any) -> str:
     """The prediction that the scheduler expects of its network, by the names of `NetworkDenoiser`.
 
     Raises:
+        ValueError: as `prediction_name`.
+    """
+    return DIFFUSERS_PREDICTIONS[prediction_name(scheduler)]
+
+
+def prediction_name(scheduler: Any) -> str:
+    """The prediction that the scheduler expects of its network, by diffusers' names.
+
+    Raises:
         ValueError: the config names another prediction than epsilon, v_prediction, sample or flow_prediction.
     """
     name = scheduler.config.get("prediction_type") or ("flow_prediction" if is_flow(scheduler) else "epsilon")
-    if name not in _PREDICTIONS:
-        raise _unsupported(scheduler, f"its prediction_type {name!r} is none of {', '.join(_PREDICTIONS)}")
-    return _PREDICTIONS[name]
+    if name not in DIFFUSERS_PREDICTIONS:
+        raise _unsupported(scheduler, f"its prediction_type {name!r} is none of {', '.join(DIFFUSERS_PREDICTIONS)}")
+    return str(name)
 
 
 def is_flow(scheduler: Any) -> bool:
@@ -60,6 +71,11 @@ def is_flow(scheduler: Any) -> bool:
     config = scheduler.config
     configured = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
     return bool(configured) or type(scheduler).__name__.startswith("FlowMatch")
+
+
+def is_edm(scheduler: Any) -> bool:
+    """Whether the scheduler samples a model of noise levels, which it calls with their logarithms."""
+    return type(scheduler).__name__.startswith("EDM") or scheduler.config.get("timestep_type") == "continuous"
 
 
 def noisiest_time(process: Process, prediction: str) -> float:
