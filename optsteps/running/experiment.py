@@ -91,6 +91,11 @@ class Experiment:
             Cache(workers, _dtype(self.config.store.precision), scratch),
         )
 
+    @property
+    def oracle_method(self) -> Method | None:
+        """The method of the oracle, where the main method has one and `test.oracle` asks for it."""
+        return next(iter(self.methods.values())).alone() if self.config.test.oracle > 1 else None
+
     def oracle_problem(self, denoiser: Denoiser, workers: Workers = ALONE) -> SearchProblem:
         """The same problem with the unseen samples that the oracle searches."""
         noise, cond = draw_samples(self.config, self.model, self.unseen[: self.config.test.oracle], self.device)
