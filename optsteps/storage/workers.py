@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 from optsteps.storage.division import Division
@@ -150,12 +151,16 @@ class GatheredWorkers:
     found: Callable[[Any], None] = _silent
     # how often a list of shards was requested: all ranks request the same ones, though rank 0 some of them again
     _requests: Counter[str] = field(default_factory=Counter)
+    # the shards that this rank is at; what it requests for them, it requests alone
+    _under_way: list[str] = field(default_factory=list)
     keeps = True
 
     def on(self, part: str, **facts: Any) -> GatheredWorkers:
         return replace(self, facts={**self.facts, part: facts})
 
     def shards(self, names: Sequence[Name], compute: Callable[[int], Any]) -> list[Any]:
+        if self._under_way:
+            return [self._computed(name, partial(compute, position)) for position, name in enumerate(names)]
         keys = [_key(self.facts, name) for name in names]
         request = digest(keys)
         self._requests[request] += 1
@@ -170,16 +175,23 @@ class GatheredWorkers:
         known = json.loads(division.share(f"{prefix}/known", json.dumps([*shards]) if division.rank == 0 else None))
         for position in division.taken(sent):
             if position not in known:
-                shards[position] = compute(position)
+                self._under_way.append(sent[position])
+                shards[position] = self._computed(names[position], partial(compute, position))
+                self._under_way.pop()
                 division.send(sent[position], shards[position])
         for position, name in enumerate(names):
             if position not in shards:
                 shards[position] = division.received(sent[position])
                 self.found(shards[position])
-            if self.store is not None and position not in known:
-                self.store.put(keys[position], shards[position])
+                if self.store is not None:
+                    self.store.put(keys[position], shards[position])
             self.finished(name)
         return [shards[position] for position in range(len(keys))]
+
+    def _computed(self, name: Name, compute: Callable[[], Any]) -> Any:
+        if self.store is None:
+            return compute()
+        return self.store.compute([_key(self.facts, name)], lambda _: compute())[0]
 
     def telling(self, finished: Callable[[Name], None]) -> GatheredWorkers:
         return replace(self, finished=finished)
