@@ -153,6 +153,6 @@ def _dtype(precision: str | None) -> torch.dtype | None:
 
 __getattr__ = old_names(
     __name__,
-    launched="optsteps.running.device.launch_device",
+    launched="optsteps.running.device.only_device",
     code_version="optsteps.running.version.code_version",
 )

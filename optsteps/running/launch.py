@@ -87,7 +87,7 @@ def launch(runner: DictConfig, run: Callable[[Rank], T], logs: Path) -> T:
         (logs / _LOSS).unlink(missing_ok=True)
     before = dict(os.environ)
     try:
-        value, error, cause = fabric.launch(_in_rank, run, runner, logs if starts else None)
+        value, error, cause = fabric.launch(_in_rank, run, runner, logs if starts else None)  # type: ignore[arg-type]
     except (ProcessExitedException, ProcessRaisedException) as loss:
         first = fabric.node_rank * fabric.strategy.num_processes  # type: ignore[attr-defined]
         raise ValueError(_sentence(loss, first, logs)) from None

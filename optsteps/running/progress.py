@@ -66,7 +66,9 @@ class Progress:
         label: stands before every line of a job that runs beside others, which has no bars.
     """
 
-    def __init__(self, device: str, rank: int = 0, world_size: int = 1, board: Store | None = None, label: str = "") -> None:
+    def __init__(
+        self, device: str, rank: int = 0, world_size: int = 1, board: Store | None = None, label: str = ""
+    ) -> None:
         self.device, self.rank, self.world_size, self.board, self.label = device, rank, world_size, board, label
         self.evaluations, self._found = 0, 0
         self._to_come: dict[str, int | None] = {}

@@ -52,7 +52,7 @@ class Division:
         content = pack(shard)
         pieces = range(0, len(content), _PIECE)
         for number, begin in enumerate(pieces):
-            self.board.set(f"piece/{key}/{number}", content[begin : begin + _PIECE])
+            self.board.set(f"piece/{key}/{number}", content[begin : begin + _PIECE])  # type: ignore[arg-type]
         self.board.set(f"finished/{key}", str(len(pieces)))
 
     def received(self, key: str) -> Tree:

@@ -1,4 +1,4 @@
-"""Workers that compute the shards of a long computation: this process alone, all that share a store, or a run's ranks."""
+"""Workers that compute the shards of a long computation: this process, all with the same store, or a run's ranks."""
 
 from __future__ import annotations
 

@@ -167,7 +167,9 @@ if __name__ == "__main__":
 
 def program(folder: Path, lost: int = -1, how: int = 0, nodes: int = 1) -> str:
     path = folder / "program.py"
-    path.write_text(PROGRAM.format(here=str(Path(__file__).parent), folder=str(folder), lost=lost, how=how, nodes=nodes))
+    path.write_text(
+        PROGRAM.format(here=str(Path(__file__).parent), folder=str(folder), lost=lost, how=how, nodes=nodes)
+    )
     return str(path)
 
 
