@@ -4,8 +4,7 @@ python experiments/benchmarks/runner_cost.py --repeats 7 --samples 256 model=dig
 
 Overhead: the search and the samples of a run by `optsteps.running.share.compute`, with a fresh store, against the same
 calls in a bare loop that keeps nothing and shows nothing; one process, one thread, interleaved. Scaling: the command
-with 1 and 2 processes of one thread each, by the time of its search (the second process starts with the first one's
-search, and its imports count).
+with 1 and 2 processes of one thread each, by the time of its search.
 """
 
 from __future__ import annotations

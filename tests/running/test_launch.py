@@ -100,20 +100,19 @@ def failing(rank: Rank) -> None:
 
 
 def test_an_error_of_rank_0_is_the_run_s(tmp_path: Path) -> None:
-    begun = time.monotonic()
     with pytest.raises(ValueError, match=r"^the model makes NaN$") as caught:
         launch(runner(), failing, tmp_path)
     assert isinstance(caught.value.__cause__, OSError)
-    assert time.monotonic() - begun < 60
     assert "Traceback" not in (tmp_path / "1.log").read_text()
 
 
-def losing(number: int, how: int, rank: Rank) -> None:
-    """A rank is lost while the other one waits for it."""
+def losing(number: int, how: int, moment: Path, rank: Rank) -> None:
+    """A rank is lost while the other one waits for it; `moment` says when."""
     assert rank.board is not None
     Division(rank.board, rank.number, rank.world_size).share("both are here", "yes" if rank.number == number else None)
     if rank.number == number:
         time.sleep(1)
+        moment.write_text(str(time.time()))
         if how == 0:
             raise RuntimeError("out of memory")
         os.kill(os.getpid(), how)
@@ -124,8 +123,8 @@ def losing(number: int, how: int, rank: Rank) -> None:
 LOSSES = [
     (1, signal.SIGKILL, "rank 1 was killed by SIGKILL"),
     pytest.param(0, signal.SIGKILL, "rank 0 was killed by SIGKILL", marks=pytest.mark.slow),
-    pytest.param(1, signal.SIGSTOP, "rank 1 has given no sign of life for 15 s", marks=pytest.mark.slow),
-    pytest.param(0, signal.SIGSTOP, "rank 0 has given no sign of life for 15 s", marks=pytest.mark.slow),
+    pytest.param(1, signal.SIGSTOP, "rank 1 has given no sign of life for 30 s", marks=pytest.mark.slow),
+    pytest.param(0, signal.SIGSTOP, "rank 0 has given no sign of life for 30 s", marks=pytest.mark.slow),
     pytest.param(1, 0, "rank 1 ended with RuntimeError: out of memory", marks=pytest.mark.slow),
 ]
 
@@ -133,12 +132,12 @@ LOSSES = [
 @pytest.mark.parametrize(("number", "how", "said"), LOSSES)
 def test_the_run_ends_with_a_lost_rank(number: int, how: int, said: str, tmp_path: Path) -> None:
     """In time, with one sentence, and no process is left."""
-    begun = time.monotonic()
+    moment = tmp_path / "moment"
     with pytest.raises(ValueError, match="the same command goes on from the finished shards") as caught:
-        launch(runner(timeout=20), partial(losing, number, how), tmp_path)
+        launch(runner(timeout=40), partial(losing, number, how, moment), tmp_path)
+    assert time.time() - float(moment.read_text()) < 40
     assert said in str(caught.value)
     assert (f"{tmp_path / '1.log'}" if number else "the output above") in str(caught.value)
-    assert time.monotonic() - begun < 60
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     assert not [pid for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
 
@@ -150,18 +149,17 @@ sys.path.insert(0, {here!r})
 from test_launch import divided, losing, runner
 from optsteps.running.launch import launch
 
-def first_time(rank):
-    mark = Path({folder!r}) / "second time"
-    if rank.number == {lost} and not mark.exists():
-        mark.touch()
-        losing({lost}, {how}, rank)
-    return divided(rank) if mark.exists() else losing({lost}, {how}, rank)
+def lost_once(rank):
+    moment = Path({folder!r}) / "moment"
+    return divided(rank) if moment.exists() else losing({lost}, {how}, moment, rank)
 
 if __name__ == "__main__":
-    own = dict(timeout=20, num_nodes={nodes})
-    world_size, *_, right, _ = launch(runner(**own), first_time if {lost} >= 0 else divided, Path("logs"))
-    assert world_size == 2 * {nodes} and all(right)
-    print("right")
+    own = dict(timeout=40, num_nodes={nodes})
+    found = launch(runner(**own), lost_once if {lost} >= 0 else divided, Path("logs"))
+    if found is not None:
+        world_size, _, right, _ = found
+        assert world_size == 2 * {nodes} and all(right)
+        print("right")
 """
 
 
@@ -174,29 +172,29 @@ def program(folder: Path, lost: int = -1, how: int = 0, nodes: int = 1) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("how", [int(signal.SIGKILL), int(signal.SIGSTOP)])
 def test_torchrun_starts_lost_ranks_again(how: int, tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
     done = subprocess.run([*torchrun, program(tmp_path, 1, how)], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "second time").exists()
-    assert done.stdout.count("right") == 2
+    assert (tmp_path / "moment").exists()
+    assert "right" in done.stdout
     assert not (tmp_path / "logs").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_two_agents_of_torchrun(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=2"]
     torchrun += ["--master-addr=127.0.0.1", "--master-port=29531"]
     path = program(tmp_path, nodes=2)
     agents = [subprocess.Popen([*torchrun, f"--node-rank={k}", path], cwd=tmp_path) for k in range(2)]
-    assert [agent.wait(200) for agent in agents] == [0, 0]
+    assert [agent.wait(400) for agent in agents] == [0, 0]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_command_on_every_node(tmp_path: Path) -> None:
     """By hand, as Lightning has it."""
     path = program(tmp_path, nodes=2)
@@ -204,8 +202,7 @@ def test_a_command_on_every_node(tmp_path: Path) -> None:
     for rank in range(2):
         own = {"NODE_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29541"}
         nodes.append(subprocess.Popen([sys.executable, path], env=os.environ | own, cwd=tmp_path))
-    # the second node has nothing to say of the result
-    assert [nodes[0].wait(200), nodes[1].wait(200)] == [0, 1]
+    assert [node.wait(400) for node in nodes] == [0, 0]
 
 
 def slurm(path: str, folder: Path) -> list[subprocess.Popen[str]]:
@@ -221,12 +218,13 @@ def slurm(path: str, folder: Path) -> list[subprocess.Popen[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("lost", "how"), [(1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGSTOP), (1, 0)])
 def test_a_lost_task_of_slurm(lost: int, how: int, tmp_path: Path) -> None:
     """Nobody starts it again: the other one ends in time and says why."""
     tasks = slurm(program(tmp_path, lost, int(how)), tmp_path)
-    _, said = tasks[1 - lost].communicate(timeout=200)
+    _, said = tasks[1 - lost].communicate(timeout=400)
+    assert time.time() - float((tmp_path / "moment").read_text()) < 40
     tasks[lost].kill()  # what a scheduler does to a suspended one
     tasks[lost].wait()
     assert tasks[1 - lost].returncode == 1
@@ -238,9 +236,9 @@ def test_a_lost_task_of_slurm(lost: int, how: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_tasks_of_slurm(tmp_path: Path) -> None:
     tasks = slurm(program(tmp_path), tmp_path)
     for task in tasks:
-        _, said = task.communicate(timeout=200)
+        _, said = task.communicate(timeout=400)
         assert task.returncode == 0, said
