@@ -138,6 +138,8 @@ class StoredWorkers:
 class GatheredWorkers:
     """The ranks of one run, which share no store: they send each other every shard, and rank 0 keeps it.
 
+    What is requested while a shard is computed, such as a walk of the teacher, stays with the rank that computes it.
+
     Args:
         division: of the shards among the ranks.
         store: rank 0's; None in the others, and where nothing is kept.

@@ -149,7 +149,9 @@ def test_two_ranks_find_what_one_process_finds(name: str, shared: bool, tmp_path
     alone = METHODS[name]().search(stated, [3, 5], everything)
     expected = {n: s.times.tolist() for n, s in alone.schedules.items()}
     context = multiprocessing.get_context("fork")
-    for calls_together in (whole.calls, 0):  # the second time, all is in the store
+    # without a common store, a walk of the teacher that a shard needs is made by every rank that comes to such a shard
+    twice = 0 if shared else 3 * 20
+    for fewest, most in ((whole.calls, whole.calls + twice), (0, 0)):  # the second time, all is in the store
         queue, server = context.Queue(), TCPStore("127.0.0.1", 0, is_master=True)
         ranks = [(tmp_path / "both", rank, server.port, shared, name, queue) for rank in (0, 1)]
         both = [context.Process(target=_search, args=arguments) for arguments in ranks]
@@ -159,7 +161,7 @@ def test_two_ranks_find_what_one_process_finds(name: str, shared: bool, tmp_path
         for process in both:
             process.join(60)
         assert [times for _, times in answers] == [expected, expected]
-        assert sum(calls for calls, _ in answers) == calls_together  # nothing twice
+        assert fewest <= sum(calls for calls, _ in answers) <= most
 
 
 def test_a_shard_that_is_deleted_is_computed_again(tmp_path: File) -> None:

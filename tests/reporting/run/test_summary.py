@@ -14,5 +14,4 @@ def test_names_and_paths_are_no_markup() -> None:
     assert "(12 min)" in said
     assert f"report and schedules: {folder}" in said.splitlines()
     assert "[red]oss[/red]" in said
-    assert "rank [1] ended" in said
     assert said.count("At 5 NFE oss is") == 1
