@@ -161,8 +161,10 @@ def _in_rank(
     except (KeyboardInterrupt, Exception) as error:
         if watch.over:
             return None, None, None
+        if isinstance(error, dist.DistError) and logs is None:
+            raise ValueError(f"rank 0 cannot be reached any more ({error}); {_GOES_ON}") from error
         if number == 0 and logs is not None and isinstance(error, Exception):  # torch would hand over its text alone
-            return None, error, error.__cause__
+            return None, error, error.__cause__ or RuntimeError(traceback.format_exc())
         traceback.print_exc()
         raise
 
