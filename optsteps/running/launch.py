@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,6 +83,8 @@ def launch(runner: DictConfig, run: Callable[[Rank], T], logs: Path) -> T:
     if not is_divided(runner):
         return run(only_rank(runner))
     fabric, starts = _fabric(runner)
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        _meet_at_agent(runner.timeout)
     if starts:
         logs.mkdir(parents=True, exist_ok=True)
         (logs / _LOSS).unlink(missing_ok=True)
@@ -129,6 +132,36 @@ def _fabric(runner: DictConfig) -> tuple[Fabric, bool]:
             f"Lightning cannot launch runner.accelerator={runner.accelerator}, runner.devices={runner.devices}, "
             f"runner.num_nodes={runner.num_nodes} here: {error}"
         ) from error
+
+
+def _meet_at_agent(timeout: float) -> None:
+    """Form the process group in the store of torchrun's agent, which keeps what ranks wrote there before a restart.
+
+    A rank that read such an address would fail. So rank 0 gives a new prefix to every rank that says hello, until all
+    have heard it; what it says to those of before reaches nobody.
+
+    Raises:
+        ValueError: not all ranks are there in time.
+    """
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    within = timedelta(seconds=timeout)
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=within)
+    me, until = uuid4().hex, time.monotonic() + timeout
+    if rank > 0:
+        store.set(f"hello/{rank}", me)
+    others = [f"hello/{other}" for other in range(1, world_size)]
+    while store.add(f"heard/{me}", 0) < world_size - 1 if rank == 0 else not store.check([f"prefix/{me}"]):
+        if time.monotonic() > until:
+            raise ValueError(f"rank {rank} did not meet all other ranks within runner.timeout={timeout:g} s")
+        for hello in others if rank == 0 else ():
+            if store.check([hello]):
+                store.set(f"prefix/{store.get(hello).decode()}", me)
+        time.sleep(0.05)
+    prefix = me if rank == 0 else store.get(f"prefix/{me}").decode()
+    if rank > 0:
+        store.add(f"heard/{prefix}", 1)
+    own = dist.PrefixStore(prefix, store)
+    dist.init_process_group("gloo", store=own, rank=rank, world_size=world_size, timeout=within)
 
 
 def _in_rank(
