@@ -98,7 +98,7 @@ def commands(page: Path) -> Iterator[Command]:
             number += 1
             environment = dict(word.split("=", 1) for word in words if _ASSIGNMENT.match(word))
             words = [word for word in words if not _ASSIGNMENT.match(word) or words[0] == "make"]
-            if words[:1] == ["srun"]:
+            if words[:1] in (["srun"], ["torchrun"]):
                 words = words[words.index("optsteps") :]
             if words and (block.language == "sh" or words[0] in PROGRAMS):
                 yield Command(page, block.line + first, environment, words, block.long)

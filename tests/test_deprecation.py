@@ -31,7 +31,7 @@ def test_old_modules(old: str, new: str) -> None:
         ("runner.run", "running.run.run"),
         ("runner.compute", "running.share.compute"),
         ("experiment.Experiment", "running.experiment.Experiment"),
-        ("experiment.launched", "running.device.launch_device"),
+        ("experiment.launched", "running.device.only_device"),
         ("experiment.code_version", "running.version.code_version"),
         ("training.DenoiserTraining", "models.training.DenoiserTraining"),
         ("methods.Given", "methods.GivenSchedules"),

@@ -104,6 +104,7 @@ def at_desk(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(desk)
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")  # which srun tells its tasks
     yield desk
     for name in [name for name in sys.modules if name.startswith("my_")]:
         del sys.modules[name]

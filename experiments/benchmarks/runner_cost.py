@@ -4,8 +4,7 @@ python experiments/benchmarks/runner_cost.py --repeats 7 --samples 256 model=dig
 
 Overhead: the search and the samples of a run by `optsteps.running.share.compute`, with a fresh store, against the same
 calls in a bare loop that keeps nothing and shows nothing; one process, one thread, interleaved. Scaling: the command
-with 1 and 2 processes of one thread each, by the time of its search (the second process starts with the first one's
-search, and its imports count).
+with 1 and 2 processes of one thread each, by the time of its search.
 """
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ from omegaconf import DictConfig
 
 from optsteps.cli.common import CONFIG_DIR
 from optsteps.running.compose import compose_experiment
-from optsteps.running.device import launch_device
-from optsteps.running.launch import Rank
+from optsteps.running.launch import only_rank
 from optsteps.running.share import compute
 from optsteps.sampling import sample
 
@@ -37,7 +35,7 @@ ONE_THREAD = ["metric=teacher", "runner=cpu", "runner.threads=1", "logger=none"]
 
 def bare(config: DictConfig) -> None:
     """What `compute` does, without it."""
-    experiment = compose_experiment(config, launch_device(config.runner), "oss")
+    experiment = compose_experiment(config, only_rank(config.runner).device, "oss")
     denoiser, problem = experiment.model.denoiser, experiment.problem(experiment.model.denoiser)
     comparison = experiment.comparison(denoiser)
     noise, cond = comparison.noise, comparison.cond
@@ -64,7 +62,7 @@ def overhead(overrides: list[str], repeats: int) -> None:
     for repeat in range(repeats + 1):
         with tempfile.TemporaryDirectory() as folder, redirect_stderr(StringIO()):
             config = composed(overrides, Path(folder))
-            pair = [("bare", bare), ("runner", lambda c: compute(c, "oss", Rank()))]
+            pair = [("bare", bare), ("runner", lambda c: compute(c, "oss", only_rank(c.runner)))]
             for name, work in pair if repeat % 2 else reversed(pair):  # neither is always the second
                 begun = {clock: read() for clock, read in clocks.items()}
                 work(config)

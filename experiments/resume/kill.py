@@ -4,7 +4,8 @@ python experiments/resume/kill.py --kills 20 --rank-kills 4 model=digits
 
 Every trial kills the same command with SIGKILL at a random moment of its work, starts it again until it is through, and
 compares its schedules byte by byte with those of a run left alone. Evaluations are counted over all starts. Then runs
-of two ranks of which the second is killed alone: the first goes on.
+of two ranks of which one is killed: under Lightning's launcher the run ends with a sentence that names it, and the same
+command goes on; under torchrun with restarts it goes on by itself.
 """
 
 from __future__ import annotations
@@ -64,28 +65,40 @@ def run(folder: Path, overrides: list[str], kill_after: float | None, counted: A
     return process.exitcode
 
 
-def children(pid: int) -> list[Path]:
-    """The command lines of a process' children."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [path for child in found if (path := Path(f"/proc/{child}/cmdline")).exists()]
+def ranks(pid: int) -> list[int]:
+    """The processes that a process has started as ranks, in their order."""
+    found = []
+    for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            line = Path(f"/proc/{child}/cmdline").read_text()
+            if "spawn_main" in line or "optsteps.cli.run" in line:
+                found.append(child)
+    return sorted(found)
 
 
-def rank_killed(folder: Path, overrides: list[str], after: float) -> bool | None:
-    """A run of two ranks whose second is killed so many seconds after it was started: does it say so and end well?
-    None where it was through before."""
+def rank_killed(folder: Path, overrides: list[str], rank: int, after: float, torchrun: bool) -> bool | None:
+    """A run of two ranks of which one is killed so many seconds after both were started: does it end as it should? None
+    where it was through before."""
     own = [f"hydra.run.dir={folder / 'run'}", f"store.folder={folder / 'store'}", "logger=none", "runner.devices=2"]
-    command = [sys.executable, "-m", "optsteps.cli.run", *overrides, *own]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    while not (ranks := [child for child in children(process.pid) if "optsteps.running.rank" in child.read_text()]):
-        assert process.poll() is None, "the run ended before it started its second rank"
+    command = ["-m", "optsteps.cli.run", *overrides, *own]
+    if torchrun:
+        command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1", *command]
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while len(ranks(process.pid)) < 2:
+        assert process.poll() is None, "the run ended before it started its ranks"
         time.sleep(0.02)
     time.sleep(after)
-    with suppress(ProcessLookupError):
-        os.kill(int(ranks[0].parent.name), signal.SIGKILL)
-    said, _ = process.communicate()
-    if "rank 1" not in said and process.returncode == 0:
+    alive = ranks(process.pid)
+    if len(alive) == 2:
+        os.kill(alive[rank], signal.SIGKILL)
+    _, said = process.communicate()
+    if len(alive) < 2 or (not torchrun and process.returncode == 0):
         return None
-    return process.returncode == 0 and "rank 1 ended early with exit status -9" in " ".join(said.split())
+    if torchrun:
+        return process.returncode == 0
+    named = f"rank {rank} was killed by SIGKILL" in " ".join(said.split())
+    again = subprocess.run([sys.executable, *command], check=False, capture_output=True)
+    return process.returncode == 1 and named and again.returncode == 0
 
 
 def schedules(folder: Path) -> dict[str, bytes]:
@@ -126,15 +139,17 @@ def main() -> None:
                 flush=True,
             )
         print(f"{right} of {options.kills} end with identical schedules; at most {most:,} evaluations repeated")
-        right = kills = 0
-        while kills < options.rank_kills:
-            folder, after = root / f"rank{trials}", moments.uniform(0.5, 1.5) * seconds
-            said, trials = rank_killed(folder, overrides, after), trials + 1
-            if said is None:
-                continue
-            kills, right = kills + 1, right + (said and schedules(folder) == expected)
-            print(f"rank 1 of 2 killed {after:.1f} s after its start", flush=True)
-        print(f"{right} of {options.rank_kills} runs that lost a rank say so and end with identical schedules")
+        for torchrun in (False, True):
+            right = kills = 0
+            while kills < options.rank_kills:
+                folder, after, rank = root / f"rank{trials}", moments.uniform(0.5, 1.5) * seconds, kills % 2
+                ended, trials = rank_killed(folder, overrides, rank, after, torchrun), trials + 1
+                if ended is None:
+                    continue
+                kills, right = kills + 1, right + (ended and schedules(folder) == expected)
+                launcher = "torchrun" if torchrun else "Lightning"
+                print(f"rank {rank} of 2 killed {after:.1f} s after {launcher} started it", flush=True)
+            print(f"{right} of {options.rank_kills} runs that lost a rank end as they should, with identical schedules")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from optsteps.cli.choices import add_command_choices
 from optsteps.cli.rivals import add_rivals_source
 from optsteps.running.configs import CONFIG_DIR as CONFIG_DIR
+from optsteps.running.started import started_as_helper
 from optsteps.storage.files import file_name
 
 
@@ -59,6 +60,13 @@ def _sweep_direction() -> str | None:
     return getattr(direction, "name", direction)  # Optuna's default is an Enum
 
 
+def _of_rank_0(path: str, of_others: str, *, _root_: DictConfig) -> str:
+    """A path, or another one in a process that a launcher started to help rank 0, which alone leaves files."""
+    runner = OmegaConf.select(_root_, "runner")  # Hydra's own copy of its part of the config has none
+    return of_others if runner is not None and started_as_helper(runner) else path
+
+
+OmegaConf.register_new_resolver("of_rank_0", _of_rank_0, replace=True)
 OmegaConf.register_new_resolver("home_cache", _home_cache, replace=True)
 OmegaConf.register_new_resolver("chosen", _chosen, replace=True)
 OmegaConf.register_new_resolver("pipeline_name", _pipeline_name, replace=True)

@@ -21,7 +21,11 @@ from optsteps.storage.files import write_atomically
 from optsteps.storage.store import digest
 
 # parts of a config that change no result
-_WITHOUT_EFFECT = ("logger", "paths", "budget", "store.folder", "store.limit_gb")
+_WITHOUT_EFFECT = (
+    *("logger", "paths", "budget"),
+    *("store.folder", "store.limit_gb", "store.shared"),
+    *("runner.devices", "runner.num_nodes", "runner.timeout"),
+)
 
 
 def run_in_own_folder(

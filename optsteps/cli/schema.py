@@ -120,6 +120,8 @@ class Store(Part):
     """Folder of the store; null keeps nothing."""
     limit_gb: Annotated[float, Field(gt=0)] | None
     """Size in GB that the store is held to; null for no limit."""
+    shared: bool
+    """Whether all processes see the folder; otherwise they send each other their shards, and rank 0 keeps them."""
     precision: Literal["float32", "float16", "bfloat16"] | None
     """Number format of kept trajectories and predictions; null for the one they have."""
 
@@ -143,9 +145,9 @@ class Runner(Part):
     devices: Count | Literal["auto"]
     """Processes on a node; auto for one a GPU."""
     num_nodes: Count
-    """Nodes that the command is started on."""
-    launcher: Literal["local", "slurm"]
-    """Who starts the processes: this command, or SLURM's srun."""
+    """Nodes that the run has."""
+    timeout: Annotated[float, Field(ge=1)]
+    """Seconds without a sign of life of a process after which all others have ended."""
     precision: Literal["float32", "float16", "bfloat16"]
     """Number format of the network's arithmetic."""
     threads: Count | None

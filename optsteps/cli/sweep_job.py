@@ -9,31 +9,33 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import configure_log
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from optsteps.cli.errors import root_error
 from optsteps.cli.sweep import Record, job_digest, records
 from optsteps.reporting.run.reading import METRICS
 from optsteps.reporting.sweep.jobs import JOB, NO_END
 from optsteps.running.keys import RESULTS_KEY
-from optsteps.running.launch import module_path
 from optsteps.storage.claims import Claim
 from optsteps.storage.files import write_atomically
 from optsteps.text.terminal import say
 
 
 def run_unless_finished(
-    config: DictConfig, folder: Path, commit: str, run: Callable[[], float | None], key: Callable[[], str]
+    config: DictConfig,
+    folder: Path,
+    commit: str,
+    run: Callable[[], float | None],
+    key: Callable[[], str],
+    log: Callable[[], None],
 ) -> float | None:
     """`run` the job of a sweep whose jobs lie beside `folder`, unless one of them is this one and finished: it has the
     same config, its results are there, and what determined them is what would determine them now.
@@ -44,6 +46,7 @@ def run_unless_finished(
         commit: version of the code, noted in job.json.
         run: does the job and returns its objective; can be pickled.
         key: computes the key of the job's results, as their metrics.json has it; can be pickled.
+        log: sets logging up, in the job's process; can be pickled.
 
     Returns:
         The objective, of a finished job as it was noted; None where there is none or the job failed.
@@ -59,14 +62,14 @@ def run_unless_finished(
                 continue
             key_then = None if "failed" in record else _key_of_results(file.parent)
             if key_then is not None:
-                key_now = key_now or _attempt(key, locks / f"{identity}.json", {}, "key").get("key")
+                key_now = key_now or _attempt(key, locks / f"{identity}.json", {}, "key", log).get("key")
                 if key_then == key_now:
                     note = "" if record["commit"] == commit else f", by {record['commit']} while this is {commit}"
                     say(f"job {folder.name} is finished: {file.parent}{note}")
                     return record.get("objective")
                 say(f"job {folder.name} was finished by other code, weights or data ({file.parent}); it is run again")
             file.unlink()  # it is tried again, here
-        record = _attempt(run, folder / JOB, {"digest": identity, "commit": commit}, "objective")
+        record = _attempt(run, folder / JOB, {"digest": identity, "commit": commit}, "objective", log)
     if "failed" in record:
         say(f"job {folder.name} failed: {record['failed']}")
     return record.get("objective")
@@ -81,7 +84,7 @@ def _key_of_results(folder: Path) -> str | None:
     return str(key)
 
 
-def _attempt(function: Callable[[], Any], file: Path, facts: Record, returned: str) -> Record:
+def _attempt(function: Callable[[], Any], file: Path, facts: Record, returned: str, log: Callable[[], None]) -> Record:
     """Call a function in a new process.
 
     Returns:
@@ -94,12 +97,11 @@ def _attempt(function: Callable[[], Any], file: Path, facts: Record, returned: s
     # joblib's workers call for a method of their own, which the server does not know
     if multiprocessing.get_start_method(allow_none=True) == "loky":
         multiprocessing.set_start_method(None, force=True)
-    hydra = HydraConfig.get()
-    log = partial(configure_log, DictConfig(OmegaConf.to_container(hydra.job_logging, resolve=True)), hydra.verbose)
     # stands until the job says otherwise: also where this process dies with it
     _write(file, {**facts, "failed": NO_END})
     process = context.Process(target=_job, args=(function, file, facts, returned, log, dict(os.environ)))
-    with _environment(module_path()):  # of the server, where it is to be started
+    # of the server, where it is to be started: it finds the same modules as this process
+    with _environment({"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}):
         process.start()
     process.join()
     if process.exitcode:

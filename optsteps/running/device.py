@@ -15,29 +15,30 @@ from optsteps.noise import unit_noise
 _LARGEST_BATCH = 256
 
 
-def launch_device(runner: DictConfig, local_rank: int = 0) -> torch.device:
-    """Set the threads of this process, and let Lightning choose its device where there is a choice.
+def set_threads(runner: DictConfig) -> None:
+    """Set the threads of this process, where the config says how many."""
+    if runner.threads is not None:
+        torch.set_num_threads(runner.threads)
+
+
+def only_device(runner: DictConfig) -> torch.device:
+    """The device of a run's only process. Lightning chooses it where there is a choice.
 
     Args:
         runner: of the config.
-        local_rank: this process's number on its node.
 
     Raises:
         ValueError: there is no such device.
     """
-    if runner.threads is not None:
-        torch.set_num_threads(runner.threads)
     if runner.accelerator == "cpu" or (runner.accelerator == "auto" and not torch.accelerator.is_available()):
         return torch.device("cpu")
     import lightning as L  # takes seconds: a run that is refused on a CPU says so before
     from lightning.fabric.plugins.environments import LightningEnvironment
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    on_gpu = runner.accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available()
-    devices = [local_rank % torch.cuda.device_count()] if on_gpu else 1
     try:
-        # the environment of a cluster is for `launch` to read: to Lightning each process is alone
-        fabric = L.Fabric(accelerator=runner.accelerator, devices=devices, plugins=[LightningEnvironment()])
+        # whatever environment of a cluster there is, this process is alone
+        fabric = L.Fabric(accelerator=runner.accelerator, devices=1, plugins=[LightningEnvironment()])
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         raise ValueError(
             f"this machine has no device for runner.accelerator={runner.accelerator!r}; choose runner=cpu or auto"

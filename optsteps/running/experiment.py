@@ -94,6 +94,11 @@ class Experiment:
             self.judges_of,
         )
 
+    @property
+    def oracle_method(self) -> Method | None:
+        """The method of the oracle, where the main method has one and `test.oracle` asks for it."""
+        return next(iter(self.methods.values())).alone() if self.config.test.oracle > 1 else None
+
     def oracle_problem(self, denoiser: Denoiser, workers: Workers = ALONE) -> SearchProblem:
         """The same problem with the unseen samples that the oracle searches."""
         noise, cond = draw_samples(self.config, self.model, self.unseen[: self.config.test.oracle], self.device)
@@ -151,6 +156,6 @@ def _dtype(precision: str | None) -> torch.dtype | None:
 
 __getattr__ = old_names(
     __name__,
-    launched="optsteps.running.device.launch_device",
+    launched="optsteps.running.device.only_device",
     code_version="optsteps.running.version.code_version",
 )

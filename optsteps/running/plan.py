@@ -17,7 +17,6 @@ from optsteps.methods import GivenSchedules
 from optsteps.methods.base import Evaluations, steps_between
 from optsteps.running.experiment import Experiment
 from optsteps.running.interpretation import evaluations_of_check
-from optsteps.running.oracle import oracle_method
 from optsteps.schedules import Schedule
 from optsteps.storage.store import ShardStore
 from optsteps.text.duration import duration
@@ -94,7 +93,7 @@ def planned(experiment: Experiment) -> list[Stage]:
         Stage("compare: samples", unseen, unseen * guidance * calls, kept=state * unseen * len(compared)),
         Stage("compare: along the way", traced, traced * (walk + guidance * calls), kept=state * traced * path),
     ]
-    oracle = oracle_method(experiment)
+    oracle = experiment.oracle_method
     if oracle is not None:
         problem = experiment.oracle_problem(model.denoiser)
         search, samples = oracle.evaluations(problem, steps), len(problem.noise)

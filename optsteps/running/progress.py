@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -20,12 +18,11 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColum
 from rich.progress import Progress as Bars
 from rich.table import Column
 from torch import Tensor
+from torch.distributed import Store
 
 from optsteps.conditions import Cond
 from optsteps.denoisers import Denoiser, call_nfe
 from optsteps.sampling import Walks
-from optsteps.storage.documents import read_json
-from optsteps.storage.files import write_atomically
 from optsteps.text.terminal import say
 
 log = logging.getLogger(__name__)
@@ -65,12 +62,15 @@ class Progress:
     Args:
         device: name of this rank's device.
         rank: its number.
-        folder: where the ranks of a run leave their counts; None where there is one rank only.
+        world_size: how many ranks there are.
+        board: where the ranks of a run leave their counts; None where there is one rank only.
         label: stands before every line of a job that runs beside others, which has no bars.
     """
 
-    def __init__(self, device: str, rank: int = 0, folder: Path | None = None, label: str = "") -> None:
-        self.device, self.rank, self.folder, self.label = device, rank, folder, label
+    def __init__(
+        self, device: str, rank: int = 0, world_size: int = 1, board: Store | None = None, label: str = ""
+    ) -> None:
+        self.device, self.rank, self.world_size, self.board, self.label = device, rank, world_size, board, label
         self.evaluations, self._found = 0, 0
         self._to_come: dict[str, int | None] = {}
         self._begun: tuple[float, int] | None = None
@@ -185,22 +185,20 @@ class Progress:
     def _look(self) -> None:
         """Leave this rank's count for rank 0, and show all counts."""
         self._looked = time.monotonic()
-        if self.folder is not None and self.rank > 0:
-            count = {"device": self.device, "evaluations": self.evaluations}
-            with suppress(OSError):  # where it cannot be written, the others see an older count
-                write_atomically(self.folder / f"{self.rank}.json", json.dumps(count).encode())
+        if self.board is not None and self.rank > 0:
+            self.board.set(f"count/{self.rank}", f"{self.evaluations} {self.device}")
         if self._stage is not None and self._has_bars:
             self._bars.update(self._bar, completed=self._fraction(self._stage), note=self._note(self._stage))
 
     def _ranks(self) -> dict[int, tuple[str, int]]:
         """Device and evaluations so far of every rank."""
         counts = {self.rank: (self.device, self.evaluations)}
-        if self.folder is not None and self.rank == 0:
-            for file in self.folder.glob("*.json"):
-                with suppress(ValueError, OSError, TypeError, KeyError):  # a file that no rank wrote counts for nothing
-                    count = read_json(file, self.folder)
-                    counts[int(file.stem)] = (str(count["device"]), int(count["evaluations"]))
-        return dict(sorted(counts.items()))
+        if self.board is not None and self.rank == 0:
+            for rank in range(1, self.world_size):
+                if self.board.check([f"count/{rank}"]):
+                    evaluations, _, device = self.board.get(f"count/{rank}").decode().partition(" ")
+                    counts[rank] = (device, int(evaluations))
+        return counts
 
     def _spent(self, stage: _Stage) -> str:
         """The evaluations of the stage, and those of every rank per second."""

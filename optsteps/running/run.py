@@ -19,14 +19,14 @@ from optsteps.methods import SearchResult
 from optsteps.reporting.run.folder import USAGE, write_config, write_report
 from optsteps.reporting.run.summary import run_summary, terminal_text
 from optsteps.running.compose import compose_experiment
-from optsteps.running.device import device_name, launch_device
+from optsteps.running.device import device_name
 from optsteps.running.facts import formula_range, run_facts
 from optsteps.running.keys import keys_of
-from optsteps.running.launch import failed_ranks, further_ranks, this_rank
+from optsteps.running.launch import Rank, only_rank
 from optsteps.running.limits import check_budget, check_disk
 from optsteps.running.oracle import judge_oracle
 from optsteps.running.plan import Stage, evaluations_by_stage, plan_note, plan_table, planned, shortened, total
-from optsteps.running.share import Share, compute, model_rate, probe_model, store_of
+from optsteps.running.share import Share, model_rate, probe_model, store_of
 from optsteps.storage.files import write_atomically
 from optsteps.storage.sources import remember_sources
 from optsteps.storage.store import ShardStore
@@ -39,7 +39,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def run(config: DictConfig, folder: Path, method_name: str, command: str, label: str = "") -> list[Row]:
+def show_plan(config: DictConfig, method_name: str) -> None:
+    """Say what the run of the experiment that `config` describes would do.
+
+    Raises:
+        ValueError, OSError: it may not, with one paragraph that says why, or `config` is wrong.
+    """
+    experiment = compose_experiment(config, only_rank(config.runner).device, method_name)
+    stages, rate, store = planned(experiment), model_rate(experiment), store_of(config)
+    say(_shown(plan_table(stages, rate), plan_note(stages, rate, store)))
+    _check_limits(config, stages, rate, store)
+
+
+def run(config: DictConfig, folder: Path, method_name: str, command: str, rank: Rank, label: str = "") -> list[Row]:
     """Run the experiment that `config` describes and leave its report in `folder`.
 
     Args:
@@ -47,32 +59,18 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str, label:
         folder: of the run.
         method_name: the main method's.
         command: that repeats the run.
+        rank: number 0; the others `compute`.
         label: before every line of progress, where other jobs write to the same terminal.
 
     Returns:
-        The rows of its table; none for a rank other than 0, which only computes, nor where only a plan is asked for.
+        The rows of its table.
 
     Raises:
         ValueError, OSError: with one paragraph that says what is wrong.
     """
     start = time.perf_counter()
-    rank = this_rank(config.runner)
-    if rank.world_size > 1 and config.store.folder is None:
-        raise ValueError("several processes meet in the store: give a store.folder, or runner.devices=1")
-    if config.plan:
-        if rank.rank == 0:
-            experiment = compose_experiment(config, launch_device(config.runner), method_name)
-            stages, rate, store = planned(experiment), model_rate(experiment), store_of(config)
-            say(_shown(plan_table(stages, rate), plan_note(stages, rate, store)))
-            _check_limits(config, stages, rate, store)
-        return []
-    if rank.rank > 0:  # of another node, or a task of SLURM's: rank 0 reports
-        with further_ranks(config, method_name, folder, rank):
-            compute(config, method_name, rank)
-        return []
-    device = launch_device(config.runner)
     try:
-        experiment = compose_experiment(config, device, method_name)
+        experiment = compose_experiment(config, rank.device, method_name)
     except SystemExit as error:
         raise _exited(error) from error
     except Exception:
@@ -90,11 +88,11 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str, label:
         facts = run_facts(experiment, command)  # before anything is spent: it may fail
         stages = planned(experiment)
         _check_limits(config, stages, None, store_of(config))
-        share = Share.of_rank(experiment, device, rank, label)
+        share = Share.of_rank(experiment, rank, label)
         rate = model_rate(experiment)
         _show_plan(config, stages, rate, label)
         share.progress.expect(evaluations_by_stage(stages))
-        with further_ranks(config, method_name, folder, rank) as ranks, share.progress:
+        with share.progress:
             for name, reason in experiment.left_out.items():
                 log.warning("%s is left out of the comparison: %s", name, reason)
             checks = share.check_model()
@@ -103,7 +101,6 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str, label:
             results = share.search()
             rows += _judge_schedules(share, comparison, results)
             rows += judge_oracle(share, comparison)
-            failures = failed_ranks(ranks, folder, rank)
         verdict_rows = [v for figure in config.metric.verdicts for v in verdicts(rows, method_name, figure)]
         title = f"{experiment.model.name}: {method_name} with {experiment.solver.name}"
         usage = [_write_usage(folder, results[method_name])] if experiment.model.in_diffusers else []
@@ -120,7 +117,7 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str, label:
 
     log_results(logger, rows, verdict_rows, [*usage, *paths], time.perf_counter() - start)
     written = [("report and schedules", folder), *(("how to sample with them", path) for path in usage)]
-    say(run_summary(rows, verdict_rows, failures, written, rate))
+    say(run_summary(rows, verdict_rows, written, rate))
     return rows
 
 
@@ -138,7 +135,7 @@ def _exited(error: SystemExit) -> ValueError:
 
 def results_key(config: DictConfig, method_name: str) -> str:
     """The digest of what determines the results of a run of `config`, as its metrics.json has it."""
-    device = launch_device(config.runner)
+    device = only_rank(config.runner).device
     experiment = compose_experiment(config, device, method_name)
     return keys_of(experiment, probe_model(experiment), device_name(device)).results
 

@@ -6,24 +6,24 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from optsteps.conditions import Cond
 from optsteps.denoisers import Denoiser, call_nfe
 from optsteps.fingerprint import probe_inputs, probed
-from optsteps.methods import GivenSchedules, SearchResult
+from optsteps.methods import GivenSchedules, Method, SearchProblem, SearchResult
 from optsteps.running.compose import compose_experiment
-from optsteps.running.device import device_name, launch_device
+from optsteps.running.device import device_name
 from optsteps.running.experiment import Experiment
 from optsteps.running.interpretation import check_interpretation
-from optsteps.running.keys import Facts, Keys, keys_of
+from optsteps.running.keys import Facts, Keys, keys_of, problem_facts
 from optsteps.running.launch import Rank
 from optsteps.running.probe import Probe, measured_rate, probe
 from optsteps.running.progress import Progress
-from optsteps.storage.store import ShardStore, digest
-from optsteps.storage.workers import ALONE, StoredWorkers, Workers
+from optsteps.storage.division import Division
+from optsteps.storage.store import ShardStore
+from optsteps.storage.workers import ALONE, GatheredWorkers, StoredWorkers, Workers
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Share:
         experiment: of the run.
         probe: of the experiment's model.
         keys: what determines its results.
-        workers: all ranks that share the run's store, or this process alone.
+        workers: all ranks of the run, or this process alone.
         progress: counts the evaluations of `denoiser`.
         denoiser: the model's.
     """
@@ -47,19 +47,19 @@ class Share:
     denoiser: Denoiser
 
     @classmethod
-    def of_rank(cls, experiment: Experiment, device: torch.device, rank: Rank, label: str = "") -> Share:
+    def of_rank(cls, experiment: Experiment, rank: Rank, label: str = "") -> Share:
         """The share of a rank, once the model has answered the probe.
 
         Args:
-            device: that computes, also where samples and states lie elsewhere.
+            experiment: composed for the rank's device.
             label: of the lines of its progress.
 
         Raises:
             ValueError: the model does not answer as a denoiser does, or the store has no name.
         """
-        answers, name = probe_model(experiment), device_name(device)
+        answers, name = probe_model(experiment), device_name(rank.device)
         keys = keys_of(experiment, answers, name)
-        progress = _progress(experiment.config, name, rank, label)
+        progress = Progress(name, rank.number, rank.world_size, rank.board, label)
         workers = _workers(experiment.config, keys, rank, progress)
         return cls(experiment, answers, keys, workers, progress, progress.watch(experiment.model.denoiser))
 
@@ -95,6 +95,12 @@ class Share:
                 results[name] = result
         return results
 
+    def search_for_oracle(self, method: Method) -> tuple[SearchProblem, SearchResult]:
+        """The problem of the oracle, and what its method finds."""
+        problem, name = self.experiment.oracle_problem(self.denoiser, self.workers), next(iter(self.experiment.methods))
+        workers = self.search_workers(name, problem_facts(problem)).on("oracle", samples=len(problem.noise))
+        return problem, method.search(problem, self.experiment.steps, workers)
+
     def search_workers(self, method: str, problem: Facts) -> Workers:
         """The workers for a search of the method of that name, on a problem that these facts determine."""
         workers, facts = self.workers.telling(self.progress.shard), self.keys.methods[method]
@@ -103,9 +109,8 @@ class Share:
 
 def compute(config: DictConfig, method_name: str, rank: Rank) -> None:
     """A rank's share of the shards of a run; no figure, no report."""
-    device = launch_device(config.runner, rank.local_rank)
-    experiment = compose_experiment(config, device, method_name)
-    share = Share.of_rank(experiment, device, rank)
+    experiment = compose_experiment(config, rank.device, method_name)
+    share = Share.of_rank(experiment, rank)
     with share.progress as progress:
         share.check_model()
         comparison = experiment.comparison(share.denoiser, share.workers)
@@ -119,6 +124,9 @@ def compute(config: DictConfig, method_name: str, rank: Rank) -> None:
                     begun_there.teacher_samples()
                     begun_there.samples(schedule)
                     begun_there.path_error(schedule)
+        if experiment.oracle_method is not None:
+            with progress.stage("oracle"):
+                share.search_for_oracle(experiment.oracle_method)
 
 
 def probe_model(experiment: Experiment) -> Probe:
@@ -159,19 +167,11 @@ def _probe_inputs(experiment: Experiment) -> tuple[Tensor, Tensor, Cond]:
 
 def _workers(config: DictConfig, keys: Keys, rank: Rank, progress: Progress) -> Workers:
     """Those of `config.store`, for what the model determines, or this process alone."""
-    store = store_of(config)
-    if store is None:
-        return ALONE
-    return StoredWorkers(store, keys.model, rank.rank, rank.world_size, found=progress.found)
-
-
-def _progress(config: DictConfig, device: str, rank: Rank, label: str) -> Progress:
-    """Ranks of one run leave their counts beside its store."""
-    if rank.world_size == 1:
-        return Progress(device, rank.rank, label=label)
-    run = digest(OmegaConf.to_container(config, resolve=True))
-    folder = Path(config.store.folder) / "progress" / run
-    if rank.rank == 0:
-        for old in folder.glob("*.json"):
-            old.unlink()
-    return Progress(device, rank.rank, folder, label)
+    if rank.board is None:
+        store = store_of(config)
+        return ALONE if store is None else StoredWorkers(store, keys.model, found=progress.found)
+    division = Division(rank.board, rank.number, rank.world_size)
+    if config.store.shared and (store := store_of(config)) is not None:
+        return StoredWorkers(store, keys.model, division, found=progress.found)
+    store = store_of(config) if rank.number == 0 else None
+    return GatheredWorkers(division, store, keys.model, found=progress.found)

@@ -16,7 +16,7 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ _MARK = ".optsteps_store"
 _SHARD = re.compile(r"(?P<key>[^.]+)\.(?P<sha256>[0-9a-f]{64})\.safetensors")
 # files that a killed process left: a half-written shard, a claim
 _LEFT = re.compile(rf"\.{_SHARD.pattern}\..+|(?P<claimed>[^.]+)\.(claim|lock)")
-# a folder beside the shards, with what the ranks of a run have done so far
+# a folder beside the shards, in which ranks of version 0.1 left their counts
 _COUNTS = "progress"
 
 
@@ -147,35 +147,38 @@ class ShardStore:
         self,
         keys: Sequence[str],
         function: Callable[[int], Tree],
-        first: int = 0,
+        positions: Iterable[int] | None = None,
         finished: Callable[[int, Tree], None] = lambda *_: None,
     ) -> list[Tree]:
-        """The shards of all keys, in order, each computed by one process and kept.
+        """Shards, each computed by one process and kept.
 
         Args:
-            keys: of the shards.
+            keys: of shards.
             function: the shard of the key at a position in the list.
-            first: the position where this process begins, so that several do not wait for the same shard.
+            positions: of the shards that are wanted, all for None. Each is asked for when those before it are there, or
+                are claimed by other processes.
             finished: called with the position of every shard, and the shard, once it is there, computed by this process
                 or another.
+
+        Returns:
+            The shards, in the order of `positions`.
         """
-        shards: dict[int, Tree] = {}
-        waiting = [(first + i) % len(keys) for i in range(len(keys))]
+        shards: dict[int, Tree] = {}  # in the order of the positions: a missing one holds its place
+
+        def missing(position: int) -> bool:
+            shard = self.get(keys[position])
+            if shard is None:
+                shard = self._computed(keys[position], partial(function, position))
+            shards[position] = shard
+            if shard is not None:
+                finished(position, shard)
+            return shard is None
+
+        waiting = [k for k in (range(len(keys)) if positions is None else positions) if missing(k)]
         while waiting:
-            missing = []
-            for position in waiting:
-                shard = self.get(keys[position])
-                if shard is None:
-                    shard = self._computed(keys[position], partial(function, position))
-                if shard is None:
-                    missing.append(position)
-                else:
-                    shards[position] = shard
-                    finished(position, shard)
-            if len(missing) == len(waiting):
-                time.sleep(_PAUSE)
-            waiting = missing
-        return [shards[position] for position in range(len(keys))]
+            time.sleep(_PAUSE)
+            waiting = [k for k in waiting if missing(k)]
+        return list(shards.values())
 
     def _computed(self, key: str, function: Callable[[], Tree]) -> Tree | None:
         """The shard, computed here and kept if the store can be written; None if another process computes it."""

@@ -1,11 +1,15 @@
-"""Workers that compute the shards of a long computation: this process alone, or all processes that share a store."""
+"""Workers that compute the shards of a long computation: this process, all with the same store, or a run's ranks."""
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
+from optsteps.storage.division import Division
 from optsteps.storage.store import ShardStore, digest
 
 Name = Mapping[str, Any]
@@ -77,18 +81,17 @@ class StoredWorkers:
     """All processes with the same store and the same facts: one of them computes a shard, once, and it is kept.
 
     Args:
-        store: of the shards.
+        store: of the shards, one for all ranks.
         facts: those that determine the shards' content, JSON data.
-        rank, world_size: this process's number and how many there are, so that they begin at different shards; nothing
-            depends on either.
+        division: of the shards among the ranks of this run; None where it has one process. Another run with the same
+            store is met in the store.
         finished: called with the name of every shard once it is there, computed by this process or another.
         found: called with every shard that this process need not compute, because it is in the store.
     """
 
     store: ShardStore
     facts: Mapping[str, Any]
-    rank: int = 0
-    world_size: int = 1
+    division: Division | None = None
     finished: Callable[[Name], None] = _silent
     found: Callable[[Any], None] = _silent
     keeps = True
@@ -97,31 +100,109 @@ class StoredWorkers:
         return replace(self, facts={**self.facts, part: facts})
 
     def shards(self, names: Sequence[Name], compute: Callable[[int], Any]) -> list[Any]:
-        first = self.rank * len(names) // self.world_size
-        computed = set[int]()
+        keys = [_key(self.facts, name) for name in names]
+        shards, computed = dict[int, Any](), set[int]()
 
         def computing(position: int) -> Any:
             computed.add(position)
             return compute(position)
 
         def there(position: int, shard: Any) -> None:
+            shards[position] = shard
+            if self.division is not None:
+                self.division.finish(keys[position])
             if position not in computed:
                 self.found(shard)
             self.finished(names[position])
 
-        return self.store.compute([self._key(name) for name in names], computing, first, there)
+        if self.division is None:
+            return self.store.compute(keys, computing, finished=there)
+        self.store.compute(keys, computing, self.division.taken(keys), there)
+        for position, key in enumerate(keys):
+            if position not in shards:  # another rank has taken it
+                self.division.wait_for(key)
+                self.store.compute(keys, computing, [position], there)
+        return [shards[position] for position in range(len(keys))]
 
     def telling(self, finished: Callable[[Name], None]) -> StoredWorkers:
         return replace(self, finished=finished)
 
     def kept(self, name: Name) -> Any | None:
-        shard = self.store.get(self._key(name))
+        shard = self.store.get(_key(self.facts, name))
         if shard is not None:
             self.found(shard)
         return shard
 
-    def _key(self, name: Name) -> str:
-        return digest({"facts": self.facts, "shard": name})
+
+@dataclass(frozen=True)
+class GatheredWorkers:
+    """The ranks of one run, which share no store: they send each other every shard, and rank 0 keeps it.
+
+    What is requested while a shard is computed, such as a walk of the teacher, stays with the rank that computes it.
+
+    Args:
+        division: of the shards among the ranks.
+        store: rank 0's; None in the others, and where nothing is kept.
+        facts, finished, found: as of `StoredWorkers`.
+    """
+
+    division: Division
+    store: ShardStore | None
+    facts: Mapping[str, Any]
+    finished: Callable[[Name], None] = _silent
+    found: Callable[[Any], None] = _silent
+    # how often a list of shards was requested: all ranks request the same ones, though rank 0 some of them again
+    _requests: Counter[str] = field(default_factory=Counter)
+    # the shards that this rank is at; what it requests for them, it requests alone
+    _under_way: list[str] = field(default_factory=list)
+    keeps = True
+
+    def on(self, part: str, **facts: Any) -> GatheredWorkers:
+        return replace(self, facts={**self.facts, part: facts})
+
+    def shards(self, names: Sequence[Name], compute: Callable[[int], Any]) -> list[Any]:
+        if self._under_way:
+            return [self._computed(name, partial(compute, position)) for position, name in enumerate(names)]
+        keys = [_key(self.facts, name) for name in names]
+        request = digest(keys)
+        self._requests[request] += 1
+        prefix, division = f"{self._requests[request]}/{request}", self.division
+        sent = [f"{prefix}/{position}" for position in range(len(keys))]
+        shards = dict[int, Any]()
+        for position, name in enumerate(names):
+            shard = self.kept(name)
+            if shard is not None:
+                shards[position] = shard
+                division.send(sent[position], shard)
+        known = json.loads(division.share(f"{prefix}/known", json.dumps([*shards]) if division.rank == 0 else None))
+        for position in division.taken(sent):
+            if position not in known:
+                self._under_way.append(sent[position])
+                shards[position] = self._computed(names[position], partial(compute, position))
+                self._under_way.pop()
+                division.send(sent[position], shards[position])
+        for position, name in enumerate(names):
+            if position not in shards:
+                shards[position] = division.received(sent[position])
+                self.found(shards[position])
+                if self.store is not None:
+                    self.store.put(keys[position], shards[position])
+            self.finished(name)
+        return [shards[position] for position in range(len(keys))]
+
+    def _computed(self, name: Name, compute: Callable[[], Any]) -> Any:
+        if self.store is None:
+            return compute()
+        return self.store.compute([_key(self.facts, name)], lambda _: compute())[0]
+
+    def telling(self, finished: Callable[[Name], None]) -> GatheredWorkers:
+        return replace(self, finished=finished)
+
+    def kept(self, name: Name) -> Any | None:
+        shard = None if self.store is None else self.store.get(_key(self.facts, name))
+        if shard is not None:
+            self.found(shard)
+        return shard
 
 
 @dataclass(frozen=True)
@@ -162,4 +243,8 @@ class RememberingWorkers:
         return self.workers.kept(name) if held is None else held
 
     def _key(self, name: Name) -> str:
-        return digest({"facts": self.facts, "shard": name})
+        return _key(self.facts, name)
+
+
+def _key(facts: Mapping[str, Any] | None, name: Name) -> str:
+    return digest({"facts": facts, "shard": name})

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -280,7 +281,6 @@ def test_a_run_leaves_what_it_promises_and_is_repeatable(tmp_path: Path, monkeyp
         (["model=digits", "metric=images"], ["(1, 28, 28)", "(1, 8, 8)", "metric=teacher"]),
         (["store.precision=float8"], ["store.precision", "float8"]),
         (["runner.states=tape"], ["runner.states", "tape"]),
-        (["runner.devices=2"], ["store.folder", "runner.devices=1"]),
         (["store.folder="], ["store.folder=: ", "null keeps nothing"]),
     ],
 )
@@ -438,56 +438,74 @@ def test_a_run_goes_on_from_finished_shards(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("blank_pictures")
-def test_any_number_of_processes_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "counts", [[(2, "true")], pytest.param([(2, "false"), (4, "true"), (4, "false")], marks=pytest.mark.slow)]
+)
+def test_any_number_of_processes_finds_the_same(
+    counts: list[tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each number with a store of its own, so that all is computed."""
     found = []
-    for count in (1, 3):
-        folder = tmp_path / str(count)
+    for count, shared in ((1, "true"), *counts):
+        folder = tmp_path / f"{count}{shared}"
         own = [f"store.folder={folder / 'store'}", "runner=cpu", "runner.threads=1", f"runner.devices={count}"]
+        own += [f"store.shared={shared}"]
         few = ["search.samples=20", "method.shard_size=4", "max_batch=4", "+method@rivals.ays=ays"]
         few += ["rivals.ays.levels=16", "rivals.ays.shard_size=4", "+rivals.ays.block_size=2"]
         start(monkeypatch, folder, *(o for o in TINY if o.split("=")[0] not in ("store.folder", "search.samples")),
               *TINY_PLANE, *few, *own)  # fmt: skip
-        metrics = json.loads((folder / "metrics.json").read_text())
-        rows = [{k: v for k, v in row.items() if k != "search_seconds"} for row in metrics["rows"]]
-        schedules = {path.name: path.read_bytes() for path in folder.glob("schedule_*.json")}
-        found.append((rows, schedules, metrics["verdicts"]))
+        found.append(found_in(folder))
         logs = [path.read_text() for path in folder.glob("ranks/*.log")]
         assert len(logs) == count - 1
         assert "Traceback" not in "".join(logs)
-    assert found[0] == found[1]
+    assert all(others == found[0] for others in found)
 
 
-def test_tasks_of_slurm_are_ranks(tmp_path: Path) -> None:
-    """Two tasks that srun would start: rank 0 reports what a run alone finds, rank 1 helps and writes no report."""
-    kept = [*(o for o in TINY if not o.startswith("store")), *TINY_PLANE, "runner.threads=1", "rivals=[path,edm]"]
-    tasks = []
-    for rank in range(2):
-        own = [f"store.folder={tmp_path / 'store'}", f"hydra.run.dir={tmp_path / str(rank)}", "runner=slurm"]
-        slurm = {"NTASKS": "2", "JOB_NAME": "search", "PROCID": str(rank), "LOCALID": str(rank)}
-        environment = os.environ | {f"SLURM_{name}": value for name, value in slurm.items()}
-        command = [sys.executable, "-m", "optsteps.cli.run", *kept, *own]
-        tasks.append(subprocess.Popen(command, env=environment, cwd=tmp_path))
-    assert [task.wait(200) for task in tasks] == [0, 0]
-    subprocess.run(
-        [sys.executable, "-m", "optsteps.cli.run", *kept, "store.folder=null", f"hydra.run.dir={tmp_path / 'alone'}"],
-        cwd=tmp_path,
-        check=True,
-    )
-    assert not (tmp_path / "1" / "metrics.json").exists()
-    for n in (2, 3):
-        together, alone = (tmp_path / name / f"schedule_{n}.json" for name in ("0", "alone"))
-        assert together.read_bytes() == alone.read_bytes()
+def found_in(folder: Path) -> tuple[list[dict[str, Any]], dict[str, bytes], list[Any]]:
+    """All that a run found."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    rows = [{k: v for k, v in row.items() if k != "search_seconds"} for row in metrics["rows"]]
+    return rows, {path.name: path.read_bytes() for path in folder.glob("schedule_*.json")}, metrics["verdicts"]
 
 
-@pytest.mark.usefixtures("blank_pictures")
-def test_a_lost_rank_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    """Rank 1 dies at once; the run ends with the same result and says so."""
-    own = [f"store.folder={tmp_path / 'store'}", "runner.devices=2"]
-    monkeypatch.setattr("optsteps.running.launch.sys.executable", "/bin/false")
-    start(monkeypatch, tmp_path, *(o for o in TINY if not o.startswith("store")), *TINY_PLANE, *own)
-    assert "rank 1 ended early with exit status 1" in " ".join(capsys.readouterr().out.split())
-    assert (tmp_path / "schedule_3.json").exists()
+def ranks_of(launcher: str, folder: Path, *overrides: str) -> list[subprocess.Popen[bytes]]:
+    """A command with two ranks, as a launcher starts it."""
+    command = ["-m", "optsteps", *overrides, "runner=slurm" if launcher == "slurm" else "runner=cpu"]
+    command += ["runner.accelerator=cpu", "runner.threads=1"]
+    torchrun = ["-m", "torch.distributed.run", "--master-addr=127.0.0.1", "--master-port=29561"]
+    started = []
+    for k in range(2):
+        names, environment = ("NTASKS", "NTASKS_PER_NODE", "NNODES", "PROCID", "LOCALID", "NODEID"), dict(os.environ)
+        before = [sys.executable]
+        if launcher == "slurm":
+            environment |= {f"SLURM_{n}": str(v) for n, v in zip(names, (2, 2, 1, k, k, 0), strict=True)}
+            environment |= {"SLURM_JOB_NAME": "search", "SLURM_JOB_ID": "31", "MASTER_PORT": "29571"}
+        elif launcher == "two agents":
+            before += [*torchrun, "--nnodes=2", "--nproc-per-node=1", f"--node-rank={k}"]
+        elif k == 0:
+            before += [*torchrun, "--nproc-per-node=2"]
+        else:
+            continue
+        started.append(subprocess.Popen([*before, *command], env=environment, cwd=folder))
+    return started
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("launcher", ["torchrun", "slurm", "two agents"])
+def test_every_launcher_finds_the_same(launcher: str, shared: bool, tmp_path: Path) -> None:
+    """Rank 0 reports what a run alone finds, and the other one leaves no folder of its own."""
+    kept = [*(o for o in TINY if not o.startswith("store")), *TINY_PLANE, "rivals=[path,edm]", "method.shard_size=1"]
+    own = ["store.folder=store", f"store.shared={str(shared).lower()}"]
+    ranks = ranks_of(launcher, tmp_path, *kept, *own)
+    assert [rank.wait(600) for rank in ranks] == [0] * len(ranks)
+    (together,) = (tmp_path / "outputs").glob("*/*")
+    alone = [*kept, "runner=cpu", "runner.threads=1", "store.folder=null", "hydra.run.dir=alone"]
+    subprocess.run([sys.executable, "-m", "optsteps", *alone], cwd=tmp_path, check=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"outputs", "store", "alone"}
+    assert found_in(together) == found_in(tmp_path / "alone")
 
 
 def _small_mnist(folder: Path, count: int, side: int) -> None:

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from optsteps.cli.common import CONFIG_DIR
 from optsteps.running.compose import compose_experiment
 from optsteps.running.keys import Keys, keys_of
-from optsteps.running.launch import Rank
+from optsteps.running.launch import only_rank
 from optsteps.running.progress import Progress
 from optsteps.running.share import compute, probe_model
 from optsteps.storage.store import ShardStore
@@ -99,7 +99,7 @@ def work_done(config: DictConfig) -> tuple[int, int]:
         leave(self, *error)
 
     ShardStore.put, Progress.__exit__ = counting, leaving  # type: ignore[method-assign]
-    compute(config, "oss", Rank())
+    compute(config, "oss", only_rank(config.runner))
     return evaluations, shards
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed import HashStore, TCPStore
 
 from optsteps import SearchProblem, build_schedule
 from optsteps.methods import AYS, OSS, Method, Path, SearchResult
@@ -16,8 +17,9 @@ from optsteps.models.analytic import GaussianMixture
 from optsteps.noise import unit_noise
 from optsteps.processes import EDM
 from optsteps.solvers import build_solver
+from optsteps.storage.division import Division
 from optsteps.storage.store import ShardStore
-from optsteps.storage.workers import StoredWorkers
+from optsteps.storage.workers import GatheredWorkers, StoredWorkers, Workers
 from optsteps.trajectories import NO_CACHE, Cache
 
 METHODS: dict[str, Any] = {
@@ -124,27 +126,60 @@ def test_precision_of_what_is_kept(tmp_path: File) -> None:
     assert max(sizes) < max(path.stat().st_size for path in (tmp_path / "exact").rglob("*.safetensors")) / 2
 
 
-def _search(folder: File, rank: int, name: str, queue: Any) -> None:
+def _workers(folder: File, rank: int, port: int, shared: bool) -> Workers:
+    board = TCPStore("127.0.0.1", port, is_master=False)
+    if shared:
+        return StoredWorkers(ShardStore(folder), {}, Division(board, rank, 2))
+    return GatheredWorkers(Division(board, rank, 2), ShardStore(folder) if rank == 0 else None, {})
+
+
+def _search(folder: File, rank: int, port: int, shared: bool, name: str, queue: Any) -> None:
     torch.set_num_threads(1)
-    workers = StoredWorkers(ShardStore(folder), {}, rank, 2)
+    workers = _workers(folder, rank, port, shared)
     stated, denoiser = problem(cache=Cache(workers))
     found = METHODS[name]().search(stated, [3, 5], workers)
     queue.put((denoiser.calls, {n: s.times.tolist() for n, s in found.schedules.items()}))
 
 
+@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("name", ["mean", "judged", "path"])
-def test_two_processes_find_what_one_finds(name: str, tmp_path: File) -> None:
+def test_two_ranks_find_what_one_process_finds(name: str, shared: bool, tmp_path: File) -> None:
     everything = StoredWorkers(ShardStore(tmp_path / "whole"), {})
     stated, whole = problem(cache=Cache(everything))
     alone = METHODS[name]().search(stated, [3, 5], everything)
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    both = [context.Process(target=_search, args=(tmp_path / "both", rank, name, queue)) for rank in (0, 1)]
-    for process in both:
-        process.start()
-    answers = [queue.get(timeout=60) for _ in both]
-    for process in both:
-        process.join(60)
     expected = {n: s.times.tolist() for n, s in alone.schedules.items()}
-    assert [times for _, times in answers] == [expected, expected]
-    assert sum(calls for calls, _ in answers) == whole.calls  # nothing twice
+    context = multiprocessing.get_context("fork")
+    # without a common store, a walk of the teacher that a shard needs is made by every rank that comes to such a shard
+    twice = 0 if shared else 3 * 20
+    for fewest, most in ((whole.calls, whole.calls + twice), (0, 0)):  # the second time, all is in the store
+        queue, server = context.Queue(), TCPStore("127.0.0.1", 0, is_master=True)
+        ranks = [(tmp_path / "both", rank, server.port, shared, name, queue) for rank in (0, 1)]
+        both = [context.Process(target=_search, args=arguments) for arguments in ranks]
+        for process in both:
+            process.start()
+        answers = [queue.get(timeout=60) for _ in both]
+        for process in both:
+            process.join(60)
+        assert [times for _, times in answers] == [expected, expected]
+        assert fewest <= sum(calls for calls, _ in answers) <= most
+
+
+def test_a_shard_that_is_deleted_is_computed_again(tmp_path: File) -> None:
+    """By whoever misses it, though it was finished."""
+    division = Division(HashStore(), 0, 2)
+    workers = StoredWorkers(ShardStore(tmp_path), {}, division)
+    names = [{"shard": k} for k in range(3)]
+    assert workers.shards(names, lambda k: k) == [0, 1, 2]
+    next(tmp_path.glob("*/*.safetensors")).unlink()
+    assert workers.shards(names, lambda k: k) == [0, 1, 2]
+
+
+def test_large_shards_are_sent_in_pieces() -> None:
+    board = HashStore()
+    large = torch.arange(3_000_000)
+    Division(board, 0, 3).send("large", (large, 7))
+    for rank in (1, 2):
+        received, number = Division(board, rank, 3).received("large")
+        assert torch.equal(received, large)
+        assert number == 7
+    assert not board.check(["piece/large/0"])  # nobody needs it any more

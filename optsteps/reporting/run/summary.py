@@ -17,16 +17,14 @@ from optsteps.reporting.run.tables import terminal_table, verdict_sentences
 def run_summary(
     rows: Sequence[Row],
     verdicts: Sequence[VerdictRow],
-    warnings: Iterable[str],
     places: Iterable[tuple[str, Path]],
     rate: float | None = None,
 ) -> str:
-    """What to use, the table of all rows, warnings in red, the verdicts in sentences, and paths; as wide as the
+    """What to use, the table of all rows, the verdicts in sentences, and paths; as wide as the
     terminal.
 
     Args:
         rows, verdicts: of the comparison.
-        warnings: a sentence each.
         places: the files and folders to name, each with its path.
         rate: network evaluations per second; None where it was not measured.
     """
@@ -35,8 +33,6 @@ def run_summary(
         for sentence in recommendations(rows, verdicts):
             console.print(sentence, style="bold")
         console.print(terminal_table(rows, rate))
-        for sentence in warnings:
-            console.print(sentence, style="red")
         for sentence in verdict_sentences(verdicts):
             console.print(sentence)
         for what, path in places:

@@ -111,4 +111,4 @@ def test_it_is_said_first() -> None:
     judged = verdicts(rows, "mine", "psnr")
     (sentence,) = recommendations(rows, judged)
     assert report_markdown("x", rows, judged, {}, {}).split("\n\n")[1] == f"**{sentence}**"
-    assert " ".join(run_summary(rows, judged, [], []).split()).startswith(sentence)
+    assert " ".join(run_summary(rows, judged, []).split()).startswith(sentence)
