@@ -180,7 +180,7 @@ class Trajectories:
                 whole = self._on("record", facts).kept(names[number])
                 if whole is not None:  # a search has kept the whole walk
                     denoiser.evaluations = whole[1]
-                    return whole[0].states[:, -1]
+                    return whole[0].states[:, -1].to(noise)
             return walked(denoiser, *inputs[number])
 
         return self._kept(part, facts, names, batch)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import types
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -71,6 +71,21 @@ def pack(tree: Tree) -> bytes:
         raise TypeError(f"a shard cannot hold a {kind.__name__}: {remedy}")
 
     return save(tensors, {"tree": json.dumps(described(tree))})
+
+
+def on_cpu(tree: Tree) -> Tree:
+    """The tree with those of its tensors on the CPU that `pack` would write, as `unpack` has them: so those who combine
+    shards need not know which of them were read."""
+    if isinstance(tree, Tensor):
+        return tree.cpu()
+    if isinstance(tree, dict):
+        return {key: on_cpu(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(on_cpu(value) for value in tree)
+    kind: Any = type(tree)
+    if _STORABLE.get(_name(kind)) is kind:
+        return replace(tree, **{name: on_cpu(getattr(tree, name)) for name in _stored_fields(kind)})
+    return tree
 
 
 def unpack(content: bytes) -> Tree:

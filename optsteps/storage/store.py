@@ -24,7 +24,7 @@ from typing import Any
 
 from optsteps.storage.claims import PATIENCE, Claim
 from optsteps.storage.files import write_atomically
-from optsteps.storage.shards import Tree, pack, unpack
+from optsteps.storage.shards import Tree, on_cpu, pack, unpack
 
 # seconds before a process looks again for a shard that another process computes
 _PAUSE = 0.05
@@ -161,14 +161,14 @@ class ShardStore:
                 or another.
 
         Returns:
-            The shards, in the order of `positions`.
+            The shards, in the order of `positions`, with their tensors on the CPU.
         """
         shards: dict[int, Tree] = {}  # in the order of the positions: a missing one holds its place
 
         def missing(position: int) -> bool:
             shard = self.get(keys[position])
             if shard is None:
-                shard = self._computed(keys[position], partial(function, position))
+                shard = on_cpu(self._computed(keys[position], partial(function, position)))
             shards[position] = shard
             if shard is not None:
                 finished(position, shard)

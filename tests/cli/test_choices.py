@@ -59,7 +59,7 @@ def test_the_first_folder_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "groups"), [(run, set(GROUPS) - {"training"}), (train, {"dataset", "training", "logger"})]
+    ("command", "groups"), [(run, set(GROUPS) - {"training", "pool"}), (train, {"dataset", "training", "logger"})]
 )
 def test_help(
     command: object, groups: set[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

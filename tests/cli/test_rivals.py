@@ -53,7 +53,7 @@ def test_all_rivals_are_all_methods() -> None:
     """But schedules that somebody gives, another name of a method, what asks all others or trains with gradients, and
     what other models or commands are needed for."""
     others = {"file", "published", "oss_pooled", "oss_euler", "oss_few", "ays_fid", "ays_published"}
-    others |= {"auto", "ld3", "ld3_published", "timestep_aligner"}
+    others |= {"auto", "ld3", "ld3_published", "timestep_aligner", "evolution", "bayesian", "cmaes"}
     config = composed("rivals=all")
     assert set(config.rivals) == {path.stem for path in (CONFIG_DIR / "method").glob("*.yaml")} - others
     assert list(config.rivals) == config.optional_rivals

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from optsteps.storage.shards import pack, storable, unpack
+from optsteps.storage.shards import on_cpu, pack, storable, unpack
 from optsteps.storage.store import DamagedShardWarning, ShardStore
 
 
@@ -53,6 +53,30 @@ def test_a_registered_dataclass_comes_back() -> None:
     assert type(again) is Found
     assert (again.name, again.cost, again.walk, again.kind, again.scratch) == ("oss", 3, [("edm", 1)], "a", None)
     assert torch.equal(again.paths[5], torch.ones(2))
+
+
+class Elsewhere(Tensor):
+    """A tensor that says it lies on another device until it is copied."""
+
+    def cpu(self) -> Tensor:  # type: ignore[override]
+        return self.as_subclass(Tensor) + 1
+
+
+def test_a_shard_that_was_computed_lies_where_one_that_was_read_does(tmp_path: Path) -> None:
+    there = torch.zeros(2).as_subclass(Elsewhere)
+    whole = Found({5: there}, "oss", scratch=there)
+
+    def check(found: Found) -> None:
+        assert type(found.paths[5]) is Tensor
+        assert torch.equal(found.paths[5], torch.ones(2))
+        assert found.scratch is there  # what is kept for this process alone stays where it is
+
+    check(on_cpu(whole))
+    tree = on_cpu({"a": [whole, None, "b", 1.5], "c": (there,)})
+    check(tree["a"][0])
+    assert tree["a"][1:] == [None, "b", 1.5]
+    assert isinstance(tree["c"], tuple)
+    check(ShardStore(tmp_path).compute(["key"], lambda _: whole)[0])
 
 
 def test_what_is_not_registered_is_refused_when_written() -> None:
