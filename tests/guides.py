@@ -176,7 +176,7 @@ def _composed(name: str, overrides: list[str], kind: type[Run] | type[Train]) ->
 
 def _parsed(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     try:
-        parser.parse_args(arguments)
+        parser.parse_intermixed_args(arguments)
     except SystemExit as error:  # argparse has said what is wrong
         raise ValueError(f"{parser.prog} does not take {shlex.join(arguments)}") from error
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from guides import ROOT, Block, Command, blocks, check, commands
+from overrides import with_oss
 from reader import HUB, bring_detector, bring_files, bring_pipeline, names, sizes
 
 GUIDES = [
@@ -177,7 +178,7 @@ def tiny(arguments: list[str], folder: Path) -> list[str]:
         added += bring_detector(folder)
     if any(word.startswith("runner") for word in arguments if not NOT_HERE.match(word)):
         added = [word for word in added if not word.startswith("runner")]
-    return [SWEPT.sub(r"\1", word) for word in arguments if not NOT_HERE.match(word)] + added
+    return with_oss([SWEPT.sub(r"\1", word) for word in arguments if not NOT_HERE.match(word)] + added)
 
 
 def runnable(pages: list[Path]) -> list[Command]:

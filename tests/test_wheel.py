@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from overrides import with_oss
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,7 +38,7 @@ def test_configs_weights_and_types_travel(unpacked: Path) -> None:
 def test_the_job_runs_from_any_directory(unpacked: Path, tmp_path: Path, overrides: list[str]) -> None:
     small = ["steps=[2]", "teacher.steps=4", "search.samples=2", "test.oracle=2", "rivals=[edm]", "hydra.run.dir=out"]
     done = subprocess.run(
-        [sys.executable, "-m", "optsteps.cli.run", *overrides, *small],
+        [sys.executable, "-m", "optsteps.cli.run", *with_oss([*overrides, *small])],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(unpacked)},
         capture_output=True,

@@ -9,11 +9,11 @@ _PARTS = {
     "amplitude": ("an amplitude after every step", "search with amplitude=false, or sample with optsteps.sample"),
     "weights": (
         "weights of its own for a solver's remembered outputs",
-        "sample with optsteps.sample, which obeys them",
+        "sample with optsteps.sample, or in a pipeline of diffusers with optsteps.apply, which obey them",
     ),
     "told_times": (
         "times of its own that the network is told at its steps",
-        "sample with optsteps.sample, which obeys them",
+        "sample with optsteps.sample, or in a pipeline of diffusers with optsteps.apply, which obey them",
     ),
 }
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from overrides import with_oss
 
 from optsteps.cli import run as command
 from optsteps.cli.targets import check_targets
@@ -14,7 +15,7 @@ from optsteps.cli.targets import check_targets
 
 def answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What a command that ends with exit status 1 says on standard error."""
-    monkeypatch.setattr(sys, "argv", ["optsteps", *arguments])
+    monkeypatch.setattr(sys, "argv", ["optsteps", *with_oss(arguments)])
     with pytest.raises(SystemExit) as end:
         command.main()
     assert end.value.code == 1

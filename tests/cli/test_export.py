@@ -46,19 +46,21 @@ def test_every_form(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert printed.startswith("step,time,noise_level,log_snr\n0,999.0,14.61")
 
 
-def test_weights_and_told_times_go_to_schedule_files_alone(
+def test_weights_and_told_times_go_to_schedule_files_and_to_apply(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     schedule = Schedule([999, 500, -1], VP.scaled_linear(), weights=[[0.0], [0.25]], told_times=[998.5, 510])
     schedule.save(tmp_path / "schedule_2.json")
     start(monkeypatch, tmp_path / "schedule_2.json", "--to", "schedule", "--output", tmp_path / "again.json")
     assert Schedule.load(tmp_path / "again.json") == schedule
-    for form in ("comfyui", "comfyui-json", "kdiffusion", "csv", "diffusers"):
+    for form in ("comfyui", "comfyui-json", "kdiffusion", "csv"):
         with pytest.raises(SystemExit):
             start(monkeypatch, tmp_path / "schedule_2.json", "--to", form)
         said = capsys.readouterr().err
         assert "weights of its own" in said
-        assert "sample with optsteps.sample, which obeys them" in said
+        assert "sample with optsteps.sample, or in a pipeline of diffusers with optsteps.apply, which obey them" in said
+    start(monkeypatch, tmp_path / "schedule_2.json", "--to", "diffusers")
+    assert "optsteps.apply(pipe, optsteps.Schedule.load(" in capsys.readouterr().out
 
 
 def test_from_one_form_to_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

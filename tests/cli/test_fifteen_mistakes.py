@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from overrides import with_oss
 
 import optsteps
 from optsteps.cli import run as command
@@ -92,7 +93,7 @@ def test_a_mistake_is_answered_in_one_paragraph(
     mistake: str, desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(desk)
-    monkeypatch.setattr(sys, "argv", ["optsteps", *MISTAKES[mistake][0]])
+    monkeypatch.setattr(sys, "argv", ["optsteps", *with_oss(MISTAKES[mistake][0])])
     with pytest.raises(SystemExit) as end:
         command.main()
     assert end.value.code == 1

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from overrides import with_oss
 
 import optsteps
 from optsteps.cli import run as command
@@ -48,7 +49,7 @@ def test_the_written_test_passes_and_the_printed_command_runs(
     assert (test[0], run[0]) == ("python", "optsteps")
     done = subprocess.run([sys.executable, *test[1:]], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    monkeypatch.setattr(sys, "argv", [*run, *TINY])
+    monkeypatch.setattr(sys, "argv", [run[0], *with_oss([*run[1:], *TINY])])
     command.main()
     results = json.loads((desk / "run" / "metrics.json").read_text())
     if group == "model":

@@ -14,6 +14,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from overrides import with_oss
 from test_run import TINY, TINY_PLANE, start
 
 from optsteps.cli import run as command
@@ -174,7 +175,7 @@ def test_runs_begun_in_the_same_second_have_a_folder_each(tmp_path: Path, monkey
 
     def one() -> None:
         os.chdir(tmp_path)
-        sys.argv = ["optsteps", *TINY, *TINY_PLANE]
+        sys.argv = ["optsteps", *with_oss([*TINY, *TINY_PLANE])]
         together.wait(60)
         command.main()
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from overrides import with_oss
 
 from optsteps.cli import run as command
 from optsteps.cli.common import CONFIG_DIR
@@ -57,7 +58,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def start(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["optsteps", "--config-dir=my_conf", "model=mine", *TINY, *overrides])
+    monkeypatch.setattr(sys, "argv", ["optsteps", "--config-dir=my_conf", "model=mine", *with_oss([*TINY, *overrides])])
     command.main()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from overrides import with_oss
 
 from optsteps import Schedule
 from optsteps.cli import run as command
@@ -176,7 +177,7 @@ SLOW = {"metric=fidelity", "experiment=mnist_fid", "experiment=blackbox_cifar10"
 
 def start(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> None:
     """`optsteps OVERRIDES`, in this process, with `folder` as the run's."""
-    monkeypatch.setattr(sys, "argv", ["optsteps", f"hydra.run.dir={folder}", *overrides])
+    monkeypatch.setattr(sys, "argv", ["optsteps", f"hydra.run.dir={folder}", *with_oss(overrides)])
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_MODE", "offline")
     command.main()
@@ -402,7 +403,7 @@ def test_a_terminal_of_ascii_and_a_pipe_that_nobody_reads(tmp_path: Path, monkey
     plain = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", plain)
     folder = tmp_path / f"[bold]caf\u00e9{'x' * 80}"
-    monkeypatch.setattr(sys, "argv", ["optsteps", f"hydra.run.dir='{folder}'", *small, "test.oracle=0"])
+    monkeypatch.setattr(sys, "argv", ["optsteps", f"hydra.run.dir='{folder}'", *with_oss(small), "test.oracle=0"])
     command.main()
     told = plain.buffer.getvalue().decode()
     assert f"report and schedules: {folder}\n".replace("\u00e9", "\\xe9") in told
@@ -471,7 +472,7 @@ def found_in(folder: Path) -> tuple[list[dict[str, Any]], dict[str, bytes], list
 
 def ranks_of(launcher: str, folder: Path, *overrides: str) -> list[subprocess.Popen[bytes]]:
     """A command with two ranks, as a launcher starts it."""
-    command = ["-m", "optsteps", *overrides, "runner=slurm" if launcher == "slurm" else "runner=cpu"]
+    command = ["-m", "optsteps", *with_oss(overrides), "runner=slurm" if launcher == "slurm" else "runner=cpu"]
     command += ["runner.accelerator=cpu", "runner.threads=1"]
     torchrun = ["-m", "torch.distributed.run", "--master-addr=127.0.0.1", "--master-port=29561"]
     started = []
@@ -503,7 +504,7 @@ def test_every_launcher_finds_the_same(launcher: str, shared: bool, tmp_path: Pa
     assert [rank.wait(600) for rank in ranks] == [0] * len(ranks)
     (together,) = (tmp_path / "outputs").glob("*/*")
     alone = [*kept, "runner=cpu", "runner.threads=1", "store.folder=null", "hydra.run.dir=alone"]
-    subprocess.run([sys.executable, "-m", "optsteps", *alone], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-m", "optsteps", *with_oss(alone)], cwd=tmp_path, check=True)
     assert {path.name for path in tmp_path.iterdir()} == {"outputs", "store", "alone"}
     assert found_in(together) == found_in(tmp_path / "alone")
 

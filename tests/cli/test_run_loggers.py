@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from overrides import with_oss
 from test_run import TINY, TINY_PLANE, start
 from wandb.proto.wandb_internal_pb2 import Record
 
@@ -147,7 +148,7 @@ def test_a_sweep_is_a_group_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Each job has its own, the failed one in the middle too."""
     folder = tmp_path / "my_sweep"
     own = [*SMALL, "test.oracle=0", "logger=wandb", "logger.mode=offline", f"hydra.sweep.dir={folder}"]
-    monkeypatch.setattr(sys, "argv", ["optsteps", "-m", *own, "steps=[2],[9],[3]"])
+    monkeypatch.setattr(sys, "argv", ["optsteps", "-m", *with_oss(own), "steps=[2],[9],[3]"])
     with pytest.raises(SystemExit):
         command.main()
     runs = [run for job in sorted(folder.glob("*-*")) for run in offline(job)]

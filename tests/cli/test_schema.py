@@ -12,6 +12,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from overrides import with_oss
 
 from optsteps.cli import run as command
 from optsteps.cli.common import CONFIG_DIR
@@ -175,7 +176,7 @@ def test_every_field_has_a_sentence() -> None:
 def test_the_command_suggests_near_names(
     overrides: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["optsteps", f"hydra.run.dir={tmp_path}", "logger=none", *overrides])
+    monkeypatch.setattr(sys, "argv", ["optsteps", f"hydra.run.dir={tmp_path}", "logger=none", *with_oss(overrides)])
     with pytest.raises(SystemExit):
         command.main()
     said = capsys.readouterr().err

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from overrides import with_oss
 from safetensors.torch import save_file
 
 from optsteps.cli import run as command
@@ -38,7 +39,7 @@ def sweep(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> Non
     if "metric=teacher" in overrides:
         named.add("metric.judges.1.samples")
     kept = [override for override in TINY if override.split("=")[0] not in named]
-    monkeypatch.setattr(sys, "argv", ["optsteps", "-m", *kept, f"hydra.sweep.dir={folder}", *overrides])
+    monkeypatch.setattr(sys, "argv", ["optsteps", "-m", f"hydra.sweep.dir={folder}", *with_oss([*kept, *overrides])])
     command.main()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from overrides import with_oss
 
 from optsteps import Schedule, SearchProblem, build_schedule
 from optsteps.cli import run as command
@@ -50,7 +51,7 @@ def test_the_command_snaps_its_teacher(tmp_path: Path, monkeypatch: pytest.Monke
     small = ["model=mixture", "metric=toy", "metric.judges.1.samples=64", "steps=[3]", "search.samples=3"]
     small += ["test.samples=32", "test.oracle=3", "logger=none", "store.folder=null"]
     choice = ["process=ddpm", "teacher.family=time_uniform", "teacher.steps=12", "teacher.snap=true"]
-    monkeypatch.setattr(sys, "argv", ["optsteps", f"hydra.run.dir={tmp_path}", *small, *choice])
+    monkeypatch.setattr(sys, "argv", ["optsteps", f"hydra.run.dir={tmp_path}", *with_oss([*small, *choice])])
     command.main()
     times = json.loads((tmp_path / "schedule_3.json").read_text())["times"]
     assert times == [float(round(t)) for t in times]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from overrides import with_oss
 from tiny_pipelines import PIPELINES, PROMPTS, SIZES, diffusers, tiny_clip, tiny_mask2former, unet2d
 
 from optsteps import Schedule, build_schedule
@@ -32,7 +33,9 @@ TINY += ["runner=cpu", "teacher.family=time_uniform", "check_model=false"]
 def start(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str, model: str = "diffusers") -> dict[str, Any]:
     """`optsteps OVERRIDES`, in this process, in a new folder run/ of `folder`; its metrics."""
     shutil.rmtree(folder / "run", ignore_errors=True)
-    monkeypatch.setattr(sys, "argv", ["optsteps", f"hydra.run.dir={folder}/run", f"model={model}", *TINY, *overrides])
+    monkeypatch.setattr(
+        sys, "argv", ["optsteps", f"hydra.run.dir={folder}/run", f"model={model}", *with_oss([*TINY, *overrides])]
+    )
     command.main()
     found: dict[str, Any] = json.loads((folder / "run" / "metrics.json").read_text())
     return found

@@ -18,6 +18,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
+from overrides import with_oss
 from safetensors.torch import save_file
 
 from optsteps.cli.common import CONFIG_DIR
@@ -53,7 +54,7 @@ def model(factor, process, name="mine"):
 def composed(folder: Path, *overrides: str, target: str | None = None, **model: Any) -> DictConfig:
     """The config of a small search; with `target`, of that model and with these settings of it."""
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        config = compose("config", [*TINY, f"paths.outputs={folder / 'outputs'}", *overrides])
+        config = compose("config", with_oss([*TINY, f"paths.outputs={folder / 'outputs'}", *overrides]))
     if target is not None:
         with open_dict(config):
             config.model = {"_target_": target, "name": "mine", **model}

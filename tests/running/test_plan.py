@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from overrides import with_oss
 
 from optsteps.cli import run as command
 from optsteps.running.progress import Progress
@@ -24,7 +25,7 @@ WHOLE = ["method.grid_steps=all", "+method@rivals.oss_mean=oss_mean"]
 def start(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> None:
     named = {override.split("=")[0] for override in overrides}
     kept = [override for override in TINY if override.split("=")[0] not in named]
-    monkeypatch.setattr(sys, "argv", ["optsteps", f"hydra.run.dir={folder}", *kept, *overrides])
+    monkeypatch.setattr(sys, "argv", ["optsteps", f"hydra.run.dir={folder}", *with_oss([*kept, *overrides])])
     command.main()
 
 

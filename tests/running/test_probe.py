@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from overrides import with_oss
 from torch import Tensor
 
 from optsteps.cli import run as command
@@ -355,7 +356,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]
 
     def start(kind: str, *overrides: str) -> Any:
         given = [f"hydra.run.dir={tmp_path / 'run'}", *TINY, f"+model.kind={kind}", *overrides]
-        monkeypatch.setattr(sys, "argv", ["optsteps", *given])
+        monkeypatch.setattr(sys, "argv", ["optsteps", *with_oss(given)])
         command.main()
         return sys.modules["misbehaving"]
 
