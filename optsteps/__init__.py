@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# without those that need diffusers
 __all__ = [
-    "OptstepsScheduler",
     "Schedule",
     "SearchProblem",
     "SearchResult",
@@ -31,10 +31,9 @@ __all__ = [
     "find",
     "restore",
     "sample",
-    "tune",
 ]
 
-# the modules that the names of `__all__` are in
+# the modules that the names are in
 _MODULES = {
     "OptstepsScheduler": "export.diffusers.scheduler",
     "Schedule": "schedules",
@@ -52,7 +51,7 @@ find_old_modules()
 
 
 def __getattr__(name: str) -> Any:
-    """A name of `__all__`, or a module of this package."""
+    """A name of this package, or one of its modules."""
     if name in _MODULES:
         return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     module = f"{__name__}.{name}"
@@ -65,4 +64,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_MODULES})

@@ -83,7 +83,8 @@ def bring_pipeline(folder: Path, name: str) -> None:
     from tiny_pipelines import PIPELINES, unet2d
 
     if not (folder / name).exists():
-        (PIPELINES[HUB[name]]() if name in HUB else unet2d()).save_pretrained(folder / name)
+        kind = "sd" if name == "my_pipeline" else HUB.get(name)
+        (unet2d() if kind is None else PIPELINES[kind]()).save_pretrained(folder / name)
 
 
 def tiny_pipeline(kind: str) -> Any:
@@ -126,6 +127,7 @@ def names(page: str) -> dict[str, Any]:
     if page == "README.md":
         return {
             **images,
+            **pipeline(),
             "network": lambda x, t, cond: x,
             "betas": torch.linspace(1e-4, 0.02, 1000),
             "null": torch.tensor([10]),
@@ -138,7 +140,12 @@ def names(page: str) -> dict[str, Any]:
         right = [[Detection(name, 0.9, (0, 0, 200, 200))] for _ in TASKS for name in CLASSES]
         return {"teacher_detections": right, "student_detections": [*right[:3], []]}
     if page in ("optsteps/export/README.md", "optsteps/models/diffusers/README.md"):
-        from tiny_pipelines import PIPELINES, PROMPTS
-
-        return {"pipe": PIPELINES["sd"](), "prompts": PROMPTS}
+        return pipeline()
     return {}
+
+
+def pipeline() -> dict[str, Any]:
+    """A loaded pipeline and prompts for it."""
+    from tiny_pipelines import PIPELINES, PROMPTS
+
+    return {"pipe": PIPELINES["sd"](), "prompts": PROMPTS}

@@ -236,4 +236,4 @@ def test_the_first_page_is_short() -> None:
 
 def test_all_pipelines_of_the_guides_have_a_stand_in() -> None:
     paths = {w.removeprefix("model.path=") for c in of(GUIDES) for w in c.words if w.startswith("model.path=")}
-    assert paths == {*HUB, "my_unet", "my_flow_unet"}
+    assert paths == {*HUB, "my_unet", "my_flow_unet", "my_pipeline"}

@@ -101,7 +101,8 @@ def pretrained(
             precision.
     """
     network, notes = load_network(weights, UNet)
-    network = network.to(device)
+    # the layout in which convolutions are quickest, on CPUs and GPUs alike
+    network = network.to(device, memory_format=torch.channels_last)
     denoiser: Denoiser = EDMDenoiser(in_precision(network, precision, device), process, notes["sigma_data"])
     if guidance != 1.0:
         if network.num_classes == 0:

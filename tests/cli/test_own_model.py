@@ -72,7 +72,7 @@ def test_a_plain_flow_needs_no_further_argument(more: list[str], desk: Path, mon
     start(monkeypatch, "rivals=default", "test.samples=32", "hydra.run.dir=run", *more)
     metrics = json.loads(Path("run", "metrics.json").read_text())
     rows, left_out = {row["method"]: row for row in metrics["rows"]}, metrics["facts"].get("left out", "")
-    for name in ("oss", "path", "gits", "dm", "curvature", "edm", "time_uniform", "logsnr", "flow_shift"):
+    for name in ("oss", "edm", "time_uniform", "logsnr", "flow_shift"):
         assert (name in rows) != (f"{name}: " in left_out)
     assert {"edm", "time_uniform", "logsnr", "flow_shift"} <= set(rows)
     said = "edm is a formula between finite noise levels, and takes 999 to 0.001001 of the model's range"

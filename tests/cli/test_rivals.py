@@ -16,7 +16,7 @@ from optsteps.cli.common import CONFIG_DIR
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
-DEFAULT = ["oss", "path", "gits", "dm", "curvature", "edm", "time_uniform", "logsnr", "flow_shift"]
+DEFAULT = ["oss", "edm", "time_uniform", "logsnr", "flow_shift"]
 
 
 def composed(*overrides: str) -> DictConfig:

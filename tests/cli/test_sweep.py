@@ -25,7 +25,7 @@ TINY = ["steps=[2,3]", "teacher.steps=6", "search.samples=3", "test.samples=32",
 TINY += ["model=mixture", "metric=toy", "metric.judges.1.samples=64", "method=edm", "runner.threads=1"]
 TINY += [
     "store.folder=null",
-    *(f"~method@rivals.{name}" for name in ("oss", "path", "gits", "dm", "curvature", "time_uniform", "logsnr")),
+    *(f"~method@rivals.{name}" for name in ("oss", "time_uniform", "logsnr")),
 ]
 # rivals that let a job pass, fail and die
 PASSES = "{_target_:optsteps.methods.HandMade,family:logsnr,final:t_min}"

@@ -32,7 +32,7 @@ from optsteps.storage.store import ShardStore
 FORK = multiprocessing.get_context("fork")
 TINY = ["steps=[2]", "teacher.steps=4", "search.samples=2", "test.samples=2", "model=mixture", "metric=teacher"]
 TINY += ["runner=cpu", "runner.threads=1", "logger=none"]
-TINY += [f"~method@rivals.{name}" for name in ("path", "gits", "dm", "curvature", "edm", "time_uniform", "logsnr")]
+TINY += [f"~method@rivals.{name}" for name in ("edm", "time_uniform", "logsnr")]
 
 # a user's model: what it is made of is for the cases to say
 MODEL = """

@@ -16,7 +16,7 @@ def recommendations(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> list
     The main method's schedule is named if it is better than the best of its rivals at equal NFE, otherwise that
     rival's: what cannot be told from a rival is not worth a search. For example "With 5 evaluations per sample use
     oss's schedule: it is better than the best other (edm) by 1.31 dB PSNR [1.20, 1.42].". Where rows were sampled with
-    several solvers, the schedule's is named too.
+    several solvers, the schedule's is named too. A rival with the very schedule of the main method is named beside it.
 
     What is better by one figure may be worse by another: nearness can be bought with spread. Where the main method's
     schedule is named, but is worse than the best hand-made one by the interval of a further figure that says nothing of
@@ -34,6 +34,11 @@ def recommendations(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> list
 
 
 def _recommendation(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> str:
+    same = _with_the_same_schedule(rows, verdicts)
+    if same and len(same) < len(verdicts):  # that one is no better than oneself says nothing
+        verdicts = [v for v in verdicts if v.rival not in same]
+    else:
+        same = []
     nearest = max(verdicts, key=lambda v: _merit(rows, v))
     method, rival, shown = nearest.method, nearest.rival, number_format(nearest.figure)
     solvers = {row.method: row.solver for row in rows if row.nfe == nearest.nfe and row.solver}
@@ -46,14 +51,26 @@ def _recommendation(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> str:
     budget += "" if nearest.nfe == nearest.steps else f" ({nearest.steps} steps)"
     by = f"by {shown.difference(nearest.difference)}"
     if nearest.verdict == "better":
+        which = f", which is {' and '.join(same)}'s" if same else ""
         than = f"{rival}'s" if len(verdicts) == 1 else f"the best other ({rival})"
-        better = f"With {budget} use {schedule_of(method)}: it is better than {than} {by}"
+        better = f"With {budget} use {schedule_of(method)}{which}: it is better than {than} {by}"
         return f"{better}{_bought_with(rows, verdicts)}."
     if nearest.verdict == "worse":
         return f"With {budget} use {schedule_of(rival)}: {method}'s is worse {by}."
     amount = f"{shown.number(nearest.difference.value, '+')} {shown.amount or shown.label}"
     interval = shown.interval(nearest.difference, "+")
     return f"With {budget} use {schedule_of(rival)}: {method}'s is no better ({amount} {interval})."
+
+
+def _with_the_same_schedule(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> list[str]:
+    """The rivals whose samples are those of the method's own schedule and solver."""
+
+    def sampled(name: str) -> tuple[object, str] | None:
+        row = next(row for row in rows if (row.method, row.nfe) == (name, verdicts[0].nfe) and not row.oracle)
+        return None if row.schedule is None else (row.schedule.facts, row.solver)
+
+    own = sampled(verdicts[0].method)
+    return [v.rival for v in verdicts if own is not None and sampled(v.rival) == own]
 
 
 def _bought_with(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> str:

@@ -48,6 +48,19 @@ def test_no_better_than_the_best_rival() -> None:
     assert sentence.endswith("])."), sentence
 
 
+def test_a_rival_with_the_same_schedule_is_named_beside_it() -> None:
+    own, other = Schedule([3.0, 1.0, 0.0], EDM()), Schedule([3.0, 2.0, 0.0], EDM())
+    rows = [replace(row("mine", 24.0), schedule=own), replace(row("path", 24.0), schedule=own)]
+    rows += [replace(row("edm", 20.0), schedule=other)]
+    assert said(rows) == [
+        "With 5 evaluations per sample use mine's schedule, which is path's: it is better than edm's by 4.00 dB PSNR "
+        "[4.00, 4.00]."
+    ]
+    assert said(rows[:2])[0].startswith("With 5 evaluations per sample use path's schedule: mine's is no better")
+    of_heun = [replace(rows[0], solver="heun"), replace(rows[1], solver="euler"), rows[2]]
+    assert "use path's schedule with euler: mine's is no better" in said(of_heun)[0]
+
+
 def test_worse_than_the_best_rival() -> None:
     rows = [row("mine", 23.75), row("path", 23.875), row("curvature", 24.0)]
     assert said(rows) == [
