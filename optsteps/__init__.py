@@ -12,12 +12,12 @@ from optsteps.deprecation import find_old_modules
 
 if TYPE_CHECKING:
     from optsteps.export import apply, restore
-    from optsteps.export.diffusers.scheduler import OptstepsScheduler
+    from optsteps.export.diffusers.scheduler import OptstepsScheduler as OptstepsScheduler
     from optsteps.finding import find
     from optsteps.methods.base import SearchProblem, SearchResult
     from optsteps.sampling import sample
     from optsteps.schedules import Schedule, build_schedule
-    from optsteps.tuning import tune
+    from optsteps.tuning import tune as tune
 
 __version__ = "0.1.0"
 
