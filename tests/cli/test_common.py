@@ -72,12 +72,12 @@ def test_the_folder_of_a_pipeline_is_named_by_it(tmp_path: Path, monkeypatch: py
     def folder(path: str) -> str:
         return folder_and_run_name(monkeypatch, "model=diffusers", f"model.path='{path}'")[0]
 
-    assert folder("somebody/sd15") == folder("models/sd15/") == "sd15-oss"
-    assert re.fullmatch(r"my-sd@\w+-oss", folder("models/my sd"))  # a name of letters that every system takes
+    assert folder("somebody/sd15") == folder("models/sd15/") == "sd15-auto"
+    assert re.fullmatch(r"my-sd@\w+-auto", folder("models/my sd"))  # a name of letters that every system takes
     (tmp_path / "unet").mkdir()
     monkeypatch.chdir(tmp_path / "unet")
-    assert folder(".") == folder("../unet") == folder("made/..") == "unet-oss"
+    assert folder(".") == folder("../unet") == folder("made/..") == "unet-auto"
     named = folder_and_run_name(monkeypatch, "model=diffusers", "model.path=a/b", "model.name=mine", "method=edm")
     assert named == ("mine-edm", "mine-edm-euler")
-    assert folder_and_run_name(monkeypatch, "model=diffusers")[0] == "diffusers-oss"  # the command asks for the path
-    assert folder_and_run_name(monkeypatch) == ("mnist-oss", "mnist-oss-euler")
+    assert folder_and_run_name(monkeypatch, "model=diffusers")[0] == "diffusers-auto"  # the command asks for the path
+    assert folder_and_run_name(monkeypatch) == ("mnist-auto", "mnist-auto-euler")

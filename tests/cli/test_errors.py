@@ -55,8 +55,8 @@ def test_jobs_that_are_refused_do_not_end_the_sweep(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = answer(monkeypatch, capsys, "-m", "test.samples=1,0", "hydra.sweep.dir=sweep")
-    assert "2 jobs failed:\ntest.samples=1: test.samples=1: it should be" in said
-    assert "\ntest.samples=0: test.samples=0: it should be" in said
+    assert "2 jobs failed:\ntest.samples=1 method=oss: test.samples=1: it should be" in said
+    assert "\ntest.samples=0 method=oss: test.samples=0: it should be" in said
     assert "Error executing job" not in said
     again = answer(monkeypatch, capsys, "-m", "test.samples=1", "hydra.sweep.dir=sweep")
     assert "1 jobs failed:" in again

@@ -197,7 +197,15 @@ def console(tmp_path: Path) -> Callable[..., None]:
     environment = {**os.environ, "PYTHONPATH": str(Path(command.__file__).parents[2])}
 
     def run(*arguments: str) -> None:
-        few = ["steps=2", "teacher.steps=4", "search.samples=2", "test.samples=8", "test.oracle=0", "rivals=none"]
+        few = [
+            "steps=2",
+            "teacher.steps=4",
+            "search.samples=4",
+            "test.samples=8",
+            "test.oracle=0",
+            "rivals=none",
+            "method=oss",
+        ]
         line = [sys.executable, str(script), "--config-dir=conf", *arguments, "model=mine", *few]
         subprocess.run(line, cwd=here, env=environment, check=True)
 

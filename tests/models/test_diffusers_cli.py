@@ -74,9 +74,7 @@ def test_a_saved_pipeline_and_a_file_of_prompts(
         monkeypatch, tmp_path, *given, f"store.folder={tmp_path}/store", "solver=dpmpp_2m", "check_model=true"
     )
     rows = {(row["method"], row["steps"]): row for row in found["rows"]}
-    assert {"oss", "path", "gits", "dm", "curvature", "edm", "time_uniform", "logsnr", "own", "published"} <= {
-        method for method, _ in rows
-    }
+    assert {"oss", "edm", "time_uniform", "logsnr", "own", "published"} <= {method for method, _ in rows}
     assert rows["oss", 3]["nfe"] == 6, "guidance 7.5, the pipeline's own default, counts twice"
     assert {"psnr", "pixel_psnr"} <= set(rows["oss", 3]["figures"])
     for (method, n), row in rows.items():  # all end at noise level 0, where pipelines do
@@ -137,7 +135,7 @@ def test_published_is_of_the_pipelines_own_kind_however_it_is_named(
     given = [f"model.path={tmp_path}/sdxl", f"model.prompts={prompts}", *size, "store.folder=null"]
     process = VP.scaled_linear()
     expected = build_schedule("published", process, 3, model="sdxl", final="zero", snap=True).times.tolist()
-    alone = [f"~method@rivals.{name}" for name in ("path", "gits", "dm", "curvature", "edm", "logsnr")]
+    alone = [f"~method@rivals.{name}" for name in ("edm", "logsnr")]
     for named in (["method=published"], ["method=time_uniform", "+method@rivals.published=published"]):
         rows = start(monkeypatch, tmp_path, *given, *named, *alone)["rows"]
         [row] = [row for row in rows if (row["method"], row["steps"]) == ("published", 3)]
@@ -160,7 +158,7 @@ def test_leading_spacing_is_compared_with_a_teacher_of_its_start(
     pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(config)
     pipe.save_pretrained(tmp_path / "sd")
     given = [f"model.path={tmp_path}/sd", f"model.prompts={prompts}", "store.folder=null", "steps=[3]"]
-    found = start(monkeypatch, tmp_path, *given, "method=time_uniform", "~method@rivals.path")
+    found = start(monkeypatch, tmp_path, *given, "method=time_uniform", "rivals=[edm,logsnr]")
     rows = {row["method"]: row for row in found["rows"]}
     assert rows["own"]["times"] == [667, 334, 1, -1]
     assert (rows["own"]["teacher_start"], rows["time_uniform"]["teacher_start"]) == (667, None)
