@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from optsteps.comparison import Comparison, Row, verdicts
+from optsteps.deprecation import old_names
 from optsteps.export import missing_solver, run_snippets
 from optsteps.methods import SearchResult
 from optsteps.reporting.run.folder import USAGE, write_config, write_report
@@ -186,3 +187,5 @@ def _write_usage(folder: Path, result: SearchResult) -> Path:
 
 # a sweep's server forks jobs off long after it has loaded all this
 remember_sources()
+
+__getattr__ = old_names(__name__, compute="optsteps.running.share.compute")
