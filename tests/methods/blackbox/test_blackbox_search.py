@@ -12,6 +12,7 @@ import pytest
 import torch
 from problems import Watched, mixture_problem, noise, three_gaussians
 from torch import Tensor
+from torch.distributed import HashStore
 
 from optsteps.datasets.scene_prompts import prompts_of_all_tasks
 from optsteps.denoisers import ModelError, counting
@@ -28,6 +29,7 @@ from optsteps.metrics.toy import DistributionJudge
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule
 from optsteps.solvers import build_solver
+from optsteps.storage.division import Division
 from optsteps.storage.shards import pack, unpack
 from optsteps.storage.store import ShardStore
 from optsteps.storage.workers import ALONE, StoredWorkers, Workers
@@ -226,13 +228,13 @@ def same(one: SearchResult, other: SearchResult) -> None:
     assert one.evaluations == other.evaluations
 
 
-def stored(folder: Path, rank: int = 0, world_size: int = 1) -> Workers:
-    return StoredWorkers(ShardStore(folder), {}, rank, world_size)
+def stored(folder: Path, division: Division | None = None) -> Workers:
+    return StoredWorkers(ShardStore(folder), {}, division)
 
 
-def kept(problem: SearchProblem, folder: Path) -> SearchProblem:
+def kept(problem: SearchProblem, folder: Path, division: Division | None = None) -> SearchProblem:
     """The problem whose teacher's walks are kept too."""
-    return replace(problem, cache=Cache(stored(folder)))
+    return replace(problem, cache=Cache(stored(folder, division)))
 
 
 @pytest.mark.parametrize("name", ["evolution", "bayesian", "cmaes"])
@@ -263,11 +265,12 @@ def test_a_search_that_was_cut_off_goes_on(name: str, tmp_path: Path) -> None:
 def test_two_workers_find_the_same_as_one(name: str, tmp_path: Path) -> None:
     whole = searches("radius")[name].search(problem_of(judges=by_radius), [STEPS])
     results = dict[int, SearchResult]()
-    problems = [problem_of(judges=by_radius) for _ in range(2)]
+    problems, board = [problem_of(judges=by_radius) for _ in range(2)], HashStore()
 
     def work(rank: int) -> None:
-        workers = stored(tmp_path, rank, 2)
-        results[rank] = searches("radius")[name].search(kept(problems[rank], tmp_path), [STEPS], workers)
+        division = Division(board, rank, 2)
+        problem = kept(problems[rank], tmp_path, division)
+        results[rank] = searches("radius")[name].search(problem, [STEPS], stored(tmp_path, division))
 
     threads = [Thread(target=work, args=(rank,)) for rank in range(2)]
     for thread in threads:
