@@ -209,7 +209,7 @@ def silent_server() -> Iterator[str]:
 
 def online(folder: Path, address: str, key: str) -> tuple[str, float]:
     """`optsteps logger=wandb` from the shell: what it said, and how many seconds it took."""
-    own = [*SMALL, f"hydra.run.dir={folder}", "logger=wandb", "logger.mode=online"]
+    own = with_oss([*SMALL, f"hydra.run.dir={folder}", "logger=wandb", "logger.mode=online"])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     environment |= {"WANDB_BASE_URL": address, "WANDB_HTTP_TIMEOUT": "2", "HOME": str(folder)}
     began = time.monotonic()

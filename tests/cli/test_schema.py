@@ -22,7 +22,8 @@ from optsteps.cli.schema import Part, Run, Train, checked
 @cache
 def composed(name: str, *overrides: str) -> DictConfig:
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return compose(name, ["logger=none", *overrides])
+        given = ["logger=none", *overrides]
+        return compose(name, with_oss(given) if name == "config" else given)
 
 
 def run(*overrides: str) -> DictConfig:
@@ -94,7 +95,10 @@ def test_values_out_of_range_are_refused_as_they_were_typed(override: str, expec
     ("overrides", "expected"),
     [
         (["model=mixture", "model.means=null"], "model.means=null: mixture needs it, as Sequence[Sequence[float]]"),
-        (["+store.limt=3"], "there is no store.limt; there are folder, limit_gb, precision (did you mean limit_gb?)"),
+        (
+            ["+store.limt=3"],
+            "there is no store.limt; there are folder, limit_gb, shared, precision (did you mean limit_gb?)",
+        ),
         (["+method.averge=mean"], "(did you mean average?)"),
         (["+method.chanels=[0]"], "(did you mean channels?)"),
         (["model=diffusers"], "model.path has no default: give model.path=..."),

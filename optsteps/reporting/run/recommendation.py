@@ -66,8 +66,9 @@ def _with_the_same_schedule(rows: Sequence[Row], verdicts: Sequence[VerdictRow])
     """The rivals whose samples are those of the method's own schedule and solver."""
 
     def sampled(name: str) -> tuple[object, str] | None:
-        row = next(row for row in rows if (row.method, row.nfe) == (name, verdicts[0].nfe) and not row.oracle)
-        return None if row.schedule is None else (row.schedule.facts, row.solver)
+        found = (row for row in rows if (row.method, row.nfe) == (name, verdicts[0].nfe) and not row.oracle)
+        row = next(found, None)
+        return None if row is None or row.schedule is None else (row.schedule.facts, row.solver)
 
     own = sampled(verdicts[0].method)
     return [v.rival for v in verdicts if own is not None and sampled(v.rival) == own]
