@@ -17,8 +17,8 @@ pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 TINY = ["model=mixture", "metric=teacher", "logger=none", "store.folder=null", "steps=[2,4]", "teacher.steps=9"]
 TINY += ["search.samples=3", "test.samples=40", "test.oracle=2", "runner=cpu", "runner.threads=1"]
-# without the rivals that decide on the way how much they evaluate
-TINY += ["~method@rivals.oss", "~method@rivals.path"]
+# without the rival that decides on the way how much it evaluates
+TINY += ["~method@rivals.oss"]
 WHOLE = ["method.grid_steps=all", "+method@rivals.oss_mean=oss_mean"]
 
 
