@@ -66,8 +66,8 @@ def my_model():
     desk.writes("my_package.py", code.replace("NETWORK", "lambda x, t: network(x, t.round().long())"))
     desk.types(
         f"{run} teacher.snap=true hydra.run.dir=run",
-        "At 5 NFE oss is better than",
-        "At 10 NFE oss is better than",
+        "At 5 NFE auto is better than",
+        "At 10 NFE auto is better than",
         "better than edm by",
         "report and schedules:",
     )
@@ -97,10 +97,10 @@ def my_model(process):
     return Model("mine", denoiser, process, shape=(1, 4, 4), noise_levels=(math.inf, 0.0))
 """,
     )
-    desk.types("optsteps --config-dir my_conf model=mine process=flow plan=true", "auto", "evaluations")
+    desk.types("optsteps --config-dir my_conf model=mine process=flow method=oss plan=true", "oss", "evaluations")
     desk.types(
-        f"optsteps --config-dir my_conf model=mine process=flow {FEW} hydra.run.dir=run",
-        "At 10 NFE auto is better than ",
+        f"optsteps --config-dir my_conf model=mine process=flow method=oss {FEW} hydra.run.dir=run",
+        "At 10 NFE oss is better than ",
         "report and schedules:",
     )
     assert sum(desk.own_lines.values()) <= 15
@@ -108,7 +108,6 @@ def my_model(process):
     compared = {row["method"] for row in metrics["rows"]}
     assert compared == {
         "teacher",
-        "auto",
         "oss",
         "edm",
         "time_uniform",
