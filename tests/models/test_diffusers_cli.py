@@ -21,6 +21,7 @@ from optsteps.datasets.prompts import read_prompts
 from optsteps.fingerprint import fingerprint_held
 from optsteps.models.diffusers import load_pipeline, pretrained_pipeline
 from optsteps.processes import VP, Flow
+from optsteps.schedules import PUBLISHED
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -147,7 +148,7 @@ def test_published_is_of_the_pipelines_own_kind_however_it_is_named(
     assert row["times"] == pytest.approx(sd15, abs=0.1)
     unet2d().save_pretrained(tmp_path / "unet")
     said = error(monkeypatch, capsys, tmp_path, f"model.path={tmp_path}/unet", "process=ddpm", "method=published")
-    assert "constants for sd15, sdxl, deepfloyd_if, svd, and unet is of none of these kinds" in said
+    assert f"constants for {', '.join(PUBLISHED)}, and unet is of none of these kinds" in said
 
 
 def test_leading_spacing_is_compared_with_a_teacher_of_its_start(
