@@ -15,6 +15,8 @@ from optsteps.comparison import VerdictRow
 from optsteps.conditions import Cond
 from optsteps.denoisers import Denoiser, call_nfe, counting
 from optsteps.methods import Auto, SearchProblem, SearchResult
+from optsteps.methods.auto.race import Track
+from optsteps.methods.candidates import Candidate
 from optsteps.methods.nearness import Nearness, decibels
 from optsteps.metrics.statistics import paired_difference, verdict
 from optsteps.processes import Flow, Process
@@ -215,13 +217,11 @@ def _verdicts(
     problem: SearchProblem, ours: _Sampled, hand_made: Mapping[str, _Sampled], max_batch: int
 ) -> list[VerdictRow]:
     """Verdicts on auto's schedule against each of the others, on the samples of the problem."""
-    samples, everyone = Nearness(problem, ALONE, max_batch), [ours, *hand_made.values()]
-    errors = torch.empty(len(everyone), samples.samples, dtype=torch.float64)
-    for solver in {one.solver.name: one.solver for one in everyone}.values():
-        rows = [k for k, one in enumerate(everyone) if one.solver.name == solver.name]
-        errors[rows] = samples.with_solver(solver).errors([everyone[k].schedule for k in rows])
+    samples, everyone = Nearness(problem, ALONE, max_batch), {"auto": ours, **hand_made}
+    track = Track({one.solver.name: samples.with_solver(one.solver) for one in everyone.values()})
+    running = [Candidate((name,), one.schedule, one.solver.name) for name, one in everyone.items()]
     # PSNR up to the data's range, which no difference depends on
-    own, *theirs = decibels(errors)
+    own, *theirs = decibels(track.errors(running, torch.arange(track.samples)))
     nfe = ours.solver.nfe(ours.schedule) * call_nfe(problem.denoiser)
     differences = {name: paired_difference(own, level) for name, level in zip(hand_made, theirs, strict=True)}
     return [

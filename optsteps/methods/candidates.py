@@ -1,10 +1,11 @@
-"""Schedules that methods propose, for searches that try and choose among them."""
+"""Schedules that the methods of a pool propose, for searches that try and choose among them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from optsteps.methods.base import Method, SearchProblem
 from optsteps.schedules import Schedule
 
 
@@ -21,6 +22,24 @@ class Candidate:
     names: tuple[str, ...]
     schedule: Schedule
     solver: str = ""
+
+
+def able(
+    pool: Mapping[str, Method], problem: SearchProblem, steps: Sequence[int], called: str = "{}"
+) -> tuple[dict[str, Method], list[str]]:
+    """The methods of a pool that can take part, by name, and why each of the others cannot.
+
+    Args:
+        called: what the reasons call a method, with {} for its name.
+    """
+    taking_part, left_out = dict[str, Method](), list[str]()
+    for name, method in pool.items():
+        try:
+            method.check(problem, steps)
+            taking_part[name] = method
+        except ValueError as error:
+            left_out.append(f"{called.format(name)}, which cannot take part ({error})")
+    return taking_part, left_out
 
 
 def distinct(proposals: Sequence[Candidate]) -> list[Candidate]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from optsteps.denoisers import call_nfe
 from optsteps.methods.base import Method, SearchProblem, steps_between
+from optsteps.methods.candidates import able
 from optsteps.solvers.base import Solver
 from optsteps.solvers.multistep import Multistep
 
@@ -76,23 +77,16 @@ class Plan:
         """The plan of a search without a budget: everybody takes part who can."""
         fit = min(max(FIT, -(-NUMBERS // problem.noise[0].numel())), len(problem.noise) // 2)
         lanes, left_out = dict[str, Lane](), list[str]()
+        allowed = {name: method for name, method in pool.items() if free_start or not method.starts_freely}
         for label, solver in solvers.items():
             lane = replace(problem, solver=solver, teacher_solver=problem.walker)
             counts = {n: count for n in steps if (count := _same_nfe(problem, solver, n)) is not None}
             if not counts:
                 left_out.append(f"{label}, which has no number of steps that takes as many evaluations")
                 continue
-            able = dict[str, Method]()
-            for name, method in pool.items():
-                if method.starts_freely and not free_start:
-                    continue
-                try:
-                    method.check(lane.part(torch.arange(fit)), list(counts.values()))
-                    able[name] = method
-                except ValueError as error:
-                    of = name if len(solvers) == 1 else f"{name} with {label}"
-                    left_out.append(f"{of}, which cannot take part ({error})")
-            lanes[label] = Lane(lane, counts, able)
+            called = "{}" if len(solvers) == 1 else f"{{}} with {label}"
+            taking_part, unable = able(allowed, lane.part(torch.arange(fit)), list(counts.values()), called)
+            lanes[label], left_out = Lane(lane, counts, taking_part), [*left_out, *unable]
         weights = weights and any(isinstance(solver, Multistep) for solver in solvers.values())
         return cls(problem, steps, lanes, fit, refine, weights, free_start, left_out)
 

@@ -25,7 +25,7 @@ from optsteps.methods.base import (
 from optsteps.methods.blackbox.spaces import Space
 from optsteps.methods.blackbox.target import Target, difference_error, judge_of, loss
 from optsteps.methods.blackbox.trials import Trials
-from optsteps.methods.candidates import Candidate, distinct
+from optsteps.methods.candidates import Candidate, able, distinct
 from optsteps.metrics.base import Judge, Measurement
 from optsteps.metrics.statistics import Interval, verdict
 from optsteps.schedules import Schedule
@@ -145,8 +145,8 @@ class BlackBox(Method, ABC):
             )
         for target in self._targets(problem, ALONE):
             target.check()
-        able, left_out = self._able(problem, steps)
-        if not able:
+        taking_part, left_out = able(self.pool, self._few(problem), steps)
+        if not taking_part:
             raise ValueError("no method of the pool can take part: " + "; ".join(left_out))
         for n in checked_steps(steps):
             self.space(problem, n, [])
@@ -161,7 +161,7 @@ class BlackBox(Method, ABC):
         students = sum(problem.solver.nfe(steps_between(problem.teacher, n)) for n in checked_steps(steps))
         asked = 2 * len(self.pool) + self.rounds * self.asked_per_round
         each = asked * samples[0] + (RESCORED + 1) * samples[1] + 2 * samples[2]
-        proposed = [self.pool[name].evaluations(few, steps) for name in self._able(problem, steps)[0]]
+        proposed = [method.evaluations(few, steps) for method in able(self.pool, few, steps)[0].values()]
         pool = sum(0 if found is None else found.count for found in proposed)
         return Evaluations((teacher + students * each) * call_nfe(problem.denoiser) + pool, exact=False)
 
@@ -242,26 +242,16 @@ class BlackBox(Method, ABC):
     def _few(self, problem: SearchProblem) -> SearchProblem:
         return problem.part(parts(len(problem.noise))[0][:_POOL])
 
-    def _able(self, problem: SearchProblem, steps: Sequence[int]) -> tuple[list[str], list[str]]:
-        """The names of the methods of the pool that can take part, and sentences on the others."""
-        able, left_out = list[str](), list[str]()
-        for name, method in self.pool.items():
-            try:
-                method.check(self._few(problem), steps)
-                able.append(name)
-            except ValueError as error:
-                left_out.append(f"{name}, which cannot take part ({error})")
-        return able, left_out
-
     def _proposals(
         self, problem: SearchProblem, steps: Sequence[int], workers: Workers
     ) -> tuple[dict[int, list[Candidate]], list[str]]:
         """The candidates of the pool by step count, with the names of their methods; and who is left out."""
         proposals: dict[int, list[Candidate]] = {n: [] for n in steps}
-        able, left_out = self._able(problem, steps)
-        for name in able:
+        few = self._few(problem)
+        taking_part, left_out = able(self.pool, few, steps)
+        for name, method in taking_part.items():
             try:
-                found = self.pool[name].proposals(self._few(problem), steps, workers.on("pool", method=name))
+                found = method.proposals(few, steps, workers.on("pool", method=name))
             except ModelError:
                 raise
             except ValueError as error:
