@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from optsteps.methods.base import Method, SearchProblem, steps_between
 from optsteps.methods.candidates import able
 from optsteps.solvers.base import Solver
 from optsteps.solvers.multistep import Multistep
+
+Refinement = Literal["times", "told times", "weights"]
 
 # fit samples: so many, or as many as hold so many numbers, but at most half of the problem's
 FIT, NUMBERS = 16, 64
@@ -49,7 +52,7 @@ class Plan:
         steps: ascending step counts.
         lanes: for every solver, by its name, what is tried.
         fit: number of the fit samples.
-        refine, weights: whether times are refined, and weights after them.
+        refinements: what is refined, one after the other, each together with what came before.
         free_start: whether schedules may begin elsewhere than the teacher, with a scale of their own.
         left_out: what is left out, and why.
     """
@@ -58,8 +61,7 @@ class Plan:
     steps: Sequence[int]
     lanes: Mapping[str, Lane]
     fit: int
-    refine: bool
-    weights: bool
+    refinements: Sequence[Refinement]
     free_start: bool
     left_out: Sequence[str] = field(default=())
 
@@ -70,11 +72,11 @@ class Plan:
         steps: Sequence[int],
         pool: Mapping[str, Method],
         solvers: Mapping[str, Solver],
-        refine: bool,
-        weights: bool,
+        refinements: Sequence[Refinement],
         free_start: bool,
     ) -> Plan:
-        """The plan of a search without a budget: everybody takes part who can."""
+        """The plan of a search without a budget: everybody takes part who can, and all is refined that a solver
+        obeys."""
         fit = min(max(FIT, -(-NUMBERS // problem.noise[0].numel())), len(problem.noise) // 2)
         lanes, left_out = dict[str, Lane](), list[str]()
         allowed = {name: method for name, method in pool.items() if free_start or not method.starts_freely}
@@ -87,8 +89,8 @@ class Plan:
             called = "{}" if len(solvers) == 1 else f"{{}} with {label}"
             taking_part, unable = able(allowed, lane.part(torch.arange(fit)), list(counts.values()), called)
             lanes[label], left_out = Lane(lane, counts, taking_part), [*left_out, *unable]
-        weights = weights and any(isinstance(solver, Multistep) for solver in solvers.values())
-        return cls(problem, steps, lanes, fit, refine, weights, free_start, left_out)
+        obeyed = [kind for kind in refinements if any(obeys(lane.problem, kind) for lane in lanes.values())]
+        return cls(problem, steps, lanes, fit, obeyed, free_start, left_out)
 
     def within(self, budget: int) -> Plan:
         """The first of ever smaller plans that fits.
@@ -131,7 +133,7 @@ class Plan:
         problem, fit, held = self.problem, self.fit, len(self.held[0])
         nfe, walk = call_nfe(problem.denoiser), problem.walker.nfe(problem.teacher)
         students = [problem.solver.nfe(steps_between(problem.teacher, n)) for n in self.steps]
-        asked = 4 if self.refine else 2  # selection samples are asked once more, about
+        asked = 4 if self.refinements else 2  # selection samples are asked once more, about
         stages = {"the teacher": min(asked * fit, len(problem.noise)) * walk * nfe}
         members = [(lane, method) for lane in self.lanes.values() for method in lane.pool.values()]
         stages["the pool"] = sum(self.beyond_the_teacher(lane, method) for lane, method in members)
@@ -139,10 +141,9 @@ class Plan:
         while samples <= 2 * fit:
             race, running, samples = race + running * max(1, samples // 2), max(1.0, running / 2), 2 * samples
         stages["the race"] = round(race * sum(students)) * nfe
-        if self.refine:
-            stages["refined times"] = sum(_ROUNDS * (fit * _round(n, 1) + held * n) for n in students) * nfe
-        if self.refine and self.weights:
-            stages["refined weights"] = sum(_ROUNDS * (fit * _round(n, 2) + held * n) for n in students) * nfe
+        for kinds, refinement in enumerate(self.refinements, 1):
+            taken = sum(_ROUNDS * (fit * _round(n, kinds) + held * n) for n in students) * nfe
+            stages[f"refined {refinement}"] = taken
         return stages
 
     @property
@@ -179,14 +180,23 @@ class Plan:
             gone = f"{', '.join(others)}, for the budget"
             plan = replace(plan, lanes={first: plan.lanes[first]}, left_out=[*plan.left_out, gone])
             yield plan
-        if plan.weights:
-            plan = replace(plan, weights=False, left_out=[*plan.left_out, "refined weights, for the budget"])
+        while len(plan.refinements) > 1:
+            *kept, last = plan.refinements
+            gone = f"refined {last}, for the budget"
+            plan = replace(plan, refinements=kept, left_out=[*plan.left_out, gone])
             yield plan
         for fit in fits[1:]:
             plan = replace(plan, fit=fit)
             yield plan
-        if plan.refine:
-            yield replace(plan, refine=False, left_out=[*plan.left_out, "all refinement, for the budget"])
+        if plan.refinements:
+            yield replace(plan, refinements=[], left_out=[*plan.left_out, "all refinement, for the budget"])
+
+
+def obeys(problem: SearchProblem, refinement: Refinement) -> bool:
+    """Whether the problem's solver does what the refinement finds."""
+    if refinement == "told times":  # it takes one evaluation a step
+        return problem.solver.nfe(steps_between(problem.teacher, 2)) == 2
+    return refinement == "times" or isinstance(problem.solver, Multistep)
 
 
 def _same_nfe(problem: SearchProblem, solver: Solver, steps: int) -> int | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optsteps.denoisers import CountedDenoiser, ModelError
 from optsteps.methods.auto.paid_once import PaidOnce
-from optsteps.methods.auto.plan import Plan
+from optsteps.methods.auto.plan import Plan, Refinement, obeys
 from optsteps.methods.auto.race import Heat, Track, race
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, checked_steps
 from optsteps.methods.blackbox.search import BlackBox, Sought
@@ -19,7 +19,13 @@ from optsteps.methods.blackbox.target import NEARNESS
 from optsteps.methods.candidates import Candidate, distinct
 from optsteps.methods.nearness import Nearness
 from optsteps.methods.oss.programme import Start
-from optsteps.methods.refine.coordinates import FreeStartCoordinates, GapCoordinates, WeightCoordinates
+from optsteps.methods.refine.coordinates import (
+    Coordinates,
+    FreeStartCoordinates,
+    GapCoordinates,
+    ToldTimeCoordinates,
+    WeightCoordinates,
+)
 from optsteps.methods.refine.gauss_newton import Refined, refined
 from optsteps.metrics.base import Judge
 from optsteps.schedules import Schedule
@@ -28,8 +34,8 @@ from optsteps.solvers.multistep import Multistep
 from optsteps.storage.workers import Workers
 from optsteps.trajectories import Trajectories
 
-# of the corrections of weights, one after the other
-_RIDGES, _WEIGHT_ROUNDS = (0.3, 0.03), 2
+# of the corrections of told times and weights, one after the other
+_RIDGES, _RIDGE_ROUNDS = (0.3, 0.03), 2
 
 
 class Auto(Method):
@@ -39,7 +45,8 @@ class Auto(Method):
     2. The candidates race on the fit samples and as many others with the real solver (`race`).
     3. The winner's times are refined (`refined`): steps are fitted on the fit samples, and the schedule that is best on
        the selection samples, all others, replaces the winner if it is better there by its paired interval.
-    4. With `weights`, the weights of the multistep steps are refined with the times in the same way.
+    4. With `told_times`, the times that the network is told are refined with the times in the same way, and with
+       `weights` the weights of the multistep steps with all of these.
 
     All this is by the nearness to the teacher's samples. By another criterion there is nothing to be refined by least
     squares: the `last_stage` takes the pool's candidates, measures them by the criterion, and searches on from the best
@@ -55,6 +62,8 @@ class Auto(Method):
             run in one race, and `SearchResult.solvers` says whose schedule won. The first is kept where a budget has
             room for one alone. None: the problem's.
         weights: whether weights are refined too, with a multistep solver. Only this package's sampler runs them.
+        told_times: whether the times that the network is told are refined too, with a solver of one evaluation a step.
+            Only this package's sampler tells them.
         start: "teacher": schedules begin where the teacher does, as lists for other tools must. "free": they may begin
             later, with a scale of the first noise of their own, which is worth most with few steps. None: "free" with
             `weights`, otherwise "teacher".
@@ -81,6 +90,7 @@ class Auto(Method):
         solvers: Mapping[str, Solver] | None = None,
         refine: bool = True,
         weights: bool = False,
+        told_times: bool = False,
         start: Start | None = None,
         rounds: int = 6,
         budget: int | None = None,
@@ -95,16 +105,17 @@ class Auto(Method):
             raise ValueError(f"a budget is a positive number of evaluations, got {budget}")
         if start not in ("teacher", "free", None):
             raise ValueError(f"start must be 'teacher', 'free' or None, got {start!r}")
-        if criterion != NEARNESS and (last_stage is None or weights):
+        if criterion != NEARNESS and (last_stage is None or weights or told_times):
             raise ValueError(
                 f"criterion={criterion} is searched by the last stage (last_stage=Bayesian(...)), which searches times "
-                f"alone; got last_stage={last_stage} and weights={weights}"
+                f"alone; got last_stage={last_stage}, weights={weights} and told_times={told_times}"
             )
         if criterion != NEARNESS and budget is not None:
             raise ValueError(f"a budget is for criterion=nearness; with {criterion}, give the last stage fewer rounds")
         self.criterion = criterion
         self.last_stage = None if last_stage is None else last_stage.by(criterion, pool)
-        self.pool, self.refine, self.weights, self.rounds = dict(pool), refine, weights, rounds
+        self.pool, self.refine, self.rounds = dict(pool), refine, rounds
+        self.weights, self.told_times = weights, told_times
         self.solvers = dict(solvers) if solvers else None
         self.start: Start = start or ("free" if weights else "teacher")
         self.budget, self.max_batch, self.shard_size = budget, max_batch, shard_size
@@ -150,7 +161,9 @@ class Auto(Method):
             ValueError: the budget is too small.
         """
         solvers = self._solvers(problem)
-        plan = Plan.whole(problem, steps, self.pool, solvers, self.refine, self.weights, self.start == "free")
+        kinds: dict[Refinement, bool] = {"times": True, "told times": self.told_times, "weights": self.weights}
+        wanted = [kind for kind, chosen in kinds.items() if self.refine and chosen]
+        plan = Plan.whole(problem, steps, self.pool, solvers, wanted, self.start == "free")
         return plan if self.budget is None else plan.within(self.budget)
 
     def find(self, problem: SearchProblem, steps: Sequence[int], workers: Workers) -> SearchResult:
@@ -176,15 +189,14 @@ class Auto(Method):
             label, fit = winner.solver, torch.arange(plan.fit)
             solver, samples, selection = plan.lanes[label].problem.solver, runs[label], [one[label] for one in held]
             schedules[n], solvers[n] = winner.schedule, solver
-            if plan.refine:
-                found[n].append(refined(_times(plan, schedules[n]), samples, selection, fit, self.rounds))
+            for k, kind in enumerate(plan.refinements):
+                if not obeys(samples.problem, kind):
+                    continue
+                coordinates = _coordinates(plan, samples.problem, schedules[n], plan.refinements[: k + 1])
+                ridges, rounds = (_RIDGES, _RIDGE_ROUNDS) if coordinates.corrections.any() else ((0.0,), self.rounds)
+                found[n].append(refined(coordinates, samples, selection, fit, rounds, ridges))
                 schedules[n] = found[n][-1].schedule
-                ledger.decide(_refined_told(n, found[n][-1]), "refined times")
-            if plan.weights and isinstance(solver, Multistep):
-                weighted = WeightCoordinates(_times(plan, schedules[n]), solver)
-                found[n].append(refined(weighted, samples, selection, fit, _WEIGHT_ROUNDS, _RIDGES))
-                schedules[n] = found[n][-1].schedule
-                ledger.decide(_refined_told(n, found[n][-1]), "refined weights")
+                ledger.decide(_refined_told(n, found[n][-1]), f"refined {kind}")
             schedules[n] = replace(schedules[n], metadata=self._described(samples.problem, winner.names))
         evidence = {"decisions": ledger.sentences, "stages": ledger.stages, "heats": heats, "refined": found}
         return SearchResult(schedules, evidence=evidence, solvers=solvers if self.solvers else {})
@@ -259,11 +271,16 @@ class Auto(Method):
         }
 
 
-def _times(plan: Plan, start: Schedule) -> GapCoordinates | FreeStartCoordinates:
-    """The coordinates of a schedule's times, between fixed ends or with a start that is free up to the teacher's."""
-    if not plan.free_start:
-        return GapCoordinates(start)
-    return FreeStartCoordinates(start, float(plan.problem.teacher.noise_levels[0]))
+def _coordinates(plan: Plan, problem: SearchProblem, start: Schedule, moved: Sequence[Refinement]) -> Coordinates:
+    """The numbers of all that is moved in a schedule and that the problem's solver obeys, between fixed ends or with a
+    start that is free up to the teacher's."""
+    highest = float(problem.teacher.noise_levels[0])
+    coordinates: Coordinates = FreeStartCoordinates(start, highest) if plan.free_start else GapCoordinates(start)
+    if "told times" in moved and obeys(problem, "told times"):
+        coordinates = ToldTimeCoordinates(coordinates)
+    if "weights" in moved and isinstance(problem.solver, Multistep):
+        coordinates = WeightCoordinates(coordinates, problem.solver)
+    return coordinates
 
 
 class _Ledger:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,6 +18,8 @@ from optsteps.solvers.multistep import Multistep
 _DISTANCE = 1e-2
 # of a gap of the start, which is always left of it
 _LEAST_GAP = 1e-3
+# noise level that a network may be told where the process has no least one; its inverse is the largest
+_LEAST_TOLD = 1e-30
 
 
 @dataclass(frozen=True)
@@ -164,8 +167,110 @@ class FreeStartCoordinates:
 
 
 @dataclass(frozen=True)
-class WeightCoordinates:
-    """The times of a schedule, in coordinates of theirs, and corrections of the solver's weights.
+class _CorrectedCoordinates(ABC):
+    """Other coordinates of a schedule, and after their numbers corrections of what a step does at its times.
+
+    A correction moves nothing but its own entry, so that derivatives in it are ones. Zeros are no correction.
+    """
+
+    times: Coordinates
+
+    @property
+    def start(self) -> Schedule:
+        """The schedule that zeros are."""
+        return self.times.start
+
+    @property
+    @abstractmethod
+    def moved(self) -> str:
+        """What the numbers move, in words."""
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """Number of the corrections."""
+
+    @abstractmethod
+    def _corrected(self, schedule: Schedule, corrections: Tensor) -> Schedule:
+        """A schedule of the other numbers with these corrections."""
+
+    @property
+    def size(self) -> int:
+        """That of the other numbers, and one for every correction."""
+        return self.times.size + self.count
+
+    @property
+    def corrections(self) -> Tensor:
+        """1 for corrections, 0 for all else [P]."""
+        return torch.cat([self.times.corrections, torch.ones(self.count, dtype=torch.float64)])
+
+    def schedule(self, numbers: Tensor) -> Schedule:
+        """The schedule of the numbers [P]."""
+        return self._corrected(self.times.schedule(numbers[: self.times.size]), numbers[self.times.size :])
+
+    def near(self, numbers: Tensor) -> tuple[list[Schedule], Tensor]:
+        """Schedules that differ from that of the numbers in what `times.near` changes or in one correction each, and by
+        how much [R]."""
+        times, corrections = numbers.split([self.times.size, self.count])
+        near, distances = self.times.near(times)
+        here = self.times.schedule(times)
+        moved = [self._corrected(schedule, corrections) for schedule in near]
+        step = _DISTANCE * torch.eye(self.count, dtype=torch.float64)
+        corrected = [self._corrected(here, row) for row in corrections + step]
+        return moved + corrected, torch.cat([distances, step.diagonal()])
+
+    def derivatives(self, numbers: Tensor) -> Tensor:
+        """Derivatives [R, P] of what `near` changes in the numbers."""
+        times = self.times.derivatives(numbers[: self.times.size])
+        return torch.block_diag(times, torch.eye(self.count, dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class ToldTimeCoordinates(_CorrectedCoordinates):
+    """The times of a schedule, in coordinates of theirs, and corrections of the times that the network is told.
+
+    A correction is added to the logarithm of the noise level that a step's network is told, as a share of the step's
+    own, held within the process. At an infinite noise level there is none. Zeros are the start.
+
+    Args:
+        times: of a schedule of n steps.
+    """
+
+    @property
+    def moved(self) -> str:
+        return f"{self.times.moved} and told times"
+
+    @property
+    def count(self) -> int:
+        return len(self._steps)
+
+    @cached_property
+    def _steps(self) -> Tensor:
+        """The steps that leave from a finite noise level."""
+        return self.start.noise_levels[:-1].isfinite().nonzero().flatten()
+
+    @cached_property
+    def _told(self) -> Tensor:
+        """The times that the start tells its network [n]."""
+        return self.start.times[:-1] if self.start.told_times is None else self.start.told_times
+
+    def _corrected(self, schedule: Schedule, corrections: Tensor) -> Schedule:
+        process, steps = schedule.process, self._steps
+        told, share = self._told[steps], corrections.clamp(-50.0, 50.0).exp()
+        share = share * process.noise_level(told) / self.start.noise_levels[steps]
+        # a flow's and EDM's times are dense down to noise level 0, and beyond every finite one
+        least = float(process.noise_level(process.t_positive)) if isinstance(process, VP) else _LEAST_TOLD
+        most = min(float(process.noise_level(process.t_limit)), 1 / _LEAST_TOLD)
+        levels = (schedule.noise_levels[steps] * share).clamp(least, most)
+        kept = (schedule.times[steps] == self.start.times[steps]) & (corrections == 0)
+        told_times = self._told.clone()
+        told_times[steps] = torch.where(kept, told, process.time_of_noise_level(levels))
+        return replace(schedule, told_times=told_times)
+
+
+@dataclass(frozen=True)
+class WeightCoordinates(_CorrectedCoordinates):
+    """Coordinates of a schedule without weights, and corrections of the solver's weights.
 
     A correction is added to the solver's own weight at these times, as a share of the step's length: the coefficient
     of the quantity that the step extrapolates. Zeros are the start with the solver's own weights.
@@ -176,48 +281,16 @@ class WeightCoordinates:
         columns: K, the remembered outputs that a step may use. None: the solver's memory, at least 1.
     """
 
-    times: GapCoordinates | FreeStartCoordinates
     solver: Multistep
     columns: int | None = None
 
     @property
-    def start(self) -> Schedule:
-        """The schedule that zeros are, but for the solver's own weights."""
-        return self.times.start
-
-    @property
     def moved(self) -> str:
-        """What the numbers move, in words."""
         return f"{self.times.moved} and weights"
 
     @property
-    def size(self) -> int:
-        """That of the times' numbers, and one for every weight that a step can have."""
-        return self.times.size + int(self._usable.sum())
-
-    @property
-    def corrections(self) -> Tensor:
-        """1 for the corrections of weights, 0 for all else [P]."""
-        return torch.cat([self.times.corrections, torch.ones(int(self._usable.sum()), dtype=torch.float64)])
-
-    def schedule(self, numbers: Tensor) -> Schedule:
-        """The schedule of the numbers [P]."""
-        return self._weighted(self.times.schedule(numbers[: self.times.size]), numbers[self.times.size :])
-
-    def near(self, numbers: Tensor) -> tuple[list[Schedule], Tensor]:
-        """Schedules that differ from that of the numbers in one time or one correction each, and by how much [R]."""
-        times, corrections = numbers.split([self.times.size, self.size - self.times.size])
-        near, distances = self.times.near(times)
-        here = self.times.schedule(times)
-        moved = [self._weighted(schedule, corrections) for schedule in near]
-        step = _DISTANCE * torch.eye(len(corrections), dtype=torch.float64)
-        corrected = [self._weighted(here, row) for row in corrections + step]
-        return moved + corrected, torch.cat([distances, step.diagonal()])
-
-    def derivatives(self, numbers: Tensor) -> Tensor:
-        """Derivatives [R, P] of what `near` changes in the numbers."""
-        times = self.times.derivatives(numbers[: self.times.size])
-        return torch.block_diag(times, torch.eye(self.size - self.times.size, dtype=torch.float64))
+    def count(self) -> int:
+        return int(self._usable.sum())
 
     @cached_property
     def _usable(self) -> Tensor:
@@ -225,7 +298,7 @@ class WeightCoordinates:
         columns = max(self.solver.memory, 1) if self.columns is None else self.columns
         return torch.arange(columns) < self.solver.remembered_counts(self.start)[:, None]
 
-    def _weighted(self, schedule: Schedule, corrections: Tensor) -> Schedule:
+    def _corrected(self, schedule: Schedule, corrections: Tensor) -> Schedule:
         weights = self.solver.own_weights(schedule, self._usable.shape[1])
         share = torch.zeros_like(weights)
         share[self._usable] = corrections
@@ -251,4 +324,4 @@ def _times(places: Tensor, start: Tensor, times: Tensor, process: Process) -> Te
     return torch.where(moved, process.time_of_noise_level(levels), times)
 
 
-Coordinates = GapCoordinates | FreeStartCoordinates | WeightCoordinates
+Coordinates = GapCoordinates | FreeStartCoordinates | ToldTimeCoordinates | WeightCoordinates

@@ -17,7 +17,7 @@ from torch import Tensor
 from optsteps.denoisers import CountedDenoiser, ModelError
 from optsteps.methods import GITS, OSS, Bayesian, HandMade, Method, Path, SearchProblem, SearchResult
 from optsteps.methods.auto import Auto
-from optsteps.methods.auto.plan import Plan
+from optsteps.methods.auto.plan import Plan, Refinement
 from optsteps.methods.blackbox.search import parts
 from optsteps.methods.blackbox.target import Target, loss
 from optsteps.models.analytic import GaussianMixture
@@ -137,7 +137,7 @@ def test_a_small_budget_keeps_the_first_solver() -> None:
 @given(st.integers(4, 5000), st.integers(1, 5000))
 def test_every_sample_has_one_part(samples: int, entries: int) -> None:
     problem = replace(problem_of(), noise=torch.tensor([1.0, -1.0]).repeat(entries)[:entries].expand(samples, entries))
-    plan = Plan.whole(problem, [3], pool(), {"": problem.solver}, True, False, False)
+    plan = Plan.whole(problem, [3], pool(), {"": problem.solver}, ["times"], False)
     fit, held = plan.fit, plan.held
     assert torch.cat([torch.arange(fit), *held]).tolist() == list(range(samples))
     assert plan.racing.tolist() == list(range(2 * fit))
@@ -190,6 +190,33 @@ def test_weights_are_refined_for_multistep_solvers_alone() -> None:
         tried = [schedule.weights is not None for one in weights for schedule in one.iterates[1:]]
         assert all(tried)
         assert (len(tried) > 0) == (solver == "dpmpp_2m")
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_told_times_are_refined_for_solvers_of_one_evaluation_a_step(weights: bool) -> None:
+    for solver in ("dpmpp_2m", "heun"):
+        found = Auto(pool(), told_times=True, weights=weights, rounds=2).search(problem_of("edm", solver), [4])
+        times, *others = found.evidence["refined"][4]
+        assert all(schedule.told_times is None for schedule in times.iterates)
+        if solver == "heun":
+            assert not others
+            continue
+        told, *weighted = others
+        assert all(schedule.told_times is not None for schedule in told.iterates[1:])
+        assert all(schedule.weights is None for schedule in told.iterates)
+        assert len(weighted) == weights
+        for one in weighted:
+            assert all(None not in (schedule.told_times, schedule.weights) for schedule in one.iterates[1:])
+
+
+def test_told_times_come_nearer_to_the_teacher_on_unseen_samples() -> None:
+    problem = problem_of("edm", "euler")
+    plain, found = (Auto(pool(), told_times=told).search(problem, [3, 5]) for told in (False, True))
+    fresh = replace(problem, noise=noise(200, ENTRIES, seed=7))
+    for n in (3, 5):
+        assert found.schedules[n].told_times is not None
+        was, now = levels(fresh, [plain.schedules[n], found.schedules[n]], torch.arange(200)).mean(1)
+        assert now > was
 
 
 def test_a_free_start_is_searched_where_it_is_wanted() -> None:
@@ -383,24 +410,29 @@ def test_what_auto_cannot_search_is_refused_before_anything_is_spent() -> None:
 @pytest.mark.parametrize("weights", [False, True])
 def test_a_plan_fits_its_budget_and_says_what_it_leaves_out(weights: bool) -> None:
     problem = problem_of("edm", "dpmpp_2m")
+    wanted: list[Refinement] = ["times", "told times", "weights"]
     whole = Plan.whole(
-        problem, STEPS, {**methods(), "oss": OSS(grid_steps=7)}, {"": problem.solver}, True, weights, False
+        problem,
+        STEPS,
+        {**methods(), "oss": OSS(grid_steps=7)},
+        {"": problem.solver},
+        wanted[: 3 if weights else 1],
+        False,
     )
     assert whole.within(whole.evaluations) == whole
     plan = whole
-    while plan.refine:
+    while plan.refinements:
         smaller = whole.within(plan.evaluations - 1)
         assert smaller.evaluations < plan.evaluations
         plan = smaller
     with pytest.raises(ValueError, match=f"the smallest takes about {plan.evaluations:,}"):
         whole.within(plan.evaluations - 1)
-    assert not plan.weights
     assert plan.fit == 4
     assert "oss" not in plan.pool
     told = "; ".join(plan.left_out)
     assert "oss" in told
     assert "all refinement" in told
-    assert ("refined weights" in told) == weights
+    assert ("refined weights" in told) == ("refined told times" in told) == weights
 
 
 def test_a_search_within_a_budget_spends_about_that() -> None:

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from problems import PROCESSES, noise, three_gaussians
 from torch import Tensor
 
-from optsteps.methods.refine.coordinates import Coordinates, FreeStartCoordinates, GapCoordinates, WeightCoordinates
+from optsteps.methods.refine.coordinates import (
+    Coordinates,
+    FreeStartCoordinates,
+    GapCoordinates,
+    ToldTimeCoordinates,
+    WeightCoordinates,
+)
 from optsteps.processes import VP
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule
@@ -32,6 +38,7 @@ SOLVERS: dict[str, Multistep] = {
     name: build_solver(name)  # type: ignore[misc]
     for name in ("euler", "dpmpp_2m", "dpmpp_3m", "ipndm", "deis", "unipc")
 }
+kinds = st.sampled_from(["gaps", "told", "weights"])
 each_start = pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
 each_solver = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 
@@ -251,14 +258,98 @@ def test_derivatives_and_near_of_times_and_corrections(solver: Multistep) -> Non
     assert not derivatives[times:, : here.steps].any()
 
 
+# --- told times
+
+
+@each_start
+def test_zeros_tell_the_times_of_the_start(start: Schedule) -> None:
+    coordinates = ToldTimeCoordinates(GapCoordinates(start))
+    zeros = torch.zeros(coordinates.size, dtype=torch.float64)
+    assert coordinates.schedule(zeros) == replace(start, told_times=start.times[:-1])
+    told = replace(start, told_times=0.3 * (start.times[:-1] + start.times[1:]) + 0.3)
+    assert ToldTimeCoordinates(GapCoordinates(told)).schedule(zeros) == told
+
+
+@each_start
+def test_a_correction_is_the_logarithm_of_the_share_of_the_noise_level(start: Schedule) -> None:
+    coordinates = ToldTimeCoordinates(GapCoordinates(start))
+    finite = start.noise_levels[:-1].isfinite()
+    assert coordinates.size == start.steps + int(finite.sum())
+    assert coordinates.corrections.tolist() == [0.0] * start.steps + [1.0] * int(finite.sum())
+    numbers = torch.cat([0.1 * noise(start.steps, seed=2), torch.full((int(finite.sum()),), -0.2, dtype=torch.float64)])
+    schedule = coordinates.schedule(numbers)
+    assert torch.equal(schedule.times, GapCoordinates(start).schedule(numbers[: start.steps]).times)
+    assert schedule.told_times is not None
+    shares = (start.process.noise_level(schedule.told_times) / schedule.noise_levels[:-1])[finite]
+    held = start.process.noise_level(schedule.told_times)[finite] == start.process.noise_level(start.process.t_positive)
+    expected = torch.full_like(shares, math.exp(-0.2))
+    torch.testing.assert_close(shares[~held], expected[~held], rtol=1e-9, atol=0)
+    assert torch.equal(schedule.told_times[:-1][~finite[:-1]], start.times[:-2][~finite[:-1]])
+
+
+def test_a_share_goes_on_from_that_of_the_start() -> None:
+    start = replace(STARTS["edm"], told_times=1.1 * STARTS["edm"].times[:-1])
+    coordinates = ToldTimeCoordinates(GapCoordinates(start))
+    numbers = torch.cat([0.2 * noise(start.steps, seed=3), torch.full((start.steps,), 0.5, dtype=torch.float64)])
+    schedule = coordinates.schedule(numbers)
+    assert schedule.told_times is not None
+    torch.testing.assert_close(schedule.told_times, 1.1 * math.exp(0.5) * schedule.times[:-1], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", sorted(set(STARTS) - {"vp from its end"}))
+def test_derivatives_and_near_of_times_and_told_times(name: str) -> None:
+    coordinates = ToldTimeCoordinates(GapCoordinates(STARTS[name]))
+    numbers, step = some_numbers(coordinates, 0.1), 1e-5
+    here = coordinates.schedule(numbers)
+    near, distances = coordinates.near(numbers)
+    derivatives = coordinates.derivatives(numbers)
+    times, finite = here.steps - 1, here.noise_levels[:-1].isfinite()
+    assert derivatives.shape == (len(near), coordinates.size)
+
+    def shares(schedule: Schedule) -> Tensor:
+        """Logarithms of the told noise levels as shares of the steps' own."""
+        assert schedule.told_times is not None
+        return (schedule.process.noise_level(schedule.told_times) / schedule.noise_levels[:-1]).log()[finite]
+
+    for k, (schedule, distance) in enumerate(zip(near, distances, strict=True)):
+        moved = shares(schedule) - shares(here)
+        if k < times:
+            assert (schedule.times != here.times).nonzero().flatten().tolist() == [k + 1]
+            torch.testing.assert_close(moved, torch.zeros_like(moved), rtol=0, atol=1e-9)
+        else:
+            assert torch.equal(schedule.times, here.times)
+            expected = distance * torch.eye(len(moved), dtype=torch.float64)[k - times]
+            torch.testing.assert_close(moved, expected, rtol=1e-6, atol=1e-9)
+    for k in range(coordinates.size):
+        shift = torch.zeros_like(numbers)
+        shift[k] = step
+        ends = [coordinates.schedule(numbers + sign * shift) for sign in (1, -1)]
+        moved = torch.cat([(clock(ends[0]) - clock(ends[1]))[1:-1], shares(ends[0]) - shares(ends[1])]) / (2 * step)
+        torch.testing.assert_close(moved, derivatives[:, k], rtol=1e-5, atol=1e-8)
+
+
+def test_weights_are_corrected_beside_told_times() -> None:
+    start, solver = STARTS["edm"], SOLVERS["dpmpp_2m"]
+    told = ToldTimeCoordinates(GapCoordinates(start))
+    coordinates = WeightCoordinates(told, solver)
+    assert coordinates.moved == "times and told times and weights"
+    assert coordinates.corrections.tolist() == [0.0] * 4 + [1.0] * 4 + [1.0] * 3
+    schedule = coordinates.schedule(some_numbers(coordinates, 0.1))
+    assert schedule.weights is not None
+    assert schedule.told_times is not None
+    assert torch.equal(schedule.told_times, told.schedule(some_numbers(coordinates, 0.1)[:8]).told_times)
+
+
 # --- whatever the numbers
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.sampled_from(list(STARTS)), st.integers(0, 2**31), st.sampled_from([0.1, 3.0, 30.0, 1e6]), st.booleans())
-def test_random_numbers_have_a_schedule_between_the_same_ends(name: str, seed: int, size: float, gaps: bool) -> None:
+@given(st.sampled_from(list(STARTS)), st.integers(0, 2**31), st.sampled_from([0.1, 3.0, 30.0, 1e6]), kinds)
+def test_random_numbers_have_a_schedule_between_the_same_ends(name: str, seed: int, size: float, kind: str) -> None:
     start, solver = STARTS[name], SOLVERS["dpmpp_3m"]
-    coordinates = GapCoordinates(start) if gaps else WeightCoordinates(GapCoordinates(start), solver)
+    coordinates: Coordinates = GapCoordinates(start)
+    if kind != "gaps":
+        coordinates = ToldTimeCoordinates(coordinates) if kind == "told" else WeightCoordinates(coordinates, solver)
     numbers = size * noise(coordinates.size, seed=seed)
     near, distances = coordinates.near(numbers)
     assert bool((distances > 0).all())
