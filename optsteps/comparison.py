@@ -59,6 +59,21 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Walked:
+    """What walks of the comparison's samples came to.
+
+    Attributes:
+        samples: final samples [B, ...].
+        nfe: network evaluations per sample, counted.
+        path: states over alpha of the traced samples at every time [n+1, b, ...], float64.
+    """
+
+    samples: Tensor
+    nfe: float
+    path: Tensor
+
+
+@dataclass(frozen=True)
 class VerdictRow:
     """The paired difference of a method and a rival at equal NFE, and the verdict that it allows.
 
@@ -112,14 +127,18 @@ class Comparison:
     traced: int = TRACED
     teacher_solver: Solver | None = None
     cache: Cache = NO_CACHE
-    _answers: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    _answers: dict[str, Walked] = field(default_factory=dict, repr=False)
     _by_start: dict[float, Comparison] = field(default_factory=dict, repr=False)
 
-    def teacher_samples(self) -> Tensor:
-        """The teacher's final samples [B, ...], computed once."""
-        if "final" not in self._answers:
-            self._answers["final"], _ = self._final(self.teacher, self._walker)
-        return self._answers["final"]
+    def walk_teacher(self) -> Walked:
+        """The teacher's walk, computed once."""
+        if "teacher" not in self._answers:
+            self._answers["teacher"] = self._walked(self.teacher, self._walker)
+        return self._answers["teacher"]
+
+    def with_solver(self, solver: Solver) -> Comparison:
+        """This comparison, with its teacher, of schedules that are sampled with another solver."""
+        return replace(self, solver=solver, teacher_solver=self._walker, _by_start={})
 
     def from_start_of(self, schedule: Schedule) -> Comparison:
         """This comparison with a teacher that begins where `schedule` does.
@@ -148,9 +167,9 @@ class Comparison:
             self._by_start[first.item()] = replace(self, teacher=teacher, _answers={}, _by_start={})
         return self._by_start[first.item()]
 
-    def samples(self, schedule: Schedule) -> tuple[Tensor, float]:
-        """Final samples [B, ...] of a schedule, and their network evaluations per sample, counted."""
-        return self._final(schedule, self.solver)
+    def walk(self, schedule: Schedule) -> Walked:
+        """The walk of a schedule with the comparison's solver."""
+        return self._walked(schedule, self.solver)
 
     def judge(
         self,
@@ -172,7 +191,7 @@ class Comparison:
             solver: to sample with; None for the comparison's.
         """
         if solver is not None:
-            other = replace(self, solver=solver, teacher_solver=self._walker, _by_start={})
+            other = self.with_solver(solver)
             return other.judge(method, schedule, search_nfe, search_seconds, own_start, search_evaluations)
         if own_start:
             comparison = self.from_start_of(schedule)
@@ -181,24 +200,24 @@ class Comparison:
                     method, schedule, search_nfe, search_seconds, search_evaluations=search_evaluations
                 )
                 return replace(row, teacher=comparison.teacher)
-        x, nfe = self.samples(schedule)
+        walked = self.walk(schedule)
         return Row(
             method,
             schedule.steps,
-            nfe,
+            walked.nfe,
             schedule,
-            x,
-            self._measured(x, self.teacher_samples(), self.cond),
+            walked.samples,
+            self._measured(walked.samples, self.walk_teacher().samples, self.cond),
             search_nfe=search_nfe,
             search_seconds=search_seconds,
             search_evaluations=search_evaluations,
-            path_error=self.path_error(schedule),
+            path_error=self.path_error(schedule, walked),
             solver=self.solver.name,
         )
 
     def judge_teacher(self) -> Row:
         """The teacher's own row, with the measurements that do not compare with the teacher."""
-        x = self.teacher_samples()
+        x = self.walk_teacher().samples
         measurements = {
             name: measurement
             for name, measurement in self._measured(x, x, self.cond).items()
@@ -214,34 +233,34 @@ class Comparison:
             method: name of the row.
             schedules: for the first len(schedules) samples of the comparison, in their order.
         """
-        alone = [replace(self, **self._part(slice(k, k + 1))) for k in range(len(schedules))]
-        ends = [comparison.samples(schedule) for comparison, schedule in zip(alone, schedules, strict=True)]
-        x, nfe = torch.cat([sample for sample, _ in ends]), sum(nfe for _, nfe in ends) / len(ends)
+        trajectories = self._trajectories()
+        alone = [self._part(slice(k, k + 1)) for k in range(len(schedules))]
+        ends = [
+            trajectories.ends(schedule, self.solver, **part, seed=self.seed)
+            for part, schedule in zip(alone, schedules, strict=True)
+        ]
+        x, nfe = torch.cat(ends), trajectories.evaluations / len(ends)
         few = replace(self, judges=[judge for judge in self.judges if not judge.needs_many])
-        measured = few._measured(x, self.teacher_samples()[: len(x)], take(self.cond, slice(0, len(x))))
+        measured = few._measured(x, self.walk_teacher().samples[: len(x)], take(self.cond, slice(0, len(x))))
         per_sample = {name: measurement for name, measurement in measured.items() if measurement.values is not None}
         return Row(method, schedules[0].steps, nfe, None, x, per_sample, oracle=True)
 
-    def path_error(self, schedule: Schedule) -> Tensor:
+    def path_error(self, schedule: Schedule, walked: Walked) -> Tensor:
         """Mean squared difference to the teacher at every time of `schedule` [n+1], float64, in units of x_0 (states
-        over alpha), over the first `traced` samples.
+        over alpha), over the traced samples.
 
         Between its own times the teacher is interpolated linearly in noise level, which is what Euler's steps are.
         Where alpha is 0 the difference is NaN.
         """
-        if "path" not in self._answers:
-            self._answers["path"] = self._scaled(self.teacher, self._walker)
-        teacher = self._answers["path"]
-        student = self._scaled(schedule, self.solver)
         # increasing levels, from the clean end
         teacher_levels, levels = self.teacher.noise_levels.flip(0), schedule.noise_levels
         above = torch.searchsorted(teacher_levels, levels).clamp(1, len(teacher_levels) - 1)
         spacing = teacher_levels[above] - teacher_levels[above - 1]
         weight = ((levels - teacher_levels[above - 1]) / spacing).clamp(0, 1)
-        path = teacher.flip(0)
+        path = self.walk_teacher().path.flip(0)
         weight = weight.reshape(-1, *(1,) * (path.ndim - 1)).to(path.device)
         expected = torch.lerp(path[above - 1], path[above], weight)
-        return (student - expected).square().flatten(1).mean(1).cpu()
+        return (walked.path - expected).square().flatten(1).mean(1).cpu()
 
     def _part(self, part: slice) -> dict[str, Any]:
         """The fields of a comparison on some of the samples."""
@@ -252,18 +271,16 @@ class Comparison:
     def _walker(self) -> Solver:
         return self.teacher_solver or self.solver
 
-    def _scaled(self, schedule: Schedule, solver: Solver) -> Tensor:
-        """The traced samples' states over alpha at every time [n+1, b, ...]."""
-        traced = self._part(slice(0, self.traced))
-        states = self._trajectories().states(schedule, solver, **traced, seed=self.seed).transpose(0, 1).double()
-        alpha = self.process.alpha(schedule.times).to(states.device)
-        return states / alpha.reshape(-1, *(1,) * (states.ndim - 1))
-
-    def _final(self, schedule: Schedule, solver: Solver) -> tuple[Tensor, float]:
-        """Final samples [B, ...] and the network evaluations per sample, counted."""
+    def _walked(self, schedule: Schedule, solver: Solver) -> Walked:
         trajectories = self._trajectories()
-        x = trajectories.ends(schedule, solver, **self._part(slice(None)), seed=self.seed)
-        return x, trajectories.evaluations / len(self.noise)
+        traced, others = self._part(slice(0, self.traced)), self._part(slice(self.traced, None))
+        states = trajectories.states(schedule, solver, **traced, seed=self.seed)
+        samples = states[:, -1]
+        if len(others["noise"]):
+            samples = torch.cat([samples, trajectories.ends(schedule, solver, **others, seed=self.seed)])
+        alpha = self.process.alpha(schedule.times).to(states.device)
+        path = states.transpose(0, 1).double() / alpha.reshape(-1, *(1,) * (states.ndim - 1))
+        return Walked(samples, trajectories.evaluations / len(self.noise), path)
 
     def _trajectories(self) -> Trajectories:
         return Trajectories(self.denoiser, self.max_batch, self.cache)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optsteps.running.plan import Stage, compact, total
+from optsteps.running.plan import Stage, total
 from optsteps.storage.store import ShardStore
 from optsteps.text.duration import duration, seconds_of
 
@@ -36,7 +36,7 @@ def check_budget(stages: Sequence[Stage], budget: int | str | None, rate: float 
         over = budget is not None and planned > budget
     if not over:
         return
-    largest = max(compact(stages), key=lambda stage: stage.evaluations or 0)
+    largest = max(stages, key=lambda stage: stage.evaluations or 0)
     takes = f"{planned:,} evaluations" + (f", about {duration(planned / rate)}," if rate is not None else "")
     less = _LESS[largest.name.partition(" ")[0]]
     raise ValueError(

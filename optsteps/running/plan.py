@@ -34,7 +34,7 @@ class Stage:
     """A part of a run.
 
     Attributes:
-        name: as in the run's progress, where the comparison's two parts are one stage.
+        name: as in the run's progress.
         samples: number of samples that take part.
         evaluations: of all samples together; None where the number is known after the run only.
         exact: whether the number does not depend on the network's answers.
@@ -83,15 +83,18 @@ def planned(experiment: Experiment) -> list[Stage]:
     calls += sum(experiment.walker.nfe(teacher) for teacher in own_teachers.values())
     unseen, traced = len(experiment.unseen), min(TRACED, len(experiment.unseen))
     compared += own_teachers.values()
-    path = sum(len(schedule.times) for schedule in (experiment.comparison_teacher, *compared))
+
+    def kept_of_walk(schedule: Schedule) -> int:
+        """Bytes of a walk of the comparison: the traced samples' states and predictions, and the others' ends."""
+        return state * (traced * (2 * len(schedule.times) - 1) + unseen - traced)
+
     probes = PROBES + 2 * min(PROBES, experiment.config.max_batch)
     checks = guidance * probes + evaluations_of_check(problem)
     stages = [
         *([Stage(CHECK, PROBES, checks, kept=state * checks // guidance)] if experiment.config.check_model else []),
-        Stage("teacher", unseen, unseen * walk, kept=state * unseen),
+        Stage("teacher", unseen, unseen * walk, kept=kept_of_walk(experiment.comparison_teacher)),
         *searches,
-        Stage("compare: samples", unseen, unseen * guidance * calls, kept=state * unseen * len(compared)),
-        Stage("compare: along the way", traced, traced * (walk + guidance * calls), kept=state * traced * path),
+        Stage("compare", unseen, unseen * guidance * calls, kept=sum(map(kept_of_walk, compared))),
     ]
     oracle = experiment.oracle_method
     if oracle is not None:
@@ -105,22 +108,12 @@ def planned(experiment: Experiment) -> list[Stage]:
 
 def evaluations_by_stage(stages: Sequence[Stage]) -> dict[str, int | None]:
     """Planned evaluations by the names of the stages in the run's progress, which counts none of its checks."""
-    return {stage.name: stage.evaluations for stage in compact(stages) if stage.name != CHECK}
-
-
-def compact(stages: Sequence[Stage]) -> list[Stage]:
-    """The stages as the run's progress has them: the comparison's two parts are one."""
-    merged: dict[str, Stage] = {}
-    for stage in stages:
-        name = stage.name.partition(":")[0]
-        before = merged.get(name)
-        merged[name] = replace(stage, name=name) if before is None else replace(before, **_sum([before, stage]))
-    return list(merged.values())
+    return {stage.name: stage.evaluations for stage in stages if stage.name != CHECK}
 
 
 def shortened(stages: Sequence[Stage], rows: int = 7) -> list[Stage]:
     """At most so many of the stages in their order: none that takes no evaluation, and the least searches together."""
-    stages = [stage for stage in compact(stages) if stage.evaluations != 0]
+    stages = [stage for stage in stages if stage.evaluations != 0]
     searches = [stage for stage in stages if stage.name.startswith("search ")]
     spare = len(stages) - rows
     if spare <= 0:

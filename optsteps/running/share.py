@@ -115,15 +115,15 @@ def compute(config: DictConfig, method_name: str, rank: Rank) -> None:
         share.check_model()
         comparison = experiment.comparison(share.denoiser, share.workers)
         with progress.stage("teacher"):
-            comparison.teacher_samples()
+            comparison.walk_teacher()
         results = share.search()
         with progress.stage("compare"):
             for n in experiment.steps:
                 for schedule, result in experiment.compared(results, n).values():
-                    begun_there = comparison.from_start_of(schedule) if result.own_start else comparison
-                    begun_there.teacher_samples()
-                    begun_there.samples(schedule)
-                    begun_there.path_error(schedule)
+                    held = comparison.with_solver(result.solvers[n]) if n in result.solvers else comparison
+                    begun_there = held.from_start_of(schedule) if result.own_start else held
+                    begun_there.walk(schedule)
+                    begun_there.walk_teacher()
         if experiment.oracle_method is not None:
             with progress.stage("oracle"):
                 share.search_for_oracle(experiment.oracle_method)

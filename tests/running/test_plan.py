@@ -82,9 +82,8 @@ def test_a_plan_is_what_the_run_counts(
     counted = spent(capsys.readouterr().err)
     checks = re.findall(r"(\d+) evaluations to see .*, (\d+) to see", (tmp_path / "run" / "report.md").read_text())[0]
     assert int(plan.pop("check the model")) == sum(map(int, checks))
-    compared = int(plan.pop("compare: samples")) + int(plan.pop("compare: along the way"))
     assert int(plan.pop("in all")) == sum(counted.values()) + sum(map(int, checks))
-    assert {name: int(count) for name, count in plan.items() if count != "0"} | {"compare": compared} == counted
+    assert {name: int(count) for name, count in plan.items() if count != "0"} == counted
 
 
 def test_what_depends_on_the_network_is_an_estimate(
