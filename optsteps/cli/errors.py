@@ -102,19 +102,27 @@ def _hydra_raises() -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = before
 
 
-def refuse_unknown_options() -> None:
-    """Refuse an option that Hydra does not have, which it would answer with the list of those that it has.
+def settle_arguments() -> None:
+    """Let settings stand before, between and after options in `sys.argv`: Hydra's parser reads one row of them alone.
 
     Raises:
-        ValueError: there is such an option; the message says how settings are written.
+        ValueError: there is an option that Hydra does not have, which it would answer with the list of those that it
+            has; the message says how settings are written.
     """
-    _, unknown = get_args_parser().parse_known_args(sys.argv[1:])
+    arguments = sys.argv[1:]
+    known, others = get_args_parser().parse_known_args(arguments)
+    unknown = [argument for argument in others if argument.startswith("-")]
     if unknown:
         setting = unknown[0].lstrip("-")
         raise ValueError(
             f"there is no option {unknown[0]}; a setting is written without hyphens and with =, as in "
             f"{setting if '=' in setting else f'{setting}=VALUE'}, and --help lists what there is"
         )
+    if others:
+        for setting in reversed(others):  # they come after those that were read
+            del arguments[len(arguments) - 1 - arguments[::-1].index(setting)]
+        end = arguments.index(known.overrides[-1]) + 1 if known.overrides else 0
+        sys.argv[1:] = [*arguments[:end], *others, *arguments[end:]]
 
 
 def _find_modules_here() -> None:

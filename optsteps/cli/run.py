@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from optsteps.cli.common import CONFIG_DIR
-from optsteps.cli.errors import errors_pass_hydra, readable_errors, refuse_unknown_options
+from optsteps.cli.errors import errors_pass_hydra, readable_errors, settle_arguments
 from optsteps.cli.new import new
 from optsteps.cli.rival_names import check_rival_names
 from optsteps.cli.schema import Run, checked
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def _run_jobs() -> None:
-    refuse_unknown_options()
+    settle_arguments()
     Sweep.folder, Sweep.refused = None, []
     try:
         job()

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from optsteps.cli.common import CONFIG_DIR
-from optsteps.cli.errors import errors_pass_hydra, readable_errors, refuse_unknown_options
+from optsteps.cli.errors import errors_pass_hydra, readable_errors, settle_arguments
 from optsteps.cli.schema import Train, checked
 from optsteps.cli.version import versions
 from optsteps.text.terminal import say
@@ -34,7 +34,7 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         say(versions())
     else:
-        refuse_unknown_options()
+        settle_arguments()
         job()
 
 

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra._internal.utils import get_args_parser
 from overrides import with_oss
 
 from optsteps.cli import run as command
+from optsteps.cli.errors import settle_arguments
 from optsteps.cli.targets import check_targets
 
 
@@ -111,3 +113,20 @@ def test_targets_that_cannot_be_found(
     with pytest.raises(ValueError, match=rf"^model\._target_={target}: {said}"):
         check_targets({"model": {"_target_": target}}, {})
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settled"),
+    [
+        ("a=1 b=2", "a=1 b=2"),
+        ("-m a=1 --config-dir=conf b=2 --resolve c=3", "-m a=1 b=2 c=3 --config-dir=conf --resolve"),
+        ("a=1 -m b=2", "a=1 b=2 -m"),
+        ("a=1 --config-dir conf a=1 b=2", "a=1 a=1 b=2 --config-dir conf"),
+    ],
+)
+def test_settings_stand_before_and_after_options(arguments: str, settled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["optsteps", *arguments.split()])
+    settle_arguments()
+    assert " ".join(sys.argv) == f"optsteps {settled}"
+    given = get_args_parser().parse_args(sys.argv[1:])
+    assert given.overrides == [one for one in settled.split() if "=" in one and not one.startswith("-")]
