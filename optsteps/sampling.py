@@ -143,7 +143,7 @@ def _paths(solver: Solver, noise: Tensor, seed: int, index: Tensor | None) -> Br
     numbers = torch.arange(len(noise)) if index is None else index
     if numbers.shape != noise.shape[:1]:
         raise ValueError(f"expected one index per sample, got shape {tuple(numbers.shape)} for {len(noise)} samples")
-    return BrownianPaths(seed, numbers, noise.shape[1:])
+    return BrownianPaths(seed, numbers, noise.shape[1:], noise.device)
 
 
 def check_channels(schedule: Schedule, noise: Tensor) -> None:

@@ -83,3 +83,19 @@ def test_an_empty_or_infinite_interval_gives_nothing() -> None:
     path = BrownianPaths(0, [0], (3,))
     for ends in (clock(1.0, 1.0), clock(1.0, math.inf)):
         assert not path.increments(*ends).any()
+
+
+@pytest.mark.parametrize("shape", [(1,), (2, 3), (1, 28, 28)])
+def test_all_at_once_draws_the_same_numbers(shape: tuple[int, ...]) -> None:
+    """What other devices do, on the CPU's tensors."""
+    path = BrownianPaths(4, [0, 1, 2, 70_000], shape)
+    octaves, nodes, blocks = [-3, 0, 0, 17], [0, 0, 1, 2**15 + 3], -(-math.prod(shape) // 8)
+    one, other = (list(draw(octaves, nodes, blocks)) for draw in (path._on_cpu, path._on_device))
+    torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_path_is_the_same_on_a_gpu() -> None:
+    ends = clock(0.2, 3.3)
+    one, other = (BrownianPaths(0, range(4), (3, 8, 8), device).increments(*ends) for device in ("cpu", "cuda"))
+    torch.testing.assert_close(other.cpu(), one, rtol=1e-4, atol=1e-4)

@@ -422,7 +422,7 @@ class OptstepsScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         check_channels(self.schedule, x)
         paths = None
         if self.solver.stochastic:
-            paths = BrownianPaths(self.seed or 0, self.sample_numbers(len(x), generator), x.shape[1:])
+            paths = BrownianPaths(self.seed or 0, self.sample_numbers(len(x), generator), x.shape[1:], x.device)
         return _Walk(step, self.solver.moves(self.schedule.part(step), x), paths, x)
 
     def _denoised(self, output: Tensor, x: Tensor, told: float) -> Tensor:
