@@ -9,12 +9,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from guides import ROOT, Block, Command, blocks, check, commands
 from overrides import with_oss
 from reader import HUB, bring_detector, bring_files, bring_pipeline, names, sizes
+
+import optsteps
 
 GUIDES = [
     ROOT / "README.md",
@@ -203,6 +206,7 @@ def test_the_python_of_a_page_runs_in_its_order(
 ) -> None:
     shutil.copytree(at_desk, tmp_path / "desk")  # what a page writes is no other page's
     monkeypatch.chdir(tmp_path / "desk")
+    monkeypatch.setattr(optsteps, "tune", partial(optsteps.tune, samples=14, teacher=10))
     namespace = names(str(page.relative_to(ROOT)))
     for block in blocks(page):
         if block.language == "python" and block.file is None:

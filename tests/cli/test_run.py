@@ -182,9 +182,9 @@ ALONGSIDE = {
 
 
 # thousands of reference features for every row: half a minute each
-SLOW = {"metric=fidelity", "experiment=mnist_fid", "experiment=blackbox_cifar10"}
-# hundreds of walks of GenEval's images, or of a large network
-SLOW |= {"experiment=blackbox_scenes", "experiment=ays_cifar10"}
+SLOW = {"metric=fidelity"}
+# tests/cli/test_schema.py and the plans below see that they are valid
+SLOW |= {choice for choice in CHOICES if choice.startswith("experiment=")}
 
 
 def start(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> None:
@@ -211,6 +211,17 @@ def test_times_whose_orders_were_searched_stand_in_the_table_without_them(
     assert "under the orders that the solver gives to every rival" in (tmp_path / "report.md").read_text()
 
 
+def made_small(choice: str) -> list[str]:
+    """A choice with what makes its run a matter of seconds."""
+    group = choice.split("=")[0]
+    small = [o for o in TINY if not (group == "logger" and o.startswith("logger"))]
+    if group in ("method", "metric", "model", "logger", "runner"):  # the others run the default rivals
+        small.append("rivals=[edm]" if choice != "method=edm" else "rivals=[logsnr]")
+    anywhere = group in ("process", "solver", "method", "rivals", "runner", "logger") and choice != "method=ays_fid"
+    plane = TINY_PLANE if anywhere else []
+    return [choice, *dict.fromkeys([*small, *plane, *ALONGSIDE.get(choice, [])])]
+
+
 @pytest.mark.parametrize("choice", [pytest.param(c, marks=[pytest.mark.slow] * (c in SLOW)) for c in CHOICES])
 def test_every_choice_of_every_group_runs(
     choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
@@ -218,12 +229,7 @@ def test_every_choice_of_every_group_runs(
     group = choice.split("=")[0]
     if group != "model" and choice != "process=flow":  # which decide over what a picture shows
         request.getfixturevalue("blank_pictures")
-    small = [o for o in TINY if not (group == "logger" and o.startswith("logger"))]
-    if group in ("method", "metric", "model", "logger", "runner"):  # the others run the default rivals
-        small.append("rivals=[edm]" if choice != "method=edm" else "rivals=[logsnr]")
-    anywhere = group in ("process", "solver", "method", "rivals", "runner", "logger") and choice != "method=ays_fid"
-    plane = TINY_PLANE if anywhere else []
-    start(monkeypatch, tmp_path, choice, *dict.fromkeys([*small, *plane, *ALONGSIDE.get(choice, [])]))
+    start(monkeypatch, tmp_path, *made_small(choice))
     results = json.loads((tmp_path / "metrics.json").read_text())
     assert {row["steps"] for row in results["rows"]} == {2, 3, 6}
     assert (tmp_path / "report.md").stat().st_size > 500
@@ -231,10 +237,21 @@ def test_every_choice_of_every_group_runs(
         assert Schedule.load(tmp_path / f"schedule_{n}.json").steps == n
 
 
-def test_a_run_leaves_what_it_promises_and_is_repeatable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice.startswith("experiment=")])
+def test_every_experiment_has_a_plan(
+    choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(monkeypatch, tmp_path, *made_small(choice), "plan=true")
+    assert "evaluations of each" in capsys.readouterr().out
+
+
+def test_a_run_leaves_what_it_promises_and_is_repeatable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     folders = [tmp_path / "first", tmp_path / "second"]
-    for folder in folders:
-        start(monkeypatch, folder, *TINY)
+    start(monkeypatch, folders[0], *TINY)
+    request.getfixturevalue("blank_pictures")
+    start(monkeypatch, folders[1], *TINY)
     written = {str(path.relative_to(folders[0])) for path in folders[0].rglob("*") if path.is_file()}
     promised = {"metrics.json", "report.md", "schedules.png", "path_error.png", "samples_2.png", "schedule_3.json"}
     assert promised | {"config.yaml", ".hydra/config.yaml"} <= written
