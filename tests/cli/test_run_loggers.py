@@ -225,7 +225,11 @@ def online(folder: Path, address: str, key: str) -> tuple[str, float]:
 
 
 @pytest.mark.parametrize(
-    ("key", "said"), [("", "No API key configured"), ("a" * 40, "connection refused")], ids=["no key", "closed port"]
+    ("key", "said"),
+    [
+        pytest.param("", "No API key configured", id="no key", marks=pytest.mark.slow),
+        pytest.param("a" * 40, "connection refused", id="closed port"),
+    ],
 )
 def test_without_wandb_a_run_goes_on_offline(key: str, said: str, tmp_path: Path) -> None:
     error, seconds = online(tmp_path, "http://127.0.0.1:9", key)
