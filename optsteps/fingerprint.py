@@ -105,10 +105,12 @@ def fingerprint_held(thing: Any, read: dict[int, tuple[Any, str]] | None = None)
             continue
         seen.add(id(part))
         if type(part) in (Tensor, torch.nn.Parameter, torch.nn.Buffer):
-            if part.is_meta:  # its values wait elsewhere, held by whatever fetches them
+            # its values wait elsewhere, held by whatever fetches them
+            if part.is_meta or part.untyped_storage().nbytes() < part.nbytes:
                 continue
             if id(part) not in read:
-                read[id(part)] = (part, fingerprint(part))
+                # of a copy: memory that NumPy has seen cannot be given up by `fully_shard`, which gathers weights there
+                read[id(part)] = (part, fingerprint(part.to("cpu", copy=True)))
             digests.add(read[id(part)][1])
         elif isinstance(part, np.ndarray) and part.dtype != object:
             digests.add(fingerprint(torch.from_numpy(np.ascontiguousarray(part).reshape(-1).view(np.uint8))))

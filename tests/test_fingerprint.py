@@ -113,6 +113,14 @@ def test_nothing_is_held_by_others() -> None:
     assert fingerprint_held(lambda x, t, cond=None: x) == fingerprint_held(None) == fingerprint_held(np.float64(3))
 
 
+def test_memory_that_comes_and_goes_is_left_alone() -> None:
+    """As that is where sharded weights are gathered for a call."""
+    weight, given_up = torch.ones(8), torch.ones(8)
+    given_up.untyped_storage().resize_(0)
+    assert fingerprint_held([weight, given_up]) == fingerprint_held([weight]) != fingerprint_held([])
+    weight.untyped_storage().resize_(0)
+
+
 class Own(Euler):
     """A solver that is no part of the package."""
 

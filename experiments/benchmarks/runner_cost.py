@@ -30,7 +30,7 @@ from optsteps.running.launch import only_rank
 from optsteps.running.share import compute
 from optsteps.sampling import sample
 
-ONE_THREAD = ["metric=teacher", "runner=cpu", "runner.threads=1", "logger=none"]
+ONE_THREAD = ["method=oss", "metric=teacher", "check_model=false", "runner=cpu", "runner.threads=1", "logger=none"]
 
 
 def bare(config: DictConfig) -> None:

@@ -11,6 +11,7 @@ command goes on; under torchrun with restarts it goes on by itself.
 from __future__ import annotations
 
 import argparse
+import importlib
 import multiprocessing
 import os
 import random
@@ -19,90 +20,110 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any
+
+import counted
 
 from optsteps.cli import run as command
-from optsteps.denoisers import CountedDenoiser
-from optsteps.storage.store import ShardStore
 
 CONTEXT = multiprocessing.get_context("fork")
+# loaded here, for all processes that are forked off this one
+PRELOADED = ("optsteps.cli.job", "optsteps.loggers.none", "optsteps.loggers.results")
+# seconds within which all ranks have ended after one was lost
+TIMEOUT = 60
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
 
 
-def started(overrides: list[str], counted: Any, largest: Any) -> None:
-    """`optsteps OVERRIDES` in this process, adding its evaluations to `counted`; those of one shard to `largest`."""
-    evaluate, keep = CountedDenoiser.__call__, ShardStore.put
-    before = counted.value
+class Trial:
+    """One run, with a folder, a store and counts of its own.
 
-    def evaluating(self: CountedDenoiser, *args: Any) -> Any:
-        out = evaluate(self, *args)
-        counted.value += self.nfe * len(out)
-        return out
+    Args:
+        folder: of the run.
+        overrides: of the command.
+    """
 
-    def keeping(self: ShardStore, *args: Any) -> None:
-        nonlocal before
-        keep(self, *args)
-        largest.value = max(largest.value, counted.value - before)
-        before = counted.value
+    def __init__(self, folder: Path, overrides: list[str]) -> None:
+        self.folder, self.counts = folder, folder / "counts"
+        self.overrides = [f"hydra.run.dir={folder / 'run'}", f"store.folder={folder / 'store'}", "logger=none"]
+        self.overrides += [f"runner.timeout={TIMEOUT}", "model._target_=counted.pretrained", *overrides]
+        self.counts.mkdir(parents=True)
 
-    CountedDenoiser.__call__, ShardStore.put = evaluating, keeping  # type: ignore[method-assign]
-    sys.argv = ["optsteps", *overrides]
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        command.main()
+    @property
+    def evaluations(self) -> int:
+        return counted.counts(self.counts)[0]
 
+    @property
+    def largest_shard(self) -> int:
+        return counted.counts(self.counts)[1]
 
-def run(folder: Path, overrides: list[str], kill_after: float | None, counted: Any, largest: Any) -> int | None:
-    """Start the run of `folder`; its exit code, negative where it was killed."""
-    own = [f"hydra.run.dir={folder / 'run'}", f"store.folder={folder / 'store'}", "logger=none", *overrides]
-    process = CONTEXT.Process(target=started, args=(own, counted, largest))
-    process.start()
-    process.join(kill_after)
-    if process.is_alive():
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
+    @property
+    def schedules(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (self.folder / "run").glob("schedule_*.json")}
+
+    def wait_for(self, evaluations: float, is_over: Callable[[], bool]) -> None:
+        """Wait until so many evaluations are made, or the run is over."""
+        while self.evaluations < evaluations and not is_over():
+            time.sleep(0.002)
+
+    def _command(self) -> None:
+        os.environ["COUNTS"] = str(self.counts)
+        sys.argv = ["optsteps", *self.overrides]
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            command.main()
+
+    def run(self, kill_at: float | None = None) -> int | None:
+        """The command in a process of its own, killed after so many evaluations.
+
+        Returns:
+            Its exit code, negative where it was killed.
+        """
+        process = CONTEXT.Process(target=self._command)
+        process.start()
+        if kill_at is not None:
+            self.wait_for(kill_at, lambda: not process.is_alive())
+            process.kill()
         process.join()
-    return process.exitcode
+        return process.exitcode
+
+    def run_ranks(self, launcher: list[str], kill: int | None = None, kill_at: float = 0) -> tuple[int, str, float]:
+        """The command in two ranks, of which one is killed after so many evaluations of both.
+
+        Returns:
+            The exit status, what the command said, and the seconds from the kill to its end, 0 where it was through
+            before.
+        """
+        environment = {**os.environ, "COUNTS": str(self.counts), "PYTHONPATH": os.pathsep.join(sys.path)}
+        started = subprocess.Popen(
+            [sys.executable, *launcher, "-m", "optsteps", *self.overrides, "runner.devices=2"],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        begun = None
+        if kill is not None:
+            self.wait_for(kill_at, lambda: started.poll() is not None)
+            alive = ranks(started.pid)
+            if len(alive) == 2:
+                begun = time.monotonic()
+                with suppress(ProcessLookupError):
+                    os.kill(alive[kill], signal.SIGKILL)
+        _, said = started.communicate()
+        return started.returncode, " ".join(said.split()), time.monotonic() - begun if begun is not None else 0.0
 
 
 def ranks(pid: int) -> list[int]:
     """The processes that a process has started as ranks, in their order."""
     found = []
-    for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            line = Path(f"/proc/{child}/cmdline").read_text()
-            if "spawn_main" in line or "optsteps.cli.run" in line:
-                found.append(child)
+    with suppress(FileNotFoundError):
+        for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                line = Path(f"/proc/{child}/cmdline").read_text()
+                if "spawn_main" in line or "optsteps" in line:
+                    found.append(child)
     return sorted(found)
-
-
-def rank_killed(folder: Path, overrides: list[str], rank: int, after: float, torchrun: bool) -> bool | None:
-    """A run of two ranks of which one is killed so many seconds after both were started: does it end as it should? None
-    where it was through before."""
-    own = [f"hydra.run.dir={folder / 'run'}", f"store.folder={folder / 'store'}", "logger=none", "runner.devices=2"]
-    command = ["-m", "optsteps.cli.run", *overrides, *own]
-    if torchrun:
-        command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1", *command]
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while len(ranks(process.pid)) < 2:
-        assert process.poll() is None, "the run ended before it started its ranks"
-        time.sleep(0.02)
-    time.sleep(after)
-    alive = ranks(process.pid)
-    if len(alive) == 2:
-        os.kill(alive[rank], signal.SIGKILL)
-    _, said = process.communicate()
-    if len(alive) < 2 or (not torchrun and process.returncode == 0):
-        return None
-    if torchrun:
-        return process.returncode == 0
-    named = f"rank {rank} was killed by SIGKILL" in " ".join(said.split())
-    again = subprocess.run([sys.executable, *command], check=False, capture_output=True)
-    return process.returncode == 1 and named and again.returncode == 0
-
-
-def schedules(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (folder / "run").glob("schedule_*.json")}
 
 
 def main() -> None:
@@ -112,44 +133,59 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options, overrides = parser.parse_known_args()
     moments = random.Random(options.seed)
+    for module in PRELOADED:
+        importlib.import_module(module)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        counted, largest = (CONTEXT.Value("q", 0) for _ in range(2))
+        alone = Trial(root / "alone", overrides)
         begun = time.monotonic()
-        assert run(root / "whole", overrides, None, counted, largest) == 0, "the command fails by itself"
-        seconds, whole = time.monotonic() - begun, counted.value
-        expected = schedules(root / "whole")
-        print(f"left alone: {seconds:.1f} s, {whole:,} evaluations, at most {largest.value:,} in one shard", flush=True)
-        right = kills = trials = most = 0
+        assert alone.run() == 0, "the command fails by itself"
+        whole, shard, expected = alone.evaluations, alone.largest_shard, alone.schedules
+        seconds = time.monotonic() - begun
+        print(f"left alone: {seconds:.1f} s, {whole:,} evaluations, at most {shard:,} in one shard", flush=True)
+        wrong = []
+        trials = kills = most = 0
         while kills < options.kills:
-            counted, _ = (CONTEXT.Value("q", 0) for _ in range(2))
-            folder, after = root / str(trials), moments.uniform(0.05, 0.95) * seconds
-            killed, trials = run(folder, overrides, after, counted, largest), trials + 1
-            if killed == 0:
-                continue  # it was faster than the first one and was through
-            kills += 1
-            spent = counted.value
-            assert run(folder, overrides, None, counted, largest) == 0, "the second start failed"
-            same = schedules(folder) == expected
-            repeated = counted.value - whole
-            right, most = right + same, max(most, repeated)
+            trial, trials = Trial(root / str(trials), overrides), trials + 1
+            if trial.run(kill_at=moments.uniform(0.02, 0.98) * whole) == 0:
+                continue  # it was through
+            kills, spent = kills + 1, trial.evaluations
+            assert trial.run() == 0, "the second start failed"
+            repeated, same = trial.evaluations - whole, trial.schedules == expected
+            most = max(most, repeated)
+            wrong += [] if same and repeated <= shard else [trial.folder]
             print(
-                f"killed after {after:.1f} s (exit {killed}), {spent:,} evaluations done; {repeated:,} repeated; "
+                f"killed after {spent:,} evaluations; {repeated:,} repeated; "
                 f"schedules {'identical' if same else 'DIFFER'}",
                 flush=True,
             )
-        print(f"{right} of {options.kills} end with identical schedules; at most {most:,} evaluations repeated")
-        for torchrun in (False, True):
-            right = kills = 0
+        print(f"{kills - len(wrong)} of {kills} end as they should; at most {most:,} evaluations repeated")
+        for name, launcher in {"Lightning": [], "torchrun with a restart": TORCHRUN}.items():
+            failed = len(wrong)
+            kills = 0
             while kills < options.rank_kills:
-                folder, after, rank = root / f"rank{trials}", moments.uniform(0.5, 1.5) * seconds, kills % 2
-                ended, trials = rank_killed(folder, overrides, rank, after, torchrun), trials + 1
-                if ended is None:
-                    continue
-                kills, right = kills + 1, right + (ended and schedules(folder) == expected)
-                launcher = "torchrun" if torchrun else "Lightning"
-                print(f"rank {rank} of 2 killed {after:.1f} s after {launcher} started it", flush=True)
-            print(f"{right} of {options.rank_kills} runs that lost a rank end as they should, with identical schedules")
+                trial, rank, trials = Trial(root / f"rank{trials}", overrides), kills % 2, trials + 1
+                code, said, took = trial.run_ranks(launcher, rank, moments.uniform(0.1, 0.9) * whole)
+                if not took or (not launcher and code == 0):
+                    continue  # it was through
+                kills += 1
+                ended = f"ended after {took:.1f} s and named rank {rank}"
+                right = took < TIMEOUT and code == 1 and f"rank {rank} was killed by SIGKILL" in said
+                if launcher:
+                    ended, right = f"went on by itself and was through after {took:.1f} s", code == 0
+                else:
+                    right = trial.run_ranks(launcher)[0] == 0 and right
+                repeated, same = trial.evaluations - whole, trial.schedules == expected
+                right = right and same and repeated <= 2 * shard
+                wrong += [] if right else [trial.folder]
+                ended = ended if right else f"DID NOT END AS IT SHOULD: {said[-500:]}"
+                print(
+                    f"{name}: rank {rank} of 2 killed; the run {ended}; {repeated:,} evaluations repeated; "
+                    f"schedules {'identical' if same else 'DIFFER'}",
+                    flush=True,
+                )
+            print(f"{name}: {kills - len(wrong) + failed} of {kills} runs that lost a rank end as they should")
+    raise SystemExit(bool(wrong))
 
 
 if __name__ == "__main__":

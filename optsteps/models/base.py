@@ -42,6 +42,8 @@ class Model:
         in_diffusers: whether a pipeline of diffusers samples it; a run then says how to use its schedules there.
         final: how its schedules end, see `build_schedule`.
         snap: whether their times must be timesteps, see `build_schedule`.
+        model_parallel: whether the network lies in pieces in all ranks of a run, as FSDP and tensor parallelism have
+            it, so that the ranks make every evaluation together.
         facts: further entries for reports, by name.
     """
 
@@ -62,6 +64,7 @@ class Model:
     in_diffusers: bool = False
     final: Final = "t_min"
     snap: bool = False
+    model_parallel: bool = False
     facts: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -26,6 +26,7 @@ from optsteps.running.keys import keys_of
 from optsteps.running.launch import Rank, only_rank
 from optsteps.running.limits import check_budget, check_disk
 from optsteps.running.oracle import judge_oracle
+from optsteps.running.parallel import lead
 from optsteps.running.plan import Stage, evaluations_by_stage, plan_note, plan_table, planned, shortened, total
 from optsteps.running.share import Share, model_rate, probe_model, store_of
 from optsteps.storage.files import write_atomically
@@ -71,7 +72,7 @@ def run(config: DictConfig, folder: Path, method_name: str, command: str, rank: 
     """
     start = time.perf_counter()
     try:
-        experiment = compose_experiment(config, rank.device, method_name)
+        experiment, rank = lead(compose_experiment(config, rank.device, method_name), rank)
     except SystemExit as error:
         raise _exited(error) from error
     except Exception:

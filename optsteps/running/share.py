@@ -19,6 +19,7 @@ from optsteps.running.experiment import Experiment
 from optsteps.running.interpretation import check_interpretation
 from optsteps.running.keys import Facts, Keys, keys_of, problem_facts
 from optsteps.running.launch import Rank
+from optsteps.running.parallel import follow
 from optsteps.running.probe import Probe, measured_rate, probe
 from optsteps.running.progress import Progress
 from optsteps.storage.division import Division
@@ -108,8 +109,10 @@ class Share:
 
 
 def compute(config: DictConfig, method_name: str, rank: Rank) -> None:
-    """A rank's share of the shards of a run; no figure, no report."""
+    """A rank's share of the shards of a run, or of every evaluation; no figure, no report."""
     experiment = compose_experiment(config, rank.device, method_name)
+    if experiment.model.model_parallel:
+        follow(experiment, rank)
     share = Share.of_rank(experiment, rank)
     with share.progress as progress:
         share.check_model()
