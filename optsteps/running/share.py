@@ -112,7 +112,7 @@ def compute(config: DictConfig, method_name: str, rank: Rank) -> None:
     """A rank's share of the shards of a run, or of every evaluation; no figure, no report."""
     experiment = compose_experiment(config, rank.device, method_name)
     if experiment.model.model_parallel:
-        follow(experiment, rank)
+        return follow(experiment, rank)
     share = Share.of_rank(experiment, rank)
     with share.progress as progress:
         share.check_model()
