@@ -72,6 +72,7 @@ def found(monkeypatch: pytest.MonkeyPatch, name: str, *overrides: str) -> tuple[
     return metrics["facts"]["here"], rows, {p.name: p.read_bytes() for p in Path(name).glob("schedule_*.json")}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here", "blank_pictures")
 def test_a_model_in_pieces_finds_what_a_whole_one_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     """To the last bit."""
