@@ -63,7 +63,12 @@ def test_old_targets_of_configs(old: str, new: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "old", ["training import DenoiserTraining", "runner import run", "methods.klub import TabulatedKlub"]
+    "old",
+    [
+        pytest.param("training import DenoiserTraining", marks=pytest.mark.slow),
+        pytest.param("runner import run", marks=pytest.mark.slow),
+        "methods.klub import TabulatedKlub",
+    ],
 )
 def test_old_modules_in_a_fresh_interpreter(old: str) -> None:
     """Nothing that the new module imports is loaded before."""

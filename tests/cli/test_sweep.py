@@ -143,6 +143,7 @@ def test_jobs_of_any_number_of_processes(tmp_path: Path, monkeypatch: pytest.Mon
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_joblib_from_the_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several at a time, two of them identical: the numbers of the basic launcher, and nothing is lost with a job that
     dies."""
@@ -166,6 +167,7 @@ def test_joblib_from_the_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert facts["command"].endswith(f"seed=0 '+rivals.odd={PASSES}'")
 
 
+@pytest.mark.slow
 def test_submitit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The numbers of the basic launcher, which takes the job for finished."""
     sweep(monkeypatch, tmp_path / "basic", "seed=0")

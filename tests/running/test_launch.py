@@ -99,6 +99,7 @@ def failing(rank: Rank) -> None:
         time.sleep(1)
 
 
+@pytest.mark.slow
 def test_an_error_of_rank_0_is_the_run_s(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^the model makes NaN$") as caught:
         launch(runner(), failing, tmp_path)
