@@ -138,7 +138,8 @@ def test_every_experiment_is_valid(experiment: str) -> None:
 
 @pytest.mark.parametrize("training", sorted(file.stem for file in (CONFIG_DIR / "training").glob("*.yaml")))
 def test_every_training_is_valid(training: str) -> None:
-    checked(deepcopy(composed("train", f"training={training}")), Train)
+    needed = ["dataset.schedule=some.json"] if training == "straighten" else []
+    checked(deepcopy(composed("train", f"training={training}", *needed)), Train)
 
 
 @pytest.mark.parametrize(

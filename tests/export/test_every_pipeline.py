@@ -18,7 +18,7 @@ from optsteps.solvers import build_solver
 sys.path.append(str(Path(__file__).parents[1] / "models"))
 diffusers = pytest.importorskip("diffusers")
 from test_diffusers import cond_of, noise_for, wrapped  # noqa: E402
-from tiny_pipelines import PROMPTS, SIZES  # noqa: E402
+from tiny_pipelines import PROMPTS, SIZES, steps_of  # noqa: E402
 
 # pipelines that take latents and either timesteps or sigmas; DDPM's and DiT's draw their noise, Wan's has its own steps
 TOLD = ("sd", "sdxl", "sd3", "flux")
@@ -34,23 +34,14 @@ OF_FLOWS = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 def own_call(pipe: Any, name: str, noise: Tensor, **arguments: Any) -> Tensor:
     """The latents at the end of the pipeline's own loop."""
     arguments = arguments or {"num_inference_steps": 9}  # `apply` heeds no number of steps
-    last: list[Tensor] = []
-    step = pipe.scheduler.step
-
-    def noted(*args: Any, **kwargs: Any) -> Any:
-        found = step(*args, **kwargs)
-        last.append(found[0])
-        return found
-
-    pipe.scheduler.step = noted
-    if name == "ddpm":
-        pipe(batch_size=len(noise), generator=torch.manual_seed(0), output_type="pt", **arguments)
-    elif name == "dit":
-        pipe(list(range(len(noise))), generator=torch.manual_seed(0), output_type="pt", **arguments)
-    else:
-        pipe(PROMPTS, latents=noise.clone(), output_type="latent", **SIZES.get(name, {}), **arguments)
-    del pipe.scheduler.step
-    return last[-1][: len(noise)]
+    with steps_of(pipe.scheduler) as ends:
+        if name == "ddpm":
+            pipe(batch_size=len(noise), generator=torch.manual_seed(0), output_type="pt", **arguments)
+        elif name == "dit":
+            pipe(list(range(len(noise))), generator=torch.manual_seed(0), output_type="pt", **arguments)
+        else:
+            pipe(PROMPTS, latents=noise.clone(), output_type="latent", **SIZES.get(name, {}), **arguments)
+    return ends[-1][: len(noise)]
 
 
 def schedule_for(process: Any, whole: bool) -> Schedule:

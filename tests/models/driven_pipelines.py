@@ -3,16 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from tiny_pipelines import PIPELINES, PROMPTS, SIZES, _clip, _ready, _t5, _tokenizer, _vae, diffusers, edited, wan
+from tiny_pipelines import (
+    _SD_BETAS,
+    PIPELINES,
+    PROMPTS,
+    SIZES,
+    _clip,
+    _ready,
+    _t5,
+    _tokenizer,
+    _vae,
+    diffusers,
+    edited,
+    transformers,
+    wan,
+)
 
 Driven = tuple[Any, list[dict[str, Any]]]
 
 
+def _for_prompts(**call: Any) -> list[dict[str, Any]]:
+    """A call for each prompt."""
+    return [{"prompt": prompt, **call} for prompt in PROMPTS]
+
+
+def _picture(side: int = 16) -> torch.Tensor:
+    return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
 def _embeds(*shape: int) -> torch.Tensor:
     return torch.randn(1, *shape, generator=torch.Generator().manual_seed(3))
+
+
+def _encoded(width: int, mask: str) -> dict[str, Any]:
+    """Five encoded words, and others for no prompt, with a mask for each by this name."""
+    words, present = _embeds(5, width), torch.ones(1, 5, dtype=torch.long)
+    return {
+        "prompt_embeds": words,
+        mask: present,
+        "negative_prompt_embeds": words.flip(1),
+        f"negative_{mask}": present,
+    }
 
 
 def wan_2_2() -> Driven:
@@ -21,7 +56,7 @@ def wan_2_2() -> Driven:
     torch.manual_seed(1)
     second = type(whole.transformer).from_config(whole.transformer.config)
     pipe = diffusers.WanPipeline(**{**whole.components, "transformer_2": second}, boundary_ratio=0.7)
-    return _ready(pipe), [{"prompt": prompt, **SIZES["wan"]} for prompt in PROMPTS]
+    return _ready(pipe), _for_prompts(**SIZES["wan"])
 
 
 def controlnet() -> Driven:
@@ -33,21 +68,26 @@ def controlnet() -> Driven:
     pipe = diffusers.StableDiffusionControlNetPipeline(
         **whole.components, controlnet=control, requires_safety_checker=False
     )
-    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    return _ready(pipe), [{"prompt": p, "image": image, "control_guidance_end": 0.5} for p in PROMPTS]
+    return _ready(pipe), _for_prompts(image=_picture(), control_guidance_end=0.5)
 
 
 def flux_img2img() -> Driven:
     pipe, _ = edited("flux", "img2img")
-    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    call = {"image": image, "strength": 0.6, "height": 16, "width": 16, "num_inference_steps": 10}
-    return pipe, [{"prompt": prompt, **call} for prompt in PROMPTS]
+    return pipe, _for_prompts(image=_picture(), strength=0.6, height=16, width=16, num_inference_steps=10)
 
 
 def sd_img2img() -> Driven:
     pipe, _ = edited("sd", "img2img")
-    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    return pipe, [{"prompt": prompt, "image": image, "strength": 0.6, "num_inference_steps": 10} for prompt in PROMPTS]
+    return pipe, _for_prompts(image=_picture(), strength=0.6, num_inference_steps=10)
+
+
+def inpainting(name: str, strength: float) -> Driven:
+    """Half of the picture is known."""
+    pipe, _ = edited(name, "inpaint")
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., :8] = 1
+    given = {"image": _picture(), "mask_image": mask, "height": 16, "width": 16}
+    return pipe, _for_prompts(**given, strength=strength, num_inference_steps=10)
 
 
 def pixart() -> Driven:
@@ -74,8 +114,7 @@ def pixart() -> Driven:
         vae=_vae(),
         scheduler=diffusers.DPMSolverMultistepScheduler(),
     )
-    call = {"use_resolution_binning": False, "height": 16, "width": 16}
-    return _ready(pipe), [{"prompt": prompt, **call} for prompt in PROMPTS]
+    return _ready(pipe), _for_prompts(use_resolution_binning=False, height=16, width=16)
 
 
 def qwen_image() -> Driven:
@@ -105,10 +144,7 @@ def qwen_image() -> Driven:
         ),
     )
     call = {
-        "prompt_embeds": _embeds(5, 16),
-        "prompt_embeds_mask": torch.ones(1, 5, dtype=torch.long),
-        "negative_prompt_embeds": _embeds(5, 16).flip(1),
-        "negative_prompt_embeds_mask": torch.ones(1, 5, dtype=torch.long),
+        **_encoded(16, "prompt_embeds_mask"),
         "true_cfg_scale": 3.0,
         "height": 16,
         "width": 16,
@@ -156,10 +192,7 @@ def sana() -> Driven:
     )
     call = {
         "negative_prompt": None,
-        "prompt_embeds": _embeds(5, 8),
-        "prompt_attention_mask": torch.ones(1, 5, dtype=torch.long),
-        "negative_prompt_embeds": _embeds(5, 8).flip(1),
-        "negative_prompt_attention_mask": torch.ones(1, 5, dtype=torch.long),
+        **_encoded(8, "prompt_attention_mask"),
         "use_resolution_binning": False,
         "height": 32,
         "width": 32,
@@ -203,10 +236,7 @@ def ltx() -> Driven:
         ),
     )
     call = {
-        "prompt_embeds": _embeds(5, 16),
-        "prompt_attention_mask": torch.ones(1, 5, dtype=torch.long),
-        "negative_prompt_embeds": _embeds(5, 16).flip(1),
-        "negative_prompt_attention_mask": torch.ones(1, 5, dtype=torch.long),
+        **_encoded(16, "prompt_attention_mask"),
         "height": 32,
         "width": 32,
         "num_frames": 9,
@@ -237,8 +267,7 @@ def cogvideox() -> Driven:
         ),
         scheduler=diffusers.CogVideoXDDIMScheduler(prediction_type="v_prediction"),
     )
-    call = {"height": 16, "width": 16, "num_frames": 9, "max_sequence_length": 16}
-    return _ready(pipe), [{"prompt": prompt, **call} for prompt in PROMPTS]
+    return _ready(pipe), _for_prompts(height=16, width=16, num_frames=9, max_sequence_length=16)
 
 
 def hunyuan_video() -> Driven:
@@ -302,6 +331,87 @@ def z_image() -> Driven:
     return _ready(pipe), [call]
 
 
+def svd() -> Driven:
+    """Stable Diffusion Video: from a picture, under EDM."""
+    torch.manual_seed(0)
+    blocks = ("DownEncoderBlock2D", "DownEncoderBlock2D")
+    vision = transformers.CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        projection_dim=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=16,
+    )
+    pipe = diffusers.StableVideoDiffusionPipeline(
+        vae=diffusers.AutoencoderKLTemporalDecoder(
+            latent_channels=4, block_out_channels=(32, 32), down_block_types=blocks
+        ),
+        image_encoder=transformers.CLIPVisionModelWithProjection(vision),
+        unet=diffusers.UNetSpatioTemporalConditionModel(
+            sample_size=16,
+            in_channels=8,
+            out_channels=4,
+            layers_per_block=1,
+            block_out_channels=(32, 32),
+            num_attention_heads=2,
+            cross_attention_dim=16,
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=3 * 8,
+            down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+            up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+        ),
+        scheduler=diffusers.EulerDiscreteScheduler(
+            **_SD_BETAS,
+            prediction_type="v_prediction",
+            sigma_max=700.0,
+            sigma_min=0.002,
+            timestep_spacing="leading",
+            timestep_type="continuous",
+            use_karras_sigmas=True,
+        ),
+        feature_extractor=transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32),
+    )
+    return _ready(pipe), [{"image": _picture(32), "height": 32, "width": 32, "num_frames": 2}]
+
+
+def stable_audio() -> Driven:
+    """Under EDM, with a network that is called with arctangents of noise levels."""
+    torch.manual_seed(0)
+    pipe = diffusers.StableAudioPipeline(
+        vae=diffusers.AutoencoderOobleck(
+            encoder_hidden_size=6,
+            downsampling_ratios=[1, 2],
+            decoder_channels=3,
+            decoder_input_channels=3,
+            audio_channels=2,
+            channel_multiples=[2, 4],
+            sampling_rate=4,
+        ),
+        text_encoder=_t5(8),
+        projection_model=diffusers.StableAudioProjectionModel(
+            text_encoder_dim=8, conditioning_dim=8, min_value=0, max_value=32
+        ),
+        tokenizer=_tokenizer(16),
+        transformer=diffusers.StableAudioDiTModel(
+            sample_size=8,
+            in_channels=3,
+            out_channels=3,
+            num_layers=1,
+            attention_head_dim=4,
+            num_attention_heads=2,
+            num_key_value_attention_heads=2,
+            cross_attention_dim=8,
+            cross_attention_input_dim=8,
+            time_proj_dim=8,
+            global_states_input_dim=16,
+        ),
+        scheduler=diffusers.CosineDPMSolverMultistepScheduler(sigma_max=500.0, sigma_min=0.3),
+    )
+    return _ready(pipe), _for_prompts()
+
+
 DRIVEN: dict[str, Callable[[], Driven]] = {
     "wan 2.2": wan_2_2,
     "controlnet": controlnet,
@@ -314,4 +424,9 @@ DRIVEN: dict[str, Callable[[], Driven]] = {
     "cogvideox": cogvideox,
     "hunyuan video": hunyuan_video,
     "z-image": z_image,
+    "sd inpainting": partial(inpainting, "sd", 1.0),
+    "sdxl inpainting": partial(inpainting, "sdxl", 0.6),
+    "flux inpainting": partial(inpainting, "flux", 0.6),
+    "svd": svd,
+    "stable audio": stable_audio,
 }

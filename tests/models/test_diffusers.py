@@ -465,10 +465,19 @@ def test_what_cannot_be_is_said(make: Callable[[], Any], options: dict[str, Any]
         from_pipeline(make(), **options)
 
 
-def test_schedulers_of_other_processes_are_refused() -> None:
-    for scheduler in (diffusers.EDMEulerScheduler(), diffusers.EulerDiscreteScheduler(timestep_type="continuous")):
-        with pytest.raises(ValueError, match="no process is known for"):
-            process_of(scheduler)
+def test_networks_of_noise_levels_are_not_wrapped() -> None:
+    continuous = {"timestep_type": "continuous", "prediction_type": "v_prediction"}
+    edm = diffusers.EulerDiscreteScheduler(**continuous)
+    for scheduler in (diffusers.EDMEulerScheduler(), edm, diffusers.CosineDPMSolverMultistepScheduler()):
+        assert process_of(scheduler) == EDM()
+        pipe = PIPELINES["sd"]()
+        pipe.scheduler = scheduler
+        with pytest.raises(ValueError, match=f"under {type(scheduler).__name__} is called with a function of"):
+            from_pipeline(pipe)
+    # an eps-prediction is called at timesteps, whatever the scheduler is told
+    assert isinstance(process_of(diffusers.EulerDiscreteScheduler(timestep_type="continuous")), VP)
+    with pytest.raises(ValueError, match="no process is known for"):
+        process_of(diffusers.CMStochasticIterativeScheduler())
 
 
 def test_a_cond_of_the_wrong_kind_is_named() -> None:

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +278,24 @@ def record(pipe: Any) -> list[float]:
     network = getattr(pipe, "unet", None) or pipe.transformer
     network.register_forward_pre_hook(hook, with_kwargs=True)
     return times
+
+
+@contextmanager
+def steps_of(scheduler: Any) -> Iterator[list[torch.Tensor]]:
+    """The samples that a scheduler's steps end with, one after the other."""
+    ends: list[torch.Tensor] = []
+    step = scheduler.step
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        found = step(*args, **kwargs)
+        ends.append(found[0])
+        return found
+
+    scheduler.step = noted
+    try:
+        yield ends
+    finally:
+        del scheduler.step
 
 
 _SD_BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

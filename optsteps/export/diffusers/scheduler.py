@@ -22,7 +22,13 @@ from torch import Tensor
 
 from optsteps.conditions import Cond
 from optsteps.denoisers import PREDICTIONS, expand
-from optsteps.export.diffusers.scheduler_config import DIFFUSERS_PREDICTIONS, is_edm, is_flow, prediction_name
+from optsteps.export.diffusers.scheduler_config import (
+    DIFFUSERS_PREDICTIONS,
+    calls_with_arctan,
+    is_edm,
+    is_flow,
+    prediction_name,
+)
 from optsteps.export.diffusers.schedulers import KINDS, SCHEDULERS, class_name, unapplied
 from optsteps.export.diffusers.tables import (
     TIMESTEP_TOLERANCE,
@@ -148,6 +154,8 @@ class OptstepsScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             models under the schedule's process.
         invert_sigmas: a flow's network is called with times that run from 0 at noise to 1, as Mochi's is.
         sigma_data: of an EDM network's preconditioning.
+        arctan_levels: an EDM network is called with 2 / pi times the arctangents of noise levels, as StableAudio's is,
+            and not with a quarter of their logarithms.
         whole: a pipeline with a strength runs the whole schedule, which begins where the strength says: for schedules
             that were made for this part alone. Otherwise it runs the schedule's last part.
         seed: of a stochastic solver: the noise of sample k of a batch depends on (seed, k) alone, as in
@@ -173,6 +181,7 @@ class OptstepsScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         prediction_type: str | None = None,
         invert_sigmas: bool = False,
         sigma_data: float = 1.0,
+        arctan_levels: bool = False,
         whole: bool = False,
         seed: int | None = None,
     ) -> None:
@@ -242,7 +251,8 @@ class OptstepsScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 f"{schedule.process!r}"
             )
         ours = {"schedule": schedule.to_dict(), "solver": solver_settings(solver_for(schedule, solver))}
-        settings = {"prediction_type": prediction_name(theirs), **settings}
+        model_settings = {"prediction_type": prediction_name(theirs), "arctan_levels": calls_with_arctan(theirs)}
+        settings = {**model_settings, **settings}
         made: OptstepsScheduler = cls.from_config(theirs.config, **ours, **settings)
         return made
 

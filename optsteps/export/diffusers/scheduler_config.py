@@ -7,8 +7,9 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from optsteps.processes import VP, Flow, Process
+from optsteps.processes import EDM, VP, Flow, Process
 from optsteps.schedules import Schedule
 
 # diffusers' names for what a network predicts, and those of `NetworkDenoiser`
@@ -24,9 +25,9 @@ DIFFUSERS_PREDICTIONS = {
 def process_of(scheduler: Any) -> Process:
     """The noising process of a scheduler's model.
 
-    `Flow` for flow matching, else `VP` from the scheduler's betas, whatever they were made from. Betas rescaled to zero
-    terminal SNR (Lin et al., arXiv:2305.08891) give the last timestep an infinite noise level. (Schedulers of diffusers
-    that hold levels have 4096 there.)
+    `Flow` for flow matching, `EDM` for networks that are called with noise levels, else `VP` from the scheduler's
+    betas, whatever they were made from. Betas rescaled to zero terminal SNR (Lin et al., arXiv:2305.08891) give the
+    last timestep an infinite noise level. (Schedulers of diffusers that hold levels have 4096 there.)
 
     Raises:
         ValueError: a scheduler of another kind of process.
@@ -38,11 +39,24 @@ def process_of(scheduler: Any) -> Process:
         if config.get("invert_sigmas"):
             raise _unsupported(scheduler, "its times run backwards (invert_sigmas)")
         return Flow()
+    if is_edm(scheduler):
+        return EDM()
     if getattr(scheduler, "betas", None) is None:
         raise _unsupported(scheduler, "it has neither betas nor flow matching")
-    if config.get("timestep_type") == "continuous":
-        raise _unsupported(scheduler, "its network is called with log noise levels (timestep_type=continuous)")
-    return VP.from_betas(scheduler.betas.double())
+    return VP.from_betas(_betas(scheduler))
+
+
+def _betas(scheduler: Any) -> Tensor:
+    """The betas of a scheduler, float64 [timesteps].
+
+    CogVideoX's schedulers shift their products alone, so that their betas are those of another process.
+    """
+    betas: Tensor = scheduler.betas.double()
+    products = scheduler.alphas_cumprod.double()
+    # the last may be a stand-in for 0
+    if torch.allclose(products[:-1], (1 - betas).cumprod(0)[:-1], rtol=1e-3, atol=0):
+        return betas
+    return 1 - products / torch.cat([products.new_ones(1), products[:-1]])
 
 
 def prediction_of(scheduler: Any) -> str:
@@ -74,12 +88,27 @@ def is_flow(scheduler: Any) -> bool:
 
 
 def is_edm(scheduler: Any) -> bool:
-    """Whether the scheduler samples a model of noise levels, which it calls with their logarithms."""
-    return type(scheduler).__name__.startswith("EDM") or scheduler.config.get("timestep_type") == "continuous"
+    """Whether the scheduler samples a model of noise levels, which it calls with a function of them."""
+    config = scheduler.config
+    # EulerDiscreteScheduler preconditions v-predictions alone, and calls networks of eps at timesteps all the same
+    continuous = config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction"
+    return type(scheduler).__name__.startswith("EDM") or continuous or calls_with_arctan(scheduler)
 
 
-def noisiest_time(process: Process, prediction: str) -> float:
-    """The largest time at which a network can be called: an eps-prediction determines no x_0 where alpha is 0."""
+def calls_with_arctan(scheduler: Any) -> bool:
+    """Whether a model of noise levels is called with 2 / pi times their arctangents, and not with logarithms."""
+    name = type(scheduler).__name__
+    return name == "CosineDPMSolverMultistepScheduler" or bool(scheduler.config.get("arctan_levels"))
+
+
+def noisiest_time(scheduler: Any | None, process: Process, prediction: str) -> float:
+    """The largest time at which a network is called.
+
+    It is the process's, but the scheduler's under EDM. An eps-prediction determines no x_0 where alpha is 0.
+    """
+    if isinstance(process, EDM):
+        assert scheduler is not None
+        return float(scheduler.config.get("sigma_max") or scheduler.sigmas[0])
     return process.t_finite if prediction == "eps" else process.t_limit
 
 
@@ -93,6 +122,9 @@ def least_noise_level(scheduler: Any | None, process: Process, timesteps: int) -
         dynamic = config.get("use_dynamic_shifting", False)
         shift = 1.0 if dynamic else config.get("flow_shift") or config.get("shift") or 1.0
         return float(shift / (timesteps - 1))
+    if isinstance(process, EDM):
+        assert scheduler is not None
+        return float(scheduler.config.get("sigma_min") or scheduler.sigmas[-2])
     return float(process.noise_level(0.0))
 
 

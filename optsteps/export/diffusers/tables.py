@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optsteps.export.diffusers.scheduler_config import calls_with_arctan
 from optsteps.export.diffusers.schedulers import SchedulerKind, class_name
 from optsteps.processes import VP, Process
 from optsteps.schedules import Schedule
@@ -52,7 +53,7 @@ def network_calls(schedule: Schedule, scheduler: Any) -> Tensor:
 def called_with(times: Tensor, process: Process, scheduler: Any) -> Tensor:
     """The numbers that a pipeline with this scheduler calls the network with at `times` [n], float64 [n]."""
     if process.name == "edm":
-        return 0.25 * times.log()
+        return times.atan() / (math.pi / 2) if calls_with_arctan(scheduler) else 0.25 * times.log()
     if process.name == "vp":
         return times
     return _clock(times, scheduler) * scheduler.config.num_train_timesteps
@@ -61,7 +62,7 @@ def called_with(times: Tensor, process: Process, scheduler: Any) -> Tensor:
 def time_called_with(number: float, process: Process, scheduler: Any) -> float:
     """The time at which a network is called with `number`: the inverse of `called_with`."""
     if process.name == "edm":
-        return math.exp(4 * number)
+        return math.tan(math.pi / 2 * number) if calls_with_arctan(scheduler) else math.exp(4 * number)
     if process.name == "vp":
         return number
     t = number / scheduler.config.num_train_timesteps

@@ -15,7 +15,7 @@ class BOSS(EulerPath):
     c(i, j) = E ||x_i + (t_j - t_i) v_i - x_j||^2 in flow coordinates, x / (alpha + sigma); the sum over pixels is taken
     as their mean, which changes no path. The authors take a teacher of 100 Euler steps at uniform times and 100
     samples. An Euler teacher's own steps cost nothing here, so it should have several times the student's steps. The
-    network is not tuned afterwards ("straightening").
+    authors' second half, which tunes the network afterwards, is `optsteps.models.training.StraighteningTraining`.
 
     Args:
         max_batch, shard_size, channels, frames: see `TeacherTableMethod`.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -45,6 +46,8 @@ class _Walking(OptstepsScheduler):
         way: by which it comes to the pipeline.
         adds_noise: whether `start` is noise that the pipeline's clean samples get, instead of the state.
         states, predictions: of the steps so far, each [B, ...].
+        end: the last state [B, ...]; None until it is there.
+        calls_back: whether the pipeline calls `after_step`, with what it has made of a step's result.
         steps: after so many steps the call is over.
         numbers: of the samples, for a stochastic solver.
     """
@@ -56,6 +59,8 @@ class _Walking(OptstepsScheduler):
     steps: int
     states: list[Tensor]
     predictions: list[Tensor]
+    end: Tensor | None = None
+    calls_back: bool = False
 
     @property
     def init_noise_sigma(self) -> float:
@@ -69,8 +74,11 @@ class _Walking(OptstepsScheduler):
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         if self._step_index is None and self.start is not None and self.way == "added noise":
-            given = self.start.to(noise)
-            return super().add_noise(original_samples, given, timesteps) if self.adds_noise else given
+            if not self.adds_noise:
+                return self.start.to(noise)
+            noise.copy_(self.start)  # in place: inpainting adds the same noise to its known part after every step
+        elif self.start is not None and noise.shape == self.start.shape and torch.equal(noise, self.start.to(noise)):
+            noise = noise / self.schedule.scale.to(noise)  # the latents it was given, which have the start's scale
         return super().add_noise(original_samples, noise, timesteps)
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
@@ -87,9 +95,16 @@ class _Walking(OptstepsScheduler):
         now = self._step_index or 0
         ended = now == len(self.calls) or self.calls[now].first
         if ended and len(self.states) == self.steps:
-            self.states.append(out.prev_sample)
-            raise _Done
+            self.end = out.prev_sample
+            if not self.calls_back:
+                raise _Done
         return out if named.get("return_dict", True) else (out.prev_sample, out.pred_original_sample)
+
+    def after_step(self, latents: Tensor) -> None:
+        """Note the state [B, ...] that the pipeline goes on with, such as one whose known part is put back."""
+        if self.end is not None:
+            self.end = latents
+            raise _Done
 
 
 class PipelineWalks:
@@ -108,7 +123,8 @@ class PipelineWalks:
 
     Raises:
         ValueError: no calls; a call that fails, or that does not ask its scheduler; a pipeline that takes no state to
-            begin with; one whose scheduler names no process.
+            begin with, or that begins within its schedule without noise; one whose scheduler names no process; at a
+            walk, a call that begins with another state than the given one.
     """
 
     def __init__(self, pipe: Any, calls: Sequence[Mapping[str, Any]], seed: int = 0) -> None:
@@ -118,7 +134,7 @@ class PipelineWalks:
         self.own = unapplied(pipe.scheduler)
         self.taken = set(inspect.signature(type(pipe).__call__).parameters)
         self.process: Process = process_of(self.own)
-        self.t_max = noisiest_time(self.process, prediction_of(self.own))
+        self.t_max = noisiest_time(self.own, self.process, prediction_of(self.own))
         self.networks = [part for name in NETWORKS if (part := getattr(pipe, name, None)) is not None]
         self._look()
 
@@ -161,15 +177,27 @@ class PipelineWalks:
         with self._counted() as count:
             for rows, arguments in self._batches(numbers):
                 scheduler.start, scheduler.numbers = start[rows.to(start.device)], index[rows]
-                scheduler.states, scheduler.predictions = [], []
+                scheduler.states, scheduler.predictions, scheduler.end = [], [], None
                 self._call(scheduler, arguments, scheduler.start)
+                assert scheduler.end is not None
                 taken = len(rows)  # DiT's loop carries the samples twice
                 states, predictions = (
                     torch.stack([part[:taken].float() for part in parts])
-                    for parts in (scheduler.states, scheduler.predictions)
+                    for parts in ([*scheduler.states, scheduler.end], scheduler.predictions)
                 )
+                if not adds:
+                    self._check_start(states[0], scheduler.start)
                 parts.append((states, predictions))
         return parts, count[0]
+
+    def _check_start(self, state: Tensor, start: Tensor) -> None:
+        """Raises ModelError where a walk has begun with another state [b, ...] than the given one, up to rounding."""
+        start, rounding = start.to(state), 4 * torch.finfo(self.dtype).eps
+        if not bool((state - start).abs().max() <= rounding * start.abs().max()):
+            raise ModelError(
+                f"{type(self.pipe).__name__} does not begin with the state that it is given: an argument of its call, "
+                "such as an initial sample, makes it begin with another; leave that out"
+            )
 
     def _batches(self, numbers: Tensor) -> Iterator[tuple[Tensor, dict[str, Any]]]:
         """The samples' positions [b] with the arguments of one call for them: calls in a row that differ in their
@@ -189,6 +217,9 @@ class PipelineWalks:
             extra["generator"] = torch.Generator().manual_seed(self.seed)
         if start is not None and self.way == "latents":
             extra["latents"] = start.to(self.device, self.dtype)
+        if isinstance(scheduler, _Walking) and "callback_on_step_end" in self.taken:
+            scheduler.calls_back = True
+            arguments = {**arguments, **_called_back(scheduler, arguments)}
         bars = getattr(self.pipe, "_progress_bar_config", {})
         before = self.pipe.scheduler
         try:
@@ -196,9 +227,11 @@ class PipelineWalks:
             self.pipe.set_progress_bar_config(disable=True)
             with torch.no_grad(), suppress(_Done), model_errors(f"called with {', '.join(arguments)}"):
                 self.pipe(**{**extra, **arguments})
-                raise ModelError(
-                    f"{type(self.pipe).__name__} ended before its scheduler's steps did: its call does not run them"
-                )
+                if getattr(scheduler, "end", None) is None:
+                    raise ModelError(
+                        f"{type(self.pipe).__name__} ended before its scheduler's steps did: its call does not run "
+                        "them, or an argument such as denoising_end cuts them; leave that out"
+                    )
         finally:
             self.pipe.scheduler, self.pipe._progress_bar_config = before, bars
 
@@ -214,6 +247,11 @@ class PipelineWalks:
         if looking.noise is not None:  # it begins with an image, at the time that its strength says
             self.way, self.t_max = "added noise", time_called_with(looking.timestep, self.process, self.own)
             self.answers, self.shape = looking.noise == self.shape, looking.noise
+        elif not looking.whole:
+            raise ValueError(
+                f"{type(self.pipe).__name__} begins within its schedule, at timestep {looking.timestep:g}, and adds no "
+                "noise there, as with denoising_start: leave that argument out"
+            )
         elif "latents" in self.taken:
             self.way = "latents"
         elif looking.scaled:
@@ -247,6 +285,7 @@ class _Looking:
     Attributes:
         state: of the first step [b, ...].
         timestep: of the first step.
+        whole: whether the first step is the first of the scheduler's own.
         noise: the shape of a sample of the noise that was added before; None where none was.
         scaled: whether the pipeline showed the state before it called its network.
     """
@@ -276,6 +315,7 @@ class _Looking:
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *, generator: Any = None, **named: Any) -> None:
         self.state, self.timestep = sample, float(timestep)
+        self.whole = math.isclose(self.timestep, float(self._scheduler.timesteps[0]), rel_tol=1e-3)
         raise _Done
 
 
@@ -309,6 +349,20 @@ def walked_pipeline(pipe: Any, calls: Sequence[Mapping[str, Any]], name: str | N
             "latents": f"{list(walks.shape)}, network in {str(walks.dtype).removeprefix('torch.')}",
         },
     )
+
+
+def _called_back(scheduler: _Walking, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments by which a pipeline calls the scheduler after every step, and before it what they call already."""
+    theirs = arguments.get("callback_on_step_end")
+    names = getattr(theirs, "tensor_inputs", None) or arguments.get("callback_on_step_end_tensor_inputs", ["latents"])
+
+    def after(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        changed = {} if theirs is None else theirs(pipe, step, timestep, tensors) or {}
+        scheduler.after_step(changed.get("latents", tensors["latents"]))
+        return changed
+
+    shown = [*names, *({"latents"} - set(names))]
+    return {"callback_on_step_end": after, "callback_on_step_end_tensor_inputs": shown}
 
 
 def _numbers(calls: int, samples: Sequence[int] | range) -> Tensor:

@@ -97,7 +97,7 @@ def from_pipeline(
     elif scale != 1.0:
         denoiser = GuidedDenoiser(denoiser, scale, _null_cond(family, scale, negative_prompt))
     timesteps = 1000 if scheduler is None else scheduler.config.num_train_timesteps
-    t_max = noisiest_time(process, prediction)
+    t_max = noisiest_time(scheduler, process, prediction)
     if t_max < process.t_limit:
         warnings.warn(
             f"at the last timestep, {process.t_limit:g}, the signal is 0 and an eps-prediction says nothing of it: "
@@ -146,6 +146,12 @@ def _process(pipeline: Any, scheduler: Any | None, requested: Process | None) ->
             )
         return requested
     trained = process_of(scheduler)
+    if isinstance(trained, EDM):
+        raise ValueError(
+            f"the network under {type(scheduler).__name__} is called with a function of the noise level, which no "
+            "wrapped pipeline is: sample it by the pipeline's own call, optsteps.tune(pipe, calls, nfe=...) or "
+            "model=pipeline"
+        )
     if requested is not None and type(requested) is not type(trained):
         raise ValueError(
             f"the pipeline's network was trained on {trained!r}, not on {requested!r}; leave the process to it"

@@ -5,6 +5,12 @@ from optsteps.models.training.batches import Batch, ImageData, TrainingBatches, 
 from optsteps.models.training.classification import ClassifierTraining
 from optsteps.models.training.denoising import DenoiserTraining, FlowTraining, stratified
 from optsteps.models.training.history import LossHistory, best_decay
+from optsteps.models.training.straightening import (
+    StraighteningTraining,
+    straightening_loss,
+    teacher_states,
+    teacher_walks,
+)
 from optsteps.models.training.task import Task
 
 __all__ = [
@@ -15,9 +21,13 @@ __all__ = [
     "FlowTraining",
     "ImageData",
     "LossHistory",
+    "StraighteningTraining",
     "Task",
     "TrainingBatches",
     "ValidationBatches",
     "best_decay",
+    "straightening_loss",
     "stratified",
+    "teacher_states",
+    "teacher_walks",
 ]
