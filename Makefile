@@ -7,9 +7,9 @@ BIN := .venv/bin
 run: .venv/installed
 	$(BIN)/optsteps $(ARGS)
 
-# two processes of one thread each: the tests are many and small
+# a process of one thread for each core, of at most eight: the tests are many and small
 test: .venv/installed-dev lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 slow: .venv/installed-dev
 	$(BIN)/python -m pytest -m slow --timeout 1800 $(ARGS)
