@@ -64,9 +64,10 @@ class Auto(Method):
         weights: whether weights are refined too, with a multistep solver. Only this package's sampler runs them.
         told_times: whether the times that the network is told are refined too, with a solver of one evaluation a step.
             Only this package's sampler tells them.
-        start: "teacher": schedules begin where the teacher does, as lists for other tools must. "free": they may begin
-            later, with a scale of the first noise of their own, which is worth most with few steps. None: "free" with
-            `weights`, otherwise "teacher".
+        start: "teacher": schedules begin with plain noise, where the teacher does or where their family does (under a
+            flow some begin at noise level 80 or 20), as lists for other tools must, and no refinement moves that time.
+            "free": they may begin later, with a scale of the first noise of their own, which is worth most with few
+            steps. None: "free" with `weights`, otherwise "teacher".
         rounds: of a refinement of times, at most.
         budget: network evaluations of the whole search by nearness, about. Where the plan takes more, there are fewer
             samples, then no method that evaluates more than the teacher, no weights, no refinement.
@@ -197,7 +198,7 @@ class Auto(Method):
                 found[n].append(refined(coordinates, samples, selection, fit, rounds, ridges))
                 schedules[n] = found[n][-1].schedule
                 ledger.decide(_refined_told(n, found[n][-1]), f"refined {kind}")
-            schedules[n] = replace(schedules[n], metadata=self._described(samples.problem, winner.names))
+            schedules[n] = replace(schedules[n], metadata=self._described(samples.problem, winner))
         evidence = {"decisions": ledger.sentences, "stages": ledger.stages, "heats": heats, "refined": found}
         return SearchResult(schedules, evidence=evidence, solvers=solvers if self.solvers else {})
 
@@ -259,13 +260,15 @@ class Auto(Method):
         nearness = Nearness(problem, workers, self.max_batch, self.shard_size, walked=plan.fit)
         return {label: nearness.with_solver(lane.problem.solver) for label, lane in plan.lanes.items()}
 
-    def _described(self, problem: SearchProblem, names: Sequence[str]) -> dict[str, Any]:
-        """The metadata of a schedule that begins with a candidate of the methods with these names."""
+    def _described(self, problem: SearchProblem, winner: Candidate) -> dict[str, Any]:
+        """The metadata of what became of the candidate that won the race."""
+        given = winner.schedule.metadata
         return {
             "method": "auto",
-            "from": list(names),
+            "from": list(winner.names),
             **problem.solver.described,
-            "start": self.start,
+            # a free start is no family's
+            **({"start": "free"} if self.start == "free" else {"range": given["range"]} if "range" in given else {}),
             "samples": len(problem.noise),
             "teacher_steps": problem.teacher.steps,
         }

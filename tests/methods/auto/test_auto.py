@@ -238,6 +238,17 @@ def test_a_free_start_is_searched_where_it_is_wanted() -> None:
         Auto(pool(), start="late")  # type: ignore[arg-type]
 
 
+def test_the_range_of_the_winner_s_family_is_told() -> None:
+    for name, method in {"cosine": HandMade("cosine", scale="data"), "edm": HandMade("edm", noise_max=5.0)}.items():
+        found = Auto({name: method}).search(problem_of("flow"), [3])
+        winner = found.evidence["heats"][3][-1].ran[0].schedule
+        metadata = found.schedules[3].metadata
+        assert metadata.get("range") == winner.metadata.get("range")
+        assert ("range" in metadata) or name == "cosine"
+        assert found.schedules[3].times[0] == winner.times[0]
+        assert "start" not in metadata
+
+
 # --- what it costs
 
 
