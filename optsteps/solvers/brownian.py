@@ -125,12 +125,11 @@ class BrownianPaths:
         return total
 
     def _normals(self, octaves: Sequence[int], nodes: Sequence[int]) -> Sequence[Tensor]:
-        """Unit Gaussians [B, *shape], one for each node of an octave, by Box and Muller's transform of Philox' words, of
-        which sample k has its own."""
+        """Unit Gaussians [B, *shape], one for each node of an octave, by Box and Muller's transform of Philox' words. Every
+        sample has words of its own."""
         size = math.prod(self.shape)
         blocks = -(-size // 8)  # a block of four words of 64 bits makes eight normal numbers
-        on_cpu = self.device.type == "cpu"
-        draw = self._on_cpu if on_cpu else self._on_device
+        draw = self._on_cpu if self.device.type == "cpu" else self._on_device
         return [normal[:, :size].double().reshape(-1, *self.shape) for normal in draw(octaves, nodes, blocks)]
 
     def _on_cpu(self, octaves: Sequence[int], nodes: Sequence[int], blocks: int) -> Iterator[Tensor]:
