@@ -125,8 +125,8 @@ class BrownianPaths:
         return total
 
     def _normals(self, octaves: Sequence[int], nodes: Sequence[int]) -> Sequence[Tensor]:
-        """Unit Gaussians [B, *shape], one for each node of an octave, by Box and Muller's transform of Philox' words. Every
-        sample has words of its own."""
+        """Unit Gaussians [B, *shape], one for each node of an octave, by Box and Muller's transform of Philox' words.
+        Every sample has words of its own."""
         size = math.prod(self.shape)
         blocks = -(-size // 8)  # a block of four words of 64 bits makes eight normal numbers
         draw = self._on_cpu if self.device.type == "cpu" else self._on_device
