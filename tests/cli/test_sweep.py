@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from overrides import with_oss
 from safetensors.torch import save_file
 
+from optsteps import Schedule
 from optsteps.cli import run as command
 from optsteps.running.objective import objective
 
@@ -141,6 +142,25 @@ def test_jobs_of_any_number_of_processes(tmp_path: Path, monkeypatch: pytest.Mon
         )
         assert sum(1 for folder in jobs for _ in folder.glob("ranks/*.log")) == 2 * (devices - 1)
     assert found[0] == found[1]
+
+
+def test_a_search_by_several_criteria_in_any_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each number with a store of its own, and afterwards again with a whole store, which leaves nothing to do."""
+    search = ["method=evolution", "method.criterion=nearness,data_distance", "search.samples=16", "max_batch=8"]
+    search += ["method.rounds=1", "method.population=4", "method.mutants=2", "method.crossovers=1", "runner=cpu"]
+    found = []
+    for name, devices in (("one", 1), ("two", 2), ("again", 1)):
+        store = tmp_path / ("two" if name == "again" else name)
+        own = [f"store.folder={store}", f"runner.devices={devices}"]
+        sweep(monkeypatch, tmp_path / f"sweep_{name}", *search, *own)
+        jobs = finished(tmp_path / f"sweep_{name}").values()
+        found.append(
+            {Schedule.load(folder / "schedule_2.json").metadata["criterion"]: results(folder) for folder in jobs}
+        )
+    assert set(found[0]) == {"nearness", "data_distance"}
+    assert found[0] == found[1] == found[2]
 
 
 def test_joblib_from_the_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
