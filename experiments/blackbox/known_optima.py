@@ -33,7 +33,7 @@ TEACHER = build_schedule("time_uniform", VP.linear(), 24, 999.0, 0.0, "zero")
 START = build_schedule("time_uniform", VP.linear(), STEPS, 999.0, 0.0, "zero")
 POOL: dict[str, Method] = {"time_uniform": HandMade("time_uniform")}
 # no search here calls a network
-PROBLEM = SearchProblem(lambda x, t, cond: x, VP.linear(), build_solver("euler"), torch.zeros(8, 1), TEACHER)
+PROBLEM = SearchProblem(lambda x, t, cond=None: x, VP.linear(), build_solver("euler"), torch.zeros(8, 1), TEACHER)
 # how high the ripples are, and how long on the clock
 RIPPLE, LENGTH = 0.05, 0.2
 # how far an optimum may be from what the box of the gaps holds, on the clock
