@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from optsteps.denoisers import ModelError
 from optsteps.methods.base import Method, SearchProblem
 from optsteps.schedules import Schedule
+from optsteps.storage.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,30 @@ def able(
         except ValueError as error:
             left_out.append(f"{called.format(name)}, which cannot take part ({error})")
     return taking_part, left_out
+
+
+def proposed(
+    pool: Mapping[str, Method], problem: SearchProblem, steps: Sequence[int], workers: Workers, called: str = "{}"
+) -> tuple[dict[int, list[Candidate]], list[str]]:
+    """By step count the candidates that the methods of a pool propose, and why each of the others proposes none.
+
+    Args:
+        pool: methods by name that can take part, see `able`.
+        workers: what they keep is told apart by the method's name.
+        called: what the candidates and the reasons call a method, with {} for its name.
+    """
+    candidates, left_out = {n: list[Candidate]() for n in steps}, list[str]()
+    for name, method in pool.items():
+        try:
+            found = method.proposals(problem, steps, workers.on("proposals", method=called.format(name)))
+        except ModelError:
+            raise
+        except ValueError as error:  # of what it found, as a scale of 0 where all samples are the same
+            left_out.append(f"{called.format(name)}, which finds nothing here ({error})")
+            continue
+        for n in steps:
+            candidates[n] += [Candidate((called.format(name),), schedule) for schedule in found[n]]
+    return candidates, left_out
 
 
 def distinct(proposals: Sequence[Candidate]) -> list[Candidate]:

@@ -25,7 +25,7 @@ class FunctionJudge(Judge):
         prompts: of the samples, in their order; None for a model without prompts.
 
     Raises:
-        ValueError: in `judge`, there are not as many prompts as samples, or not one number for each.
+        ValueError: in `judge`, there are not as many prompts as samples, or not one finite number for each.
     """
 
     def __init__(
@@ -50,5 +50,11 @@ class FunctionJudge(Judge):
             raise ValueError(
                 f"the function of {self.figure!r} returned shape {tuple(values.shape)} for {len(x)} samples; let it "
                 "return one number for each"
+            )
+        bad = (~values.double().isfinite()).nonzero().flatten().tolist()
+        if bad:
+            raise ValueError(
+                f"the function of {self.figure!r} returned {values[bad[0]].item()} for sample {bad[0] + 1} of "
+                f"{len(x)}; let it return a finite number for each"
             )
         return {self.figure: sample_wise(values.double(), self.higher_is_better)}

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from overrides import with_oss
 from safetensors.torch import save_file
 
+from optsteps import Schedule
 from optsteps.cli import run as command
 from optsteps.running.objective import objective
 
@@ -140,6 +141,24 @@ def test_jobs_of_any_number_of_processes(tmp_path: Path, monkeypatch: pytest.Mon
             {(folder / ".hydra" / "hydra.yaml").read_text().count("method=ays"): results(folder) for folder in jobs}
         )
         assert sum(1 for folder in jobs for _ in folder.glob("ranks/*.log")) == 2 * (devices - 1)
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_a_search_by_several_criteria_in_any_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each number with a store of its own, so that all is computed."""
+    search = ["method=evolution", "method.criterion=nearness,data_distance", "search.samples=16", "search.data=64"]
+    search += ["method.rounds=1", "method.population=4", "method.mutants=2", "method.crossovers=1", "max_batch=8"]
+    search += [f"~method.pool.{name}" for name in ("beta", "boss", "cosine", "curvature", "dm", "gaussian", "olss")]
+    found = []
+    for devices in (1, 2):
+        own = [f"store.folder={tmp_path / f'store{devices}'}", "runner=cpu", f"runner.devices={devices}"]
+        sweep(monkeypatch, tmp_path / str(devices), *search, *own)
+        jobs = finished(tmp_path / str(devices)).values()
+        found.append({Schedule.load(job / "schedule_2.json").metadata["criterion"]: results(job) for job in jobs})
+    assert set(found[0]) == {"nearness", "data_distance"}
     assert found[0] == found[1]
 
 

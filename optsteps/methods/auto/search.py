@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optsteps.denoisers import CountedDenoiser, ModelError
+from optsteps.denoisers import CountedDenoiser
 from optsteps.methods.auto.paid_once import PaidOnce
 from optsteps.methods.auto.plan import Plan, Refinement, obeys
 from optsteps.methods.auto.race import Heat, Track, race
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, checked_steps
 from optsteps.methods.blackbox.search import BlackBox, Sought
 from optsteps.methods.blackbox.target import NEARNESS
-from optsteps.methods.candidates import Candidate, distinct
+from optsteps.methods.candidates import Candidate, distinct, proposed
 from optsteps.methods.nearness import Nearness
 from optsteps.methods.oss.programme import Start
 from optsteps.methods.refine.coordinates import (
@@ -238,17 +238,12 @@ class Auto(Method):
         proposals: dict[int, list[Candidate]] = {n: [] for n in plan.steps}
         for label, lane in plan.lanes.items():
             few = lane.problem.part(torch.arange(plan.fit))
-            for method_name, method in lane.pool.items():
-                name = method_name if len(plan.lanes) == 1 else f"{method_name} with {label}"
-                try:
-                    found = method.proposals(few, sorted(set(lane.counts.values())), workers)
-                except ModelError:
-                    raise
-                except ValueError as error:  # of what it found, as a scale of 0 where all samples are the same
-                    ledger.decide(f"left out: {name}, which finds nothing here ({error})", "the pool")
-                    continue
-                for n, count in lane.counts.items():
-                    proposals[n] += [Candidate((name,), schedule, label) for schedule in found[count]]
+            called = "{}" if len(plan.lanes) == 1 else f"{{}} with {label}"
+            found, left_out = proposed(lane.pool, few, sorted(set(lane.counts.values())), workers, called)
+            if left_out:
+                ledger.decide("left out: " + "; ".join(left_out), "the pool")
+            for n, count in lane.counts.items():
+                proposals[n] += [replace(one, solver=label) for one in found[count]]
         if not all(proposals.values()):
             raise ValueError("no method of the pool found a schedule: " + "; ".join(ledger.sentences))
         ledger.decide(f"{len(plan.pool)} methods name their candidates", "the pool")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optsteps.denoisers import CountedDenoiser, ModelError, call_nfe
+from optsteps.denoisers import CountedDenoiser, call_nfe
 from optsteps.methods.base import (
     Evaluations,
     Method,
@@ -25,7 +25,7 @@ from optsteps.methods.base import (
 from optsteps.methods.blackbox.spaces import Space
 from optsteps.methods.blackbox.target import Target, difference_error, judge_of, loss
 from optsteps.methods.blackbox.trials import Trials
-from optsteps.methods.candidates import Candidate, able, distinct
+from optsteps.methods.candidates import Candidate, able, distinct, proposed
 from optsteps.metrics.base import Judge, Measurement
 from optsteps.metrics.statistics import Interval, verdict
 from optsteps.schedules import Schedule
@@ -169,7 +169,13 @@ class BlackBox(Method, ABC):
         counter = problem.denoiser
         assert isinstance(counter, CountedDenoiser)
         workers = workers.telling(lambda name: None)  # the evaluations say how far the whole is
-        proposals, decisions = self._proposals(problem, steps, workers)
+        few = self._few(problem)
+        taking_part, left_out = able(self.pool, few, steps)
+        proposals, without = proposed(taking_part, few, steps, workers)
+        left_out += without
+        if not all(proposals.values()):
+            raise ValueError("no method of the pool found a schedule: " + "; ".join(left_out))
+        decisions = ["left out: " + "; ".join(left_out)] if left_out else []
         sought = {}
         for n in steps:
             sought[n] = self.sought(problem, n, proposals[n], workers)
@@ -241,27 +247,6 @@ class BlackBox(Method, ABC):
 
     def _few(self, problem: SearchProblem) -> SearchProblem:
         return problem.part(parts(len(problem.noise))[0][:_POOL])
-
-    def _proposals(
-        self, problem: SearchProblem, steps: Sequence[int], workers: Workers
-    ) -> tuple[dict[int, list[Candidate]], list[str]]:
-        """The candidates of the pool by step count, with the names of their methods; and who is left out."""
-        proposals: dict[int, list[Candidate]] = {n: [] for n in steps}
-        few = self._few(problem)
-        taking_part, left_out = able(self.pool, few, steps)
-        for name, method in taking_part.items():
-            try:
-                found = method.proposals(few, steps, workers.on("pool", method=name))
-            except ModelError:
-                raise
-            except ValueError as error:
-                left_out.append(f"{name}, which finds nothing here ({error})")
-                continue
-            for n, schedules in found.items():
-                proposals[n] += [Candidate((name,), schedule) for schedule in schedules]
-        if not all(proposals.values()):
-            raise ValueError("no method of the pool found a schedule: " + "; ".join(left_out))
-        return proposals, ["left out: " + "; ".join(left_out)] if left_out else []
 
     def _described(self, problem: SearchProblem, incumbent: Candidate, taken: bool) -> dict[str, Any]:
         return {

@@ -160,6 +160,33 @@ def test_who_measures_nothing_is_refused() -> None:
         Evolution("radius", pool(), rounds=0)
 
 
+class Finds(HandMade):
+    """A hand-made schedule that cannot be made of what it finds."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__("edm")
+        self.error = error
+
+    def proposals(self, *_: Any) -> Any:
+        raise self.error
+
+
+def test_a_method_that_finds_nothing_is_left_out_but_a_model_that_fails_is_told() -> None:
+    problem = problem_of(judges=by_radius)
+
+    def searched(**others: Method) -> SearchResult:
+        search = Evolution("radius", {"logsnr": HandMade("logsnr"), **others}, rounds=1, population=40)
+        return search.search(problem, [STEPS])
+
+    found = searched(finds=Finds(ValueError("all samples are one")))
+    assert found.evidence["decisions"][0] == "left out: finds, which finds nothing here (all samples are one)"
+    assert found.evidence["sought"][STEPS].incumbent.names == ("logsnr",)
+    with pytest.raises(ModelError, match="the network failed"):
+        searched(finds=Finds(ModelError("the network failed")))
+    with pytest.raises(ValueError, match="no method of the pool found a schedule: logsnr, which finds nothing here"):
+        searched(logsnr=Finds(ValueError("nothing")))
+
+
 # --- the winner
 
 
