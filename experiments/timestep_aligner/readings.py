@@ -17,6 +17,7 @@ all samples, so that neither iterations nor rate matter), and from Gauss-Newton 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
@@ -154,7 +155,7 @@ def main() -> None:
         own, gain = bootstrap(psnr), paired_difference(psnr, none)
         cells = [f"{i.value:{sign}.2f} [{i.low:{sign}.2f}, {i.high:{sign}.2f}]" for i, sign in ((own, ""), (gain, "+"))]
         lines.append([name, reading, *cells, "" if ratios is None else ", ".join(f"{r:.2f}" for r in ratios.tolist())])
-        print(lines[-1], flush=True)
+        print(f"{name} {reading}: {cells[1]}", file=sys.stderr)
 
     for told in (False, True):
         found = refined(model, x, schedule, cond, teacher, told)
