@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from optsteps.comparison import VerdictRow
 from optsteps.conditions import Cond
 from optsteps.denoisers import Denoiser, call_nfe, counting
 from optsteps.methods import Auto, SearchProblem, SearchResult
+from optsteps.methods.auto.plan import obeys
 from optsteps.methods.auto.race import Track
 from optsteps.methods.candidates import Candidate
 from optsteps.methods.nearness import Nearness, decibels
@@ -66,6 +67,7 @@ def find(
     noise_min: float | None = None,
     teacher: int | Schedule = 100,
     weights: bool = False,
+    told_times: bool = False,
     budget: int | None = None,
     max_batch: int = 64,
 ) -> Found:
@@ -88,14 +90,16 @@ def find(
             None: all of the process, which under EDM, where that is infinite, is 80 and 0.002.
         teacher: the steps of the teacher, which follows EDM's formula between these levels; or its schedule.
         weights: whether the weights of a multistep step are searched too, which only this package's sampler runs.
+        told_times: whether the times that the network is told at the steps are searched too, which only this package's
+            sampler tells. They help most with few steps.
         budget: network evaluations of the search, about; None for no limit.
         max_batch: most samples in one call of the denoiser.
 
     Raises:
         ValueError: too few samples; noise that is not unit noise; an `nfe` that pays for no step, or for as many as the
-            teacher's; a stochastic solver; weights for a solver that has none; noise levels beside a teacher's
-            schedule, or beyond the process; a budget that is too small; noise and cond of different batch sizes; a
-            denoiser that fails (`ModelError`).
+            teacher's; a stochastic solver; weights or told times for a solver that obeys none; noise levels beside a
+            teacher's schedule, or beyond the process; a budget that is too small; noise and cond of different batch
+            sizes; a denoiser that fails (`ModelError`).
     """
     unseen = _unseen(noise)
     named = [solver] if isinstance(solver, (str, Solver)) else solver
@@ -109,8 +113,13 @@ def find(
     with counting(denoiser) as counted:
         problem = SearchProblem(counted, process, solver, noise, teacher, cond)
         steps = _steps(problem, nfe)
+        if told_times and not any(obeys(replace(problem, solver=one), "told times") for one in solvers.values()):
+            raise ValueError(
+                f"{' and '.join(solvers)} takes two evaluations a step, the second at a time of its own, so there are "
+                "no told times to search: leave told_times=False"
+            )
         searched, judged = map(problem.part, torch.arange(len(noise)).split([len(noise) - unseen, unseen]))
-        auto = _auto(solvers, weights, budget, max_batch)
+        auto = _auto(solvers, budget, max_batch, weights=weights, told_times=told_times)
         search = auto.search(searched, [steps])
         ours = _Sampled(search.schedules[steps], search.solvers.get(steps, solver))
         hand_made = _hand_made(auto, searched, steps, nfe)
@@ -184,13 +193,14 @@ def _steps(problem: SearchProblem, nfe: int) -> int:
     return steps
 
 
-def _auto(solvers: Mapping[str, Solver], weights: bool, budget: int | None, max_batch: int) -> Auto:
+def _auto(solvers: Mapping[str, Solver], budget: int | None, max_batch: int, **refinements: bool) -> Auto:
     """The method of conf/method/auto.yaml with these solvers."""
     from hydra.utils import instantiate
 
     from optsteps.running.configs import composed
 
-    settings = {"method.weights": weights, "method.budget": budget, "+max_batch": max_batch, "+seed": 0}
+    settings = {"method.budget": budget, "+max_batch": max_batch, "+seed": 0}
+    settings |= {f"method.{name}": chosen for name, chosen in refinements.items()}
     config = composed("method/auto", [f"{key}={json.dumps(value)}" for key, value in settings.items()])
     auto: Auto = instantiate(config.method, solvers=solvers)
     return auto

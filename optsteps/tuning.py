@@ -41,6 +41,7 @@ def tune(
     samples: int = 32,
     teacher: int = 50,
     weights: bool = False,
+    told_times: bool = False,
     max_batch: int = 4,
     seed: int = 0,
 ) -> Tuned:
@@ -59,7 +60,8 @@ def tune(
             package has it, else "dpmpp_2m".
         samples: to search and to judge with.
         teacher: steps of the teacher.
-        weights: whether the weights of a multistep step are searched too.
+        weights, told_times: whether the weights of a multistep step, and the times that the network is told, are
+            searched too. The scheduler obeys them.
         max_batch: most samples in one call, where they differ in the prompt alone.
         seed: of the noise, and of what else the pipeline draws.
 
@@ -87,6 +89,7 @@ def tune(
         cond,
         teacher=long,
         weights=weights,
+        told_times=told_times,
         budget=evaluations,
         max_batch=max_batch,
     )

@@ -97,6 +97,11 @@ def test_the_best_of_several_solvers() -> None:
         assert gap == pytest.approx((psnr(ends[0], goal, 10.0) - psnr(ends[1], goal, 10.0)).mean().item(), abs=1e-3)
 
 
+def test_told_times_are_searched_where_they_are_wanted() -> None:
+    found = find(solver="euler", told_times=True)
+    assert {one.moved for one in found.search.evidence["refined"][6]} == {"times", "times and told times"}
+
+
 def test_no_search_sees_the_samples_that_judge() -> None:
     noise, other = normal(16, 2), normal(16, 2)
     other[-8:] = normal(8, 2, seed=1)
@@ -232,6 +237,7 @@ def test_a_teacher_may_be_given_and_levels_bound_the_schedule() -> None:
         ({"solver": "sde_dpmpp_2m"}, "stochastic solver 'sde_dpmpp_2m'"),
         ({"solver": "nosuch"}, "unknown solver 'nosuch'"),
         ({"solver": "heun", "weights": True}, "heun is no multistep solver"),
+        ({"solver": "heun", "told_times": True}, "heun takes two evaluations a step"),
         ({"budget": 10}, "a search of 10 evaluations cannot be made here"),
         ({"cond": torch.zeros(3)}, "noise holds 48 samples but cond holds 3"),
     ],

@@ -90,6 +90,7 @@ class Plan:
             taking_part, unable = able(allowed, lane.part(torch.arange(fit)), list(counts.values()), called)
             lanes[label], left_out = Lane(lane, counts, taking_part), [*left_out, *unable]
         obeyed = [kind for kind in refinements if any(obeys(lane.problem, kind) for lane in lanes.values())]
+        left_out += [f"refined {kind}, which no solver here obeys" for kind in refinements if kind not in obeyed]
         return cls(problem, steps, lanes, fit, obeyed, free_start, left_out)
 
     def within(self, budget: int) -> Plan:
