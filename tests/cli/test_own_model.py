@@ -212,6 +212,7 @@ def console(tmp_path: Path) -> Callable[..., None]:
     return run
 
 
+@pytest.mark.slow
 def test_modules_of_the_current_folder_come_after_installed_ones(console: Callable[..., None], tmp_path: Path) -> None:
     """In a run, in its further ranks, and in the jobs of a sweep."""
     console("runner=cpu", "runner.devices=2", "hydra.run.dir=run")

@@ -51,6 +51,9 @@ ALONGSIDE = {
     "model=grid": TOY,
     "metric=toy": TINY_PLANE,
     "metric=plane": TINY_PLANE[:1],
+    "metric=points": TINY_PLANE[:1],
+    "metric=teacher": TINY_PLANE[:1],
+    "metric=auto": [TINY_PLANE[0], TOY[1]],
     "metric=distances": ["test.samples=32", "metric.judges.1.sets=4"],
     "experiment=mixture": TOY[1:],
     "metric=toy_many": [*TINY_PLANE[:1], *TOY[1:]],
@@ -181,8 +184,8 @@ ALONGSIDE = {
 }
 
 
-# thousands of reference features for every row: half a minute each
-SLOW = {"metric=fidelity"}
+# thousands of reference features for every row, the images of model=scenes again, or two sets of samples for every row
+SLOW = {"metric=fidelity", "metric=geneval_scenes", "method=ays_fid"}
 # tests/cli/test_schema.py and the plans below see that they are valid
 SLOW |= {choice for choice in CHOICES if choice.startswith("experiment=")}
 
