@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, open_dict
+from overrides import with_oss
 
 from optsteps.cli import export, report
 from optsteps.cli.common import CONFIG_DIR
@@ -137,6 +138,7 @@ def composed(arguments: list[str], folder: Path) -> Iterator[DictConfig]:
     options, overrides = optsteps_arguments(arguments)
     if options.help:
         return
+    overrides = with_oss(overrides)  # whose config is a tenth of the default method's
     if options.config_dir is not None:
         overrides.append(f"hydra.searchpath=[file://{folder / options.config_dir}]")
     swept = [o for o in OverridesParser.create().parse_overrides(overrides) if o.is_sweep_override()]

@@ -34,7 +34,13 @@ def test_configs_weights_and_types_travel(unpacked: Path) -> None:
     assert (unpacked / "optsteps" / "reporting" / "sweep" / "page.html").exists()
 
 
-@pytest.mark.parametrize("overrides", [["experiment=mixture"], ["test.samples=32"]], ids=["mixture", "mnist"])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param(["experiment=mixture"], id="mixture", marks=pytest.mark.slow),
+        pytest.param(["test.samples=32"], id="mnist"),
+    ],
+)
 def test_the_job_runs_from_any_directory(unpacked: Path, tmp_path: Path, overrides: list[str]) -> None:
     small = ["steps=[2]", "teacher.steps=4", "search.samples=2", "test.oracle=2", "rivals=[edm]", "hydra.run.dir=out"]
     done = subprocess.run(

@@ -1,8 +1,7 @@
 """Why told times of Timestep Aligner's loss may lose: its loss and the reading of its told times, one at a time.
 
-    cd experiments/timestep_aligner
-    python readings.py digits
-    python readings.py mnist --samples 8 --unseen 32 --teacher 30
+    python experiments/timestep_aligner/readings.py digits
+    python experiments/timestep_aligner/readings.py mnist --samples 8 --unseen 32 --teacher 30
 
 EDM's schedule of 5 Euler steps is told other times. What the step takes for D, having asked the network at a told time:
 

@@ -108,7 +108,9 @@ def test_a_mistake_is_answered_in_one_paragraph(
     check_answer(mistake, desk, "optsteps", *capsys.readouterr())
 
 
-@pytest.mark.parametrize("mistake", FROM_THE_SHELL)
+@pytest.mark.parametrize(
+    "mistake", [FROM_THE_SHELL[0], *(pytest.param(one, marks=pytest.mark.slow) for one in FROM_THE_SHELL[1:])]
+)
 def test_a_mistake_is_answered_at_once(mistake: str, desk: Path, limit: float) -> None:
     path = os.pathsep.join([str(desk), str(Path(optsteps.__file__).parents[1])])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

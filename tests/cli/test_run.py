@@ -184,7 +184,7 @@ ALONGSIDE = {
 
 # thousands of reference features for every row, the images of model=scenes again, or two sets of samples for every row
 SLOW = {"metric=fidelity", "metric=geneval_scenes", "method=ays_fid"}
-# tests/cli/test_schema.py and the plans below see that they are valid
+# the plans below see that they are valid
 SLOW |= {choice for choice in CHOICES if choice.startswith("experiment=")}
 
 
@@ -338,8 +338,8 @@ def test_errors_are_one_paragraph(
     ("overrides", "left_out"),
     [
         (["method=ays", "solver=ddim_stochastic", "dataset=mnist", "search.data=16"], True),
-        (["method=ays_fid", "solver=sde_dpmpp_2m", "search.samples=12"], True),
-        (["method=ays"], False),
+        pytest.param(["method=ays_fid", "solver=sde_dpmpp_2m", "search.samples=12"], True, marks=pytest.mark.slow),
+        pytest.param(["method=ays"], False, marks=pytest.mark.slow),
     ],
 )
 def test_a_default_rival_that_cannot_take_part_is_left_out_with_a_sentence(
