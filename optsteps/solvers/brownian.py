@@ -8,7 +8,7 @@ interval beforehand and its tolerance in absolute terms; the clocks here run ove
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -19,6 +19,8 @@ from optsteps.solvers.philox import philox
 
 LOWEST = -80  # the path starts as one normal number at the clock's 2^LOWEST
 DEPTH = 16  # the clock is resolved to this many bits within an octave
+# normal numbers that are drawn at once, about: in a processor's cache, or so many that a device is kept busy
+_ON_CPU, _ON_DEVICE = 2**16, 2**25
 
 
 class BrownianPaths:
@@ -124,30 +126,34 @@ class BrownianPaths:
         self._below = (octave, total)
         return total
 
-    def _normals(self, octaves: Sequence[int], nodes: Sequence[int]) -> Sequence[Tensor]:
+    def _normals(self, octaves: Sequence[int], nodes: Sequence[int]) -> list[Tensor]:
         """Unit Gaussians [B, *shape], one for each node of an octave, by Box and Muller's transform of Philox' words.
         Every sample has words of its own."""
         size = math.prod(self.shape)
         blocks = -(-size // 8)  # a block of four words of 64 bits makes eight normal numbers
-        draw = self._on_cpu if self.device.type == "cpu" else self._on_device
-        return [normal[:, :size].double().reshape(-1, *self.shape) for normal in draw(octaves, nodes, blocks)]
+        draw, most = (self._on_cpu, _ON_CPU) if self.device.type == "cpu" else (self._on_device, _ON_DEVICE)
+        some = max(1, most // max(1, len(self.index) * size))
+        parts = [slice(k, k + some) for k in range(0, len(nodes), some)]
+        drawn = [draw(octaves[part], nodes[part], blocks)[..., :size].double() for part in parts]
+        return [normal.reshape(-1, *self.shape) for part in drawn for normal in part]
 
-    def _on_cpu(self, octaves: Sequence[int], nodes: Sequence[int], blocks: int) -> Iterator[Tensor]:
-        for octave, node in zip(octaves, nodes, strict=True):
-            words = np.empty((len(self.index), 4 * blocks), dtype=np.uint64)
+    def _on_cpu(self, octaves: Sequence[int], nodes: Sequence[int], blocks: int) -> Tensor:
+        """Unit Gaussians [nodes, B, 8 * blocks]."""
+        words = np.empty((len(nodes), len(self.index), 4 * blocks), dtype=np.uint64)
+        for rows, octave, node in zip(words, octaves, nodes, strict=True):
             row = 0
             for first, count in self._runs:
                 stream = np.random.Philox(key=self._key, counter=[first * blocks, node, octave - LOWEST, 0])
-                words[row : row + count] = stream.random_raw(count * 4 * blocks).reshape(count, -1)
+                rows[row : row + count] = stream.random_raw(count * 4 * blocks).reshape(count, -1)
                 row += count
-            # float32 suffices: what matters is the law and that it is the same every time
-            uniform = (words.view(np.uint32).astype(np.float32) + np.float32(0.5)) * np.float32(2**-32)  # in (0, 1]
-            half = 4 * blocks
-            radius, angle = np.sqrt(-2 * np.log(uniform[:, :half])), np.float32(2 * math.pi) * uniform[:, half:]
-            yield torch.from_numpy(np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], 1))
+        # float32 suffices: what matters is the law and that it is the same every time
+        uniform = (words.view(np.uint32).astype(np.float32) + np.float32(0.5)) * np.float32(2**-32)  # in (0, 1]
+        half = 4 * blocks
+        radius, angle = np.sqrt(-2 * np.log(uniform[..., :half])), np.float32(2 * math.pi) * uniform[..., half:]
+        return torch.from_numpy(np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], -1))
 
-    def _on_device(self, octaves: Sequence[int], nodes: Sequence[int], blocks: int) -> Iterator[Tensor]:
-        """The same, all at once: a device is waited for at every call."""
+    def _on_device(self, octaves: Sequence[int], nodes: Sequence[int], blocks: int) -> Tensor:
+        """The same in tensors."""
         places = torch.tensor([[*octaves], [*nodes]], device=self.device)[:, :, None, None]
         numbers = self.index.to(self.device)[:, None] * blocks
         # NumPy's stream moves its counter on before every block
@@ -157,4 +163,4 @@ class BrownianPaths:
         uniform = (halves.flatten(2).float() + 0.5) * 2**-32
         radius, angle = uniform.chunk(2, 2)
         radius, angle = (-2 * radius.log()).sqrt(), 2 * math.pi * angle
-        yield from torch.cat([radius * angle.cos(), radius * angle.sin()], 2)
+        return torch.cat([radius * angle.cos(), radius * angle.sin()], 2)

@@ -90,7 +90,7 @@ def test_all_at_once_draws_the_same_numbers(shape: tuple[int, ...]) -> None:
     """What other devices do, on the CPU's tensors."""
     path = BrownianPaths(4, [0, 1, 2, 70_000], shape)
     octaves, nodes, blocks = [-3, 0, 0, 17], [0, 0, 1, 2**15 + 3], -(-math.prod(shape) // 8)
-    one, other = (list(draw(octaves, nodes, blocks)) for draw in (path._on_cpu, path._on_device))
+    one, other = (draw(octaves, nodes, blocks) for draw in (path._on_cpu, path._on_device))
     torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
 
 
