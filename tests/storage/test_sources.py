@@ -78,7 +78,7 @@ def test_of_this_package_counts_what_computes() -> None:
     walked = rooms("trajectories")
     assert {"sampling", "schedules.schedule", "processes", "denoisers", "solvers.base"} <= walked
     assert within(walked, *WITHOUT_EFFECT, *KEEPING, "methods", "metrics", "comparison", "models", "datasets") == []
-    assert set(within(walked, "solvers")) == {"solvers.base", "solvers.brownian"}
+    assert set(within(walked, "solvers")) == {"solvers.base", "solvers.brownian", "solvers.philox"}
     assert {"methods.oss.search", "methods.oss.grid"} <= rooms("methods.oss")
 
 
