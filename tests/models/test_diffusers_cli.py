@@ -169,6 +169,7 @@ def test_leading_spacing_is_compared_with_a_teacher_of_its_start(
     assert "compared with a teacher from the same start" in report
 
 
+@pytest.mark.slow
 def test_perception_of_decoded_images(sd: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """LPIPS and CLIP score, of networks with random weights; the teacher has no LPIPS to itself."""
     made = torchvision.models.squeezenet1_1
@@ -183,6 +184,7 @@ def test_perception_of_decoded_images(sd: Path, prompts: Path, tmp_path: Path, m
     assert set(rows["teacher"]) == {"pixel_clip"}
 
 
+@pytest.mark.slow
 def test_geneval_of_decoded_images(sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """GenEval's figures of every row, with detector and CLIP of random weights, from prompts in GenEval's form."""
     classes = {name: [{"class": name, "count": 1}] for name in ("cat", "dog")}
@@ -235,6 +237,7 @@ def test_times_of_a_pipeline_with_timesteps_are_timesteps(
     assert any(t != round(t) for row in between if row["method"] == "edm" for t in row["times"])
 
 
+@pytest.mark.slow
 def test_a_flow_with_the_other_solvers_and_methods(
     prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

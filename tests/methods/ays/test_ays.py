@@ -136,7 +136,7 @@ def test_evaluations_are_counted() -> None:
     assert AYS(choose="last", **QUICK).search(guided, [5]).nfe == 2 * (33 + 40)
 
 
-@pytest.mark.parametrize("solver", ["dpmpp_2m", "ddim_stochastic"])
+@pytest.mark.parametrize("solver", ["dpmpp_2m", pytest.param("ddim_stochastic", marks=pytest.mark.slow)])
 def test_the_same_schedules_whatever_the_batch_and_the_shard(solver: str) -> None:
     problem = with_data(dataclasses.replace(mixture_problem("vp", 24, 40), solver=build_solver(solver)), 48)
     expected = AYS(**QUICK).search(problem, [4, 7])
