@@ -134,13 +134,13 @@ class Plan:
         problem, fit, held = self.problem, self.fit, len(self.held[0])
         nfe, walk = call_nfe(problem.denoiser), problem.walker.nfe(problem.teacher)
         students = [problem.solver.nfe(steps_between(problem.teacher, n)) for n in self.steps]
-        asked = 4 if self.refinements else 2  # selection samples are asked once more, about
+        asked = 3 if self.refinements else 2  # selection samples are asked once more, about
         stages = {"the teacher": min(asked * fit, len(problem.noise)) * walk * nfe}
         members = [(lane, method) for lane in self.lanes.values() for method in lane.pool.values()]
         stages["the pool"] = sum(self.beyond_the_teacher(lane, method) for lane, method in members)
-        running, samples, race = _CANDIDATES * len(members), 2, 0.0
+        running, new, samples, race = _CANDIDATES * len(members), 2, 2, 0.0
         while samples <= 2 * fit:
-            race, running, samples = race + running * max(1, samples // 2), max(1.0, running / 2), 2 * samples
+            race, running, new, samples = race + running * new, max(1.0, running / 2), samples, 2 * samples
         stages["the race"] = round(race * sum(students)) * nfe
         for kinds, refinement in enumerate(self.refinements, 1):
             taken = sum(_ROUNDS * (fit * _round(n, kinds) + held * n) for n in students) * nfe
@@ -158,13 +158,16 @@ class Plan:
         walk = self.problem.walker.nfe(self.problem.teacher) * self.fit * call_nfe(self.problem.denoiser)
         return 0 if found is None else max(0, found.count - walk)
 
+    def _fewer(self, *shares: float) -> list[int]:
+        """Shares of the fit samples that are enough."""
+        return [fit for share in shares if (fit := int(self.fit * share)) >= _FEWEST]
+
     def _smaller(self) -> Iterator[Plan]:
         """Plans in the order in which they are given up, this one first."""
         yield self
         plan = self
-        fits = [fit for fit in (self.fit // 2, self.fit // 4) if fit >= _FEWEST]
-        if fits:
-            plan = replace(plan, fit=fits[0])
+        for fit in self._fewer(3 / 4, 1 / 2):
+            plan = replace(plan, fit=fit)
             yield plan
         lanes = plan.lanes.values()
         dear = {name: None for lane in lanes for name, one in lane.pool.items() if plan.beyond_the_teacher(lane, one)}
@@ -186,7 +189,7 @@ class Plan:
             gone = f"refined {last}, for the budget"
             plan = replace(plan, refinements=kept, left_out=[*plan.left_out, gone])
             yield plan
-        for fit in fits[1:]:
+        for fit in self._fewer(3 / 8, 1 / 4):
             plan = replace(plan, fit=fit)
             yield plan
         if plan.refinements:
