@@ -94,7 +94,7 @@ class Plan:
         return cls(problem, steps, lanes, fit, obeyed, free_start, left_out)
 
     def within(self, budget: int) -> Plan:
-        """The first of ever smaller plans that fits.
+        """The first of ever smaller plans that fits, which takes no more samples than it counts.
 
         Raises:
             ValueError: none does.
@@ -102,7 +102,7 @@ class Plan:
         plan = self
         for plan in self._smaller():
             if plan.evaluations <= budget:
-                return plan
+                return replace(plan, problem=plan.problem.part(torch.arange(plan.asked)))
         raise ValueError(
             f"a search of {budget:,} evaluations cannot be made here: the smallest takes about {plan.evaluations:,}; "
             "give a larger budget, fewer step counts, or a teacher of fewer steps"
@@ -129,13 +129,18 @@ class Plan:
         return [torch.arange(start, end) for start, end in pairwise(ends)]
 
     @property
+    def asked(self) -> int:
+        """Samples that are needed, about: those that race, and as many as are fitted on where selection samples are
+        asked once more."""
+        return min((3 if self.refinements else 2) * self.fit, len(self.problem.noise))
+
+    @property
     def stages(self) -> dict[str, int]:
         """Evaluations of every stage, about, guidance counted as 2."""
         problem, fit, held = self.problem, self.fit, len(self.held[0])
         nfe, walk = call_nfe(problem.denoiser), problem.walker.nfe(problem.teacher)
         students = [problem.solver.nfe(steps_between(problem.teacher, n)) for n in self.steps]
-        asked = 3 if self.refinements else 2  # selection samples are asked once more, about
-        stages = {"the teacher": min(asked * fit, len(problem.noise)) * walk * nfe}
+        stages = {"the teacher": self.asked * walk * nfe}
         members = [(lane, method) for lane in self.lanes.values() for method in lane.pool.values()]
         stages["the pool"] = sum(self.beyond_the_teacher(lane, method) for lane, method in members)
         running, new, samples, race = _CANDIDATES * len(members), 2, 2, 0.0

@@ -430,7 +430,10 @@ def test_a_plan_fits_its_budget_and_says_what_it_leaves_out(weights: bool) -> No
         wanted[: 3 if weights else 1],
         False,
     )
-    assert whole.within(whole.evaluations) == whole
+    kept = whole.within(whole.evaluations)
+    assert replace(kept, problem=whole.problem) == whole
+    assert len(kept.problem.noise) == kept.asked == min(3 * whole.fit, SAMPLES)
+    assert kept.evaluations == whole.evaluations
     plan = whole
     while plan.refinements:
         smaller = whole.within(plan.evaluations - 1)
