@@ -33,6 +33,10 @@ class ModelError(ValueError):
     """A model fails, or returns something that is no estimate of x_0; one paragraph says when, and what to do."""
 
 
+class NoPredictionError(ModelError):
+    """A model that samples by walks of its own alone was asked for a prediction."""
+
+
 def expand(coefficient: Tensor, x: Tensor) -> Tensor:
     """A coefficient (scalar or [B]) in the dtype and on the device of x, shaped to multiply x [B, ...]."""
     coefficient = coefficient.to(device=x.device, dtype=x.dtype)

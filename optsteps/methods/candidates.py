@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from optsteps.denoisers import ModelError
+from optsteps.denoisers import ModelError, NoPredictionError
 from optsteps.methods.base import Method, SearchProblem
 from optsteps.schedules import Schedule
 from optsteps.storage.workers import Workers
@@ -58,6 +58,9 @@ def proposed(
     for name, method in pool.items():
         try:
             found = method.proposals(problem, steps, workers.on("proposals", method=called.format(name)))
+        except NoPredictionError as error:
+            left_out.append(f"{called.format(name)}, which asks for predictions ({error})")
+            continue
         except ModelError:
             raise
         except ValueError as error:  # of what it found, as a scale of 0 where all samples are the same

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from optsteps.conditions import Cond
-from optsteps.denoisers import ModelError, expand, model_errors
+from optsteps.denoisers import ModelError, NoPredictionError, expand, model_errors
 from optsteps.export.diffusers.scheduler import OptstepsScheduler
 from optsteps.export.diffusers.scheduler_config import least_noise_level, noisiest_time, prediction_of, process_of
 from optsteps.export.diffusers.schedulers import unapplied
@@ -152,10 +152,11 @@ class PipelineWalks:
         """D(x [B, ...], t [B], cond [B]): what a walk of one step begins with; a call for every time and batch.
 
         Raises:
-            ValueError: the pipeline makes its first state itself, so that it walks and answers nothing else.
+            NoPredictionError: the pipeline makes its first state itself, so that it walks and answers nothing else.
         """
         if not self.answers:
-            raise ValueError(f"{type(self.pipe).__name__} makes its first state itself, and is asked for walks alone")
+            name = type(self.pipe).__name__
+            raise NoPredictionError(f"{name} makes its first state itself, and is asked for walks alone")
         answer, euler = torch.empty_like(x), build_solver("euler")
         for time in t.unique().tolist():
             rows = (t == time).nonzero()[:, 0].to(x.device)
