@@ -119,7 +119,7 @@ def find(
                 "no told times to search: leave told_times=False"
             )
         searched, judged = map(problem.part, torch.arange(len(noise)).split([len(noise) - unseen, unseen]))
-        auto = _auto(solvers, budget, max_batch, weights=weights, told_times=told_times)
+        auto = _auto(solvers, weights, told_times, budget, max_batch)
         search = auto.search(searched, [steps])
         ours = _Sampled(search.schedules[steps], search.solvers.get(steps, solver))
         hand_made = _hand_made(auto, searched, steps, nfe)
@@ -193,14 +193,14 @@ def _steps(problem: SearchProblem, nfe: int) -> int:
     return steps
 
 
-def _auto(solvers: Mapping[str, Solver], budget: int | None, max_batch: int, **refinements: bool) -> Auto:
+def _auto(solvers: Mapping[str, Solver], weights: bool, told_times: bool, budget: int | None, max_batch: int) -> Auto:
     """The method of conf/method/auto.yaml with these solvers."""
     from hydra.utils import instantiate
 
     from optsteps.running.configs import composed
 
-    settings = {"method.budget": budget, "+max_batch": max_batch, "+seed": 0}
-    settings |= {f"method.{name}": chosen for name, chosen in refinements.items()}
+    settings = {"method.weights": weights, "method.told_times": told_times, "method.budget": budget}
+    settings |= {"+max_batch": max_batch, "+seed": 0}
     config = composed("method/auto", [f"{key}={json.dumps(value)}" for key, value in settings.items()])
     auto: Auto = instantiate(config.method, solvers=solvers)
     return auto

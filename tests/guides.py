@@ -138,7 +138,7 @@ def composed(arguments: list[str], folder: Path) -> Iterator[DictConfig]:
     options, overrides = optsteps_arguments(arguments)
     if options.help:
         return
-    overrides = with_oss(overrides)  # whose config is a tenth of the default method's
+    overrides = with_oss(overrides)  # the default method's pool takes longest to compose
     if options.config_dir is not None:
         overrides.append(f"hydra.searchpath=[file://{folder / options.config_dir}]")
     swept = [o for o in OverridesParser.create().parse_overrides(overrides) if o.is_sweep_override()]

@@ -143,7 +143,7 @@ def test_one_step_leaves_nothing_to_find(tmp_path: Path) -> None:
 
 def test_a_search_that_ends_at_a_hand_made_schedule_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = {name: HandMade(name) for name in ("logsnr", "edm", "time_uniform", "flow_shift")}
-    monkeypatch.setattr("optsteps.finding._auto", lambda *settings, **refinements: Auto(pool, refine=False))
+    monkeypatch.setattr("optsteps.finding._auto", lambda *settings: Auto(pool, refine=False))
     process = Flow()
     denoiser = MIXTURE.denoiser(process)
     found = optsteps.find(
