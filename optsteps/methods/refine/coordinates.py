@@ -14,8 +14,6 @@ from optsteps.processes import VP, Process
 from optsteps.schedules import Schedule
 from optsteps.solvers.multistep import Multistep
 
-# of the lesser gap beside a time, and of a step's length in weights: so far that float32 networks tell two walks apart
-_DISTANCE = 1e-2
 # of a gap of the start, which is always left of it
 _LEAST_GAP = 1e-3
 # noise level that a network may be told where the process has no least one; its inverse is the largest
@@ -32,9 +30,12 @@ class GapCoordinates:
 
     Args:
         start: a schedule of n steps.
+        distance: of a forward difference, as a share of the lesser gap beside a time; as it is, so far that networks in
+            float32 tell two walks apart.
     """
 
     start: Schedule
+    distance: float = 1e-2
 
     @property
     def moved(self) -> str:
@@ -60,7 +61,7 @@ class GapCoordinates:
         Walks down them share all steps before that time."""
         inner = self._inner(numbers)
         gaps = -torch.cat([self._clock[:1], inner, self._clock[-1:]]).diff()
-        distances = _DISTANCE * torch.minimum(gaps[:-1], gaps[1:])
+        distances = self.distance * torch.minimum(gaps[:-1], gaps[1:])
         return [self._at(places) for places in inner + torch.diag(distances)], distances
 
     def derivatives(self, numbers: Tensor) -> Tensor:
@@ -105,10 +106,12 @@ class FreeStartCoordinates:
     Args:
         start: a schedule of n steps.
         highest: the largest noise level that the first time may have, at least the start's own.
+        distance: of a forward difference, as a share of the lesser gap beside a time, and in the scale's logarithm.
     """
 
     start: Schedule
     highest: float
+    distance: float = 1e-2
 
     @property
     def moved(self) -> str:
@@ -135,9 +138,10 @@ class FreeStartCoordinates:
         places, scale = self._places(numbers), float(numbers[-1])
         gaps = -torch.cat([places, self._clock[-1:]]).diff()
         # the first time is moved down: it may be the last that the process has
-        distances = _DISTANCE * torch.cat([-gaps[:1], torch.minimum(gaps[:-1], gaps[1:])])
+        distances = self.distance * torch.cat([-gaps[:1], torch.minimum(gaps[:-1], gaps[1:])])
         moved = [self._at(some, scale) for some in places + torch.diag(distances)]
-        return [*moved, self._at(places, scale + _DISTANCE)], torch.cat([distances, distances.new_tensor([_DISTANCE])])
+        moved.append(self._at(places, scale + self.distance))
+        return moved, torch.cat([distances, distances.new_tensor([self.distance])])
 
     def derivatives(self, numbers: Tensor) -> Tensor:
         """Derivatives [n + 1, n + 1] of what `near` changes in the numbers."""
@@ -181,6 +185,11 @@ class _CorrectedCoordinates(ABC):
         return self.times.start
 
     @property
+    def distance(self) -> float:
+        """Of a forward difference: that of the times, here in the correction itself."""
+        return self.times.distance
+
+    @property
     @abstractmethod
     def moved(self) -> str:
         """What the numbers move, in words."""
@@ -215,7 +224,7 @@ class _CorrectedCoordinates(ABC):
         near, distances = self.times.near(times)
         here = self.times.schedule(times)
         moved = [self._corrected(schedule, corrections) for schedule in near]
-        step = _DISTANCE * torch.eye(self.count, dtype=torch.float64)
+        step = self.distance * torch.eye(self.count, dtype=torch.float64)
         corrected = [self._corrected(here, row) for row in corrections + step]
         return moved + corrected, torch.cat([distances, step.diagonal()])
 

@@ -16,8 +16,10 @@ from optsteps.schedules import Schedule
 
 # damping at first, what it is multiplied by for the trials of one round, and after a round in which none was better
 _DAMPING, _TRIALS, _RAISED = 1e-2, (0.1, 1.0, 10.0), 100.0
-# a round that gains less, in dB on the fit samples, is the last
-_SMALLEST_GAIN = 0.05
+# of the largest curvature: what every number is damped by at least, so that none that hardly counts here runs away
+_LEAST_SCALE = 1e-3
+# of a secant: the least cosine between a step and the change of the gradient that is taken for a curvature
+_LEAST_COSINE = 1e-3
 # of the interval by which a refined schedule must be better than its start
 LEVEL = 0.8
 # of a squared error, by the logarithm of its root
@@ -60,14 +62,17 @@ def refined(
     index: Tensor | None = None,
     rounds: int = 6,
     ridges: Sequence[float] = (0.0,),
+    least_gain: float = 0.05,
 ) -> Refined:
     """A schedule near a start whose ends are nearer to the teacher's, by Levenberg-Marquardt (Marquardt 1963).
 
     What is lowered is the mean over the fit samples of the logarithm of the squared difference, so that every sample
     counts alike and the mean PSNR rises. In every round the ends are linearised in the schedule's numbers by forward
-    differences; a column is a walk that shares its first part with the walk of the schedule itself. The best of three
-    damped steps is taken if it is better. Corrections of weights are held back by a ridge, which is lowered as long as
-    the selection samples agree.
+    differences; a column is a walk that shares its first part with the walk of the schedule itself. With few steps much
+    is missed, and what the linearisation leaves out of the second derivatives is learned from the change of the
+    gradient (`Secant`). The best of three damped steps is taken if it is better. The damping of a number grows with the
+    largest curvature that it has had (Moré 1978). Corrections of weights are held back by a ridge, which is lowered as
+    long as the selection samples agree.
 
     Every schedule on the way is tried on the first selection samples, which no step sees. The best there replaces the
     start if it is better by the 80 % interval of the paired differences. As long as the interval says neither that it
@@ -81,11 +86,12 @@ def refined(
         rounds: of every ridge, at most.
         ridges: what a sum of squared corrections of 1 adds to the mean logarithm of the root mean square error, one
             after the other.
+        least_gain: a round that gains less, in dB on the fit samples, is the last.
     """
     start, numbers = coordinates.start, torch.zeros(coordinates.size, dtype=torch.float64)
     iterates, tried = [start], [decibels(held[0].errors([start])[0])]
     for ridge in ridges:
-        path = list(_descent(coordinates, numbers, fit, index, rounds, ridge))
+        path = list(_descent(coordinates, numbers, fit, index, rounds, ridge, least_gain))
         if not path:
             break
         numbers, before = path[-1], max(float(levels.mean()) for levels in tried)
@@ -109,6 +115,38 @@ def refined(
     return Refined(chosen, coordinates.moved, gain, samples, best, iterates, levels)
 
 
+class Secant:
+    """What the products of first derivatives leave out of the second derivatives of a sum of logarithms of errors.
+
+    The update is that of NL2SOL (Dennis, Gay and Welsch 1981, section 3): symmetric, of rank two, sized so that an old
+    estimate does not outlive the error that it belongs to. As there, it takes part in a step only if it foretold the
+    last one better than the products alone did.
+
+    Args:
+        size: P, that of the numbers.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.estimate, self.trusted = torch.zeros(size, size, dtype=torch.float64), True
+
+    def learn(self, step: Tensor, change: Tensor, products: Tensor) -> None:
+        """Take in that the gradient changed by `change` [P] over `step` [P], where the products are now [P, P]."""
+        left = change - products @ step
+        known = float(step @ self.estimate @ step)
+        if known:
+            self.estimate = self.estimate * min(1.0, abs(float(step @ left) / known))
+        along = float(step @ change) > _LEAST_COSINE * float(step.norm() * change.norm())
+        axis = change if along else step
+        left, share = left - self.estimate @ step, axis / (step @ axis)
+        both = torch.outer(left, share)
+        self.estimate = self.estimate + both + both.T - (left @ step) * torch.outer(share, share)
+
+    def judge(self, step: Tensor, gradient: Tensor, products: Tensor, lowered: float) -> None:
+        """Trust the estimate from now on if with it the fall over a step [P] was foretold no worse than without."""
+        without = float(gradient @ step + step @ products @ step / 2) + lowered
+        self.trusted = abs(without + float(step @ self.estimate @ step) / 2) <= abs(without)
+
+
 def _descent(
     coordinates: Coordinates,
     numbers: Tensor,
@@ -116,6 +154,7 @@ def _descent(
     index: Tensor | None,
     rounds: int,
     ridge: float,
+    least_gain: float,
 ) -> Iterator[Tensor]:
     """The numbers after every round, each of a lower error than those before."""
     held_back, samples = ridge * coordinates.corrections, fit.samples if index is None else len(index)
@@ -124,6 +163,8 @@ def _descent(
         penalties = torch.stack([_DECIBELS * (held_back * trial**2).sum() for trial in trials])
         return decibels(fit.errors([coordinates.schedule(trial) for trial in trials], index)).mean(1) - penalties
 
+    secant, before = Secant(coordinates.size), list[tuple[Tensor, Tensor]]()
+    scale = torch.zeros_like(numbers)
     damping, level, moved = _DAMPING, float(levels([numbers])), True
     for _ in range(rounds if coordinates.size > 1 else 0):
         if moved:
@@ -132,15 +173,21 @@ def _descent(
             derivatives = coordinates.derivatives(numbers)
             products = derivatives.T @ linear.products @ derivatives + samples * torch.diag(2 * held_back)
             gradient = derivatives.T @ linear.gradient + samples * 2 * held_back * numbers
-        trials = [numbers - _step(products, gradient, damping * factor) for factor in _TRIALS]
-        reached = levels(trials)
+            for numbers_before, gradient_before in before:
+                secant.learn(numbers - numbers_before, gradient - gradient_before, products)
+            scale = torch.maximum(scale, products.diagonal())
+        damped = [damping * factor * scale.clamp(min=_LEAST_SCALE * scale.max()) for factor in _TRIALS]
+        steps = [_step(products + some.diag(), gradient, secant) for some in damped]
+        reached = levels([numbers + step for step in steps])
         best = int(reached.argmax())
         gain = float(reached[best]) - level
+        secant.judge(steps[best], gradient, products, samples * gain / _DECIBELS)
         moved = gain > 0
         if moved:
-            numbers, damping, level = trials[best], damping * _TRIALS[best], float(reached[best])
+            before = [(numbers, gradient)]
+            numbers, damping, level = numbers + steps[best], damping * _TRIALS[best], float(reached[best])
             yield numbers
-            if gain < _SMALLEST_GAIN:
+            if gain < least_gain:
                 return
         elif damping > _DAMPING * _RAISED:
             return
@@ -148,8 +195,13 @@ def _descent(
             damping *= _RAISED
 
 
-def _step(products: Tensor, gradient: Tensor, damping: float) -> Tensor:
-    """Marquardt's step: the diagonal of the products is raised by the damping, in its own scale."""
-    diagonal = products.diagonal()
-    floor = (diagonal.max() * 1e-9).clamp(min=torch.finfo(torch.float64).tiny)
-    return torch.linalg.solve(products + torch.diag(damping * diagonal + floor), gradient)
+def _step(damped: Tensor, gradient: Tensor, secant: Secant | None = None) -> Tensor:
+    """Marquardt's step with products whose diagonal is raised; with the estimate of a secant that is trusted, where the
+    whole is positive definite."""
+    floor = (damped.diagonal().max() * 1e-9).clamp(min=torch.finfo(torch.float64).tiny)
+    raised = damped + floor * torch.eye(len(damped), dtype=torch.float64)
+    if secant is not None and secant.trusted:
+        factor, indefinite = torch.linalg.cholesky_ex(raised + secant.estimate)
+        if not indefinite:
+            return -torch.cholesky_solve(gradient[:, None], factor)[:, 0]
+    return torch.linalg.solve(raised, -gradient)
