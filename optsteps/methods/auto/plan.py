@@ -22,6 +22,8 @@ Refinement = Literal["times", "told times", "weights"]
 FIT, NUMBERS = 16, 64
 # the fewest that a budget brings them down to
 _FEWEST = 4
+# the fewest steps of a teacher, for one of the longest schedule
+_FINER = 4
 # candidates that a method of the pool names, about, of which none coincide
 _CANDIDATES = 1.7
 # rounds that a refinement takes, about
@@ -163,6 +165,22 @@ class Plan:
         walk = self.problem.walker.nfe(self.problem.teacher) * self.fit * call_nfe(self.problem.denoiser)
         return 0 if found is None else max(0, found.count - walk)
 
+    def coarser(self) -> Plan | None:
+        """With every second time of the teacher, which still takes several steps for one of a schedule, or None."""
+        teacher = self.problem.teacher
+        if teacher.steps < 2 * _FINER * max(self.steps):
+            return None
+        kept = torch.arange(0, teacher.steps + 1, 2)
+        if kept[-1] < teacher.steps:
+            kept = torch.cat([kept, torch.tensor([teacher.steps])])
+        coarse = replace(teacher, times=teacher.times[kept])
+        lanes = {
+            label: replace(lane, problem=replace(lane.problem, teacher=coarse)) for label, lane in self.lanes.items()
+        }
+        gone = f"every second of the teacher's {teacher.steps} steps, for the budget"
+        problem = replace(self.problem, teacher=coarse)
+        return replace(self, problem=problem, lanes=lanes, left_out=[*self.left_out, gone])
+
     def _fewer(self, *shares: float) -> list[int]:
         """Shares of the fit samples that are enough."""
         return [fit for share in shares if (fit := int(self.fit * share)) >= _FEWEST]
@@ -193,6 +211,10 @@ class Plan:
             *kept, last = plan.refinements
             gone = f"refined {last}, for the budget"
             plan = replace(plan, refinements=kept, left_out=[*plan.left_out, gone])
+            yield plan
+        coarser = plan.coarser()
+        if coarser is not None:
+            plan = coarser
             yield plan
         for fit in self._fewer(3 / 8, 1 / 4):
             plan = replace(plan, fit=fit)

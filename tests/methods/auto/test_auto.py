@@ -22,7 +22,7 @@ from optsteps.methods.blackbox.search import parts
 from optsteps.methods.blackbox.target import Target, loss
 from optsteps.models.analytic import GaussianMixture
 from optsteps.sampling import sample
-from optsteps.schedules import Schedule
+from optsteps.schedules import Schedule, build_schedule
 from optsteps.solvers import Solver, build_solver
 from optsteps.storage.store import ShardStore
 from optsteps.storage.workers import ALONE, StoredWorkers, Workers
@@ -447,6 +447,27 @@ def test_a_plan_fits_its_budget_and_says_what_it_leaves_out(weights: bool) -> No
     assert "oss" in told
     assert "all refinement" in told
     assert ("refined weights" in told) == ("refined told times" in told) == weights
+
+
+@pytest.mark.parametrize("steps", [40, 41])
+def test_a_budget_thins_a_teacher_that_stays_far_finer_than_the_schedules(steps: int) -> None:
+    problem = problem_of("edm", "dpmpp_2m")
+    problem = replace(problem, teacher=build_schedule("edm", problem.process, steps, 80.0, 0.002))
+    whole = Plan.whole(problem, STEPS, methods(), {"": problem.solver}, ["times"], False)
+    coarse = whole.coarser()
+    assert coarse is not None
+    fine, kept = problem.teacher.times, coarse.problem.teacher.times
+    assert kept.tolist() == [*fine[:-1:2].tolist(), float(fine[-1])]
+    assert coarse.lanes[""].problem.teacher == coarse.problem.teacher
+    assert coarse.stages["the teacher"] == whole.stages["the teacher"] // steps * -(-steps // 2)
+    few = whole
+    while few.problem.teacher.steps == steps:
+        few = whole.within(few.evaluations - 1)
+    assert f"every second of the teacher's {steps} steps, for the budget" in few.left_out
+    found = Auto(methods(), budget=few.evaluations).search(problem, STEPS)
+    assert {schedule.metadata["teacher_steps"] for schedule in found.schedules.values()} == {-(-steps // 2)}
+    scarce = replace(problem, teacher=build_schedule("edm", problem.process, 8 * max(STEPS) - 1, 80.0, 0.002))
+    assert Plan.whole(scarce, STEPS, methods(), {"": problem.solver}, ["times"], False).coarser() is None
 
 
 def test_a_search_within_a_budget_spends_about_that() -> None:
