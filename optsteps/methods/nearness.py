@@ -104,7 +104,7 @@ class Nearness:
         schedule: Schedule,
         near: Sequence[Schedule],
         distances: Tensor,
-        relative: bool,
+        added: float | None,
         index: Tensor | None = None,
     ) -> Linearised:
         """The linearisation around a schedule by forward differences.
@@ -112,8 +112,8 @@ class Nearness:
         Args:
             near: R schedules, each of which differs from it in one number.
             distances: by how much they differ, float64 [R].
-            relative: a sample's weight is the inverse of its own error, as in the derivative of the mean logarithm of
-                the errors, instead of 1. An error of exactly 0 has no such derivative, and the weight 0.
+            added: a sample's weight is the inverse of its own error and this, as in the derivative of the mean
+                logarithm of their sums; None: it is 1. A sum of exactly 0 has no such derivative, and the weight 0.
             index: the numbers [b] of the samples, None for all.
         """
 
@@ -124,13 +124,14 @@ class Nearness:
             derivatives = derivatives / distances.to(derivatives.device)
             errors = missed.square().mean(1)
             size = missed.shape[1]
-            weight = torch.where(errors > 0, 1 / errors, 0.0) if relative else torch.ones_like(errors)
+            sums = torch.ones_like(errors) if added is None else errors + added
+            weight = torch.where(sums > 0, 1 / sums, 0.0)
             weighted = derivatives * (weight / size)[:, None, None]
             products = torch.einsum("bdp,bdq->pq", weighted, derivatives)
             gradient = torch.einsum("bdp,bd->p", weighted, missed)
             return Linearised(products.cpu(), gradient.cpu(), errors.cpu())
 
-        shards = self._shards(f"linearised {distances.tolist()} {relative}", [schedule, *near], linearised, index)
+        shards = self._shards(f"linearised {distances.tolist()} {added}", [schedule, *near], linearised, index)
         products = torch.stack([shard.products for shard in shards]).sum(0)
         gradient = torch.stack([shard.gradient for shard in shards]).sum(0)
         return Linearised(products, gradient, torch.cat([shard.errors for shard in shards]))

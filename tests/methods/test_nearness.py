@@ -100,11 +100,11 @@ def near(schedule: Schedule, part: str) -> tuple[list[Schedule], Tensor]:
     return moved, torch.tensor(distances, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("added", [None, 0.0, 0.3])
 @pytest.mark.parametrize("part", ["times", "weights"])
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "ipndm", "unipc"])
-def test_a_linearisation_has_the_gradients_of_sample(solver: str, process: str, part: str, relative: bool) -> None:
+def test_a_linearisation_has_the_gradients_of_sample(solver: str, process: str, part: str, added: float | None) -> None:
     problem, schedule = problem_of(process, solver), schedule_of(process)
     assert isinstance(problem.solver, Multistep)
     if part == "weights":
@@ -115,10 +115,10 @@ def test_a_linearisation_has_the_gradients_of_sample(solver: str, process: str, 
         derivatives = derivatives[..., schedule.weights.new_ones(schedule.weights.shape).tril(-1).flatten() > 0]
     missed = end - teachers(problem)
     errors = missed.square().mean(1)
-    weight = (1 / errors if relative else torch.ones_like(errors)) / missed.shape[1]
+    weight = (torch.ones_like(errors) if added is None else 1 / (errors + added)) / missed.shape[1]
     products = torch.einsum("b,bdp,bdq->pq", weight, derivatives, derivatives)
     gradient = torch.einsum("b,bdp,bd->p", weight, derivatives, missed)
-    found = Nearness(problem, ALONE).linearised(schedule, *near(schedule, part), relative)
+    found = Nearness(problem, ALONE).linearised(schedule, *near(schedule, part), added)
     torch.testing.assert_close(found.errors, errors, rtol=1e-9, atol=0)
     scale = products.diagonal().sqrt()
     torch.testing.assert_close(
@@ -127,14 +127,14 @@ def test_a_linearisation_has_the_gradients_of_sample(solver: str, process: str, 
     torch.testing.assert_close(found.gradient, gradient, rtol=1e-3, atol=1e-3 * float(gradient.abs().max()))
 
 
-@pytest.mark.parametrize("relative", [False, True])
-def test_shards_add_up_to_the_whole(relative: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("added", [None, 0.1])
+def test_shards_add_up_to_the_whole(added: float | None, tmp_path: Path) -> None:
     def found(workers: Any = ALONE, **options: int) -> tuple[Linearised, int]:
         problem, schedule = problem_of(), schedule_of("edm")
         coordinates = GapCoordinates(schedule)
         close = coordinates.near(torch.zeros(coordinates.size, dtype=torch.float64))
         nearness = Nearness(problem, workers, **options)
-        return nearness.linearised(schedule, *close, relative), problem.denoiser.evaluations  # type: ignore[attr-defined]
+        return nearness.linearised(schedule, *close, added), problem.denoiser.evaluations  # type: ignore[attr-defined]
 
     whole, evaluations = found(shard_size=100)
     stored = [StoredWorkers(ShardStore(tmp_path), {})] * 2  # the second reads what the first wrote
@@ -164,9 +164,9 @@ def test_a_store_tells_searches_apart(tmp_path: Path) -> None:
         )
     coordinates = GapCoordinates(schedule)
     schedules, distances = coordinates.near(torch.zeros(coordinates.size, dtype=torch.float64))
-    for factor, relative in ((1, True), (1, False), (2, True)):
+    for factor, added in ((1, 0.0), (1, 0.1), (1, None), (2, 0.0)):
         kept, made = (
-            Nearness(problem, workers).linearised(schedule, schedules, factor * distances, relative)
+            Nearness(problem, workers).linearised(schedule, schedules, factor * distances, added)
             for workers in (stored, ALONE)
         )
         torch.testing.assert_close(kept.products, made.products)
@@ -177,11 +177,11 @@ def test_an_error_of_0_has_no_logarithm_to_lower() -> None:
     problem = replace(problem_of(), teacher=schedule, teacher_solver=None)
     coordinates = GapCoordinates(schedule)
     near = coordinates.near(torch.zeros(coordinates.size, dtype=torch.float64))
-    found = Nearness(problem, ALONE).linearised(schedule, *near, relative=True)
+    found = Nearness(problem, ALONE).linearised(schedule, *near, added=0.0)
     assert not found.errors.any()
     assert not found.products.any()
     assert not found.gradient.any()
-    assert Nearness(problem, ALONE).linearised(schedule, *near, relative=False).products.any()
+    assert Nearness(problem, ALONE).linearised(schedule, *near, added=None).products.any()
 
 
 # --- evaluations
@@ -198,14 +198,14 @@ def test_a_column_costs_what_it_does_not_share() -> None:
     assert counter.evaluations == 7 * problem.walker.nfe(problem.teacher)
     gaps = GapCoordinates(schedule)
     before = counter.evaluations
-    nearness.linearised(schedule, *gaps.near(torch.zeros(gaps.size, dtype=torch.float64)), relative=True)
+    nearness.linearised(schedule, *gaps.near(torch.zeros(gaps.size, dtype=torch.float64)), added=0.0)
     assert counter.evaluations - before == 7 * (n + sum(n - k for k in range(1, n)))
     assert isinstance(problem.solver, Multistep)
     weights = WeightCoordinates(GapCoordinates(schedule), problem.solver)
     assert weights.size == n + (n - 1)  # one remembered output at every step but the first
     before = counter.evaluations
     zeros = torch.zeros(weights.size, dtype=torch.float64)
-    nearness.linearised(weights.schedule(zeros), *weights.near(zeros), True, FEW)
+    nearness.linearised(weights.schedule(zeros), *weights.near(zeros), 0.0, FEW)
     # a weight of step k, counted from 0, moves x_{k+1}; that of the last step moves the end alone
     columns = sum(n - k for k in range(1, n)) + sum(n - 1 - k for k in range(1, n))
     assert counter.evaluations - before == len(FEW) * (n + columns)

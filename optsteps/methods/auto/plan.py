@@ -16,7 +16,7 @@ from optsteps.methods.candidates import able
 from optsteps.solvers.base import Solver
 from optsteps.solvers.multistep import Multistep
 
-Refinement = Literal["times", "told times", "weights"]
+Refinement = Literal["times", "told times", "weights", "start"]
 
 # fit samples: so many, or as many as hold so many numbers, but at most half of the problem's
 FIT, NUMBERS = 16, 64
@@ -55,7 +55,6 @@ class Plan:
         lanes: for every solver, by its name, what is tried.
         fit: number of the fit samples.
         refinements: what is refined, one after the other, each together with what came before.
-        free_start: whether schedules may begin elsewhere than the teacher, with a scale of their own.
         left_out: what is left out, and why.
     """
 
@@ -64,7 +63,6 @@ class Plan:
     lanes: Mapping[str, Lane]
     fit: int
     refinements: Sequence[Refinement]
-    free_start: bool
     left_out: Sequence[str] = field(default=())
 
     @classmethod
@@ -78,7 +76,11 @@ class Plan:
         free_start: bool,
     ) -> Plan:
         """The plan of a search without a budget: everybody takes part who can, and all is refined that a solver
-        obeys."""
+        obeys.
+
+        Args:
+            free_start: whether methods take part that begin elsewhere than the teacher, with a scale of their own.
+        """
         fit = min(max(FIT, -(-NUMBERS // problem.noise[0].numel())), len(problem.noise) // 2)
         lanes, left_out = dict[str, Lane](), list[str]()
         allowed = {name: method for name, method in pool.items() if free_start or not method.starts_freely}
@@ -93,7 +95,7 @@ class Plan:
             lanes[label], left_out = Lane(lane, counts, taking_part), [*left_out, *unable]
         obeyed = [kind for kind in refinements if any(obeys(lane.problem, kind) for lane in lanes.values())]
         left_out += [f"refined {kind}, which no solver here obeys" for kind in refinements if kind not in obeyed]
-        return cls(problem, steps, lanes, fit, obeyed, free_start, left_out)
+        return cls(problem, steps, lanes, fit, obeyed, left_out)
 
     def within(self, budget: int) -> Plan:
         """The first of ever smaller plans that fits, which takes no more samples than it counts.
@@ -227,7 +229,7 @@ def obeys(problem: SearchProblem, refinement: Refinement) -> bool:
     """Whether the problem's solver does what the refinement finds."""
     if refinement == "told times":  # it takes one evaluation a step
         return problem.solver.nfe(steps_between(problem.teacher, 2)) == 2
-    return refinement == "times" or isinstance(problem.solver, Multistep)
+    return refinement != "weights" or isinstance(problem.solver, Multistep)
 
 
 def _same_nfe(problem: SearchProblem, solver: Solver, steps: int) -> int | None:

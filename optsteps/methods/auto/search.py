@@ -162,9 +162,16 @@ class Auto(Method):
             ValueError: the budget is too small.
         """
         solvers = self._solvers(problem)
-        kinds: dict[Refinement, bool] = {"times": True, "told times": self.told_times, "weights": self.weights}
+        free = self.start == "free"
+        kinds: dict[Refinement, bool] = {
+            "times": True,
+            "told times": self.told_times,
+            "weights": self.weights,
+            # last: the other refinements end in better optima from a start that is fixed
+            "start": free,
+        }
         wanted = [kind for kind, chosen in kinds.items() if self.refine and chosen]
-        plan = Plan.whole(problem, steps, self.pool, solvers, wanted, self.start == "free")
+        plan = Plan.whole(problem, steps, self.pool, solvers, wanted, free)
         return plan if self.budget is None else plan.within(self.budget)
 
     def find(self, problem: SearchProblem, steps: Sequence[int], workers: Workers) -> SearchResult:
@@ -193,7 +200,7 @@ class Auto(Method):
             for k, kind in enumerate(plan.refinements):
                 if not obeys(samples.problem, kind):
                     continue
-                coordinates = _coordinates(plan, samples.problem, schedules[n], plan.refinements[: k + 1])
+                coordinates = _coordinates(samples.problem, schedules[n], plan.refinements[: k + 1])
                 ridges, rounds = (_RIDGES, _RIDGE_ROUNDS) if coordinates.corrections.any() else ((0.0,), self.rounds)
                 found[n].append(refined(coordinates, samples, selection, fit, rounds, ridges))
                 schedules[n] = found[n][-1].schedule
@@ -269,11 +276,11 @@ class Auto(Method):
         }
 
 
-def _coordinates(plan: Plan, problem: SearchProblem, start: Schedule, moved: Sequence[Refinement]) -> Coordinates:
+def _coordinates(problem: SearchProblem, schedule: Schedule, moved: Sequence[Refinement]) -> Coordinates:
     """The numbers of all that is moved in a schedule and that the problem's solver obeys, between fixed ends or with a
     start that is free up to the teacher's."""
-    highest = float(problem.teacher.noise_levels[0])
-    coordinates: Coordinates = FreeStartCoordinates(start, highest) if plan.free_start else GapCoordinates(start)
+    free, highest = "start" in moved, float(problem.teacher.noise_levels[0])
+    coordinates: Coordinates = FreeStartCoordinates(schedule, highest) if free else GapCoordinates(schedule)
     if "told times" in moved and obeys(problem, "told times"):
         coordinates = ToldTimeCoordinates(coordinates)
     if "weights" in moved and isinstance(problem.solver, Multistep):

@@ -52,6 +52,11 @@ class GapCoordinates:
         """Which of the numbers [n] are corrections that should stay small: none."""
         return torch.zeros(self.size, dtype=torch.float64)
 
+    @property
+    def largest(self) -> Tensor:
+        """What the numbers [n] are at most: anything."""
+        return torch.full((self.size,), math.inf, dtype=torch.float64)
+
     def schedule(self, numbers: Tensor) -> Schedule:
         """The schedule of the numbers [n]."""
         return self._at(self._inner(numbers))
@@ -97,11 +102,13 @@ class GapCoordinates:
 
 @dataclass(frozen=True)
 class FreeStartCoordinates:
-    """The logarithms of a schedule's gaps, as of `GapCoordinates`, and that of its first scale; the first time is free.
+    """The logarithms of a schedule's gaps, each relative to that of the schedule that a search starts from, that of
+    their sum, and that of the first scale.
 
-    The last time stays where it is, so that every gap counts. The first state is the unit noise times a scale of its
-    own, as OSS's free start has it. Zeros are the start itself. Whatever the numbers, there is a schedule: a thousandth
-    of every gap of the start is left, and the gaps shrink together where the first time would be too noisy.
+    The gaps are those of the clock of `GapCoordinates`. The last time stays where it is; the first is free. The first
+    state is the unit noise times a scale of its own, as OSS's free start has it. Zeros are the start itself. Whatever
+    the numbers, there is a schedule: a thousandth of every gap of the start is left, and the sum ends where the first
+    time would be too noisy. There, which is where a search begins as a rule, the gaps share what there is.
 
     Args:
         start: a schedule of n steps.
@@ -120,16 +127,24 @@ class FreeStartCoordinates:
 
     @property
     def size(self) -> int:
-        """Number of the numbers: n gaps and the scale."""
-        return self.start.steps + 1
+        """Number of the numbers: n gaps, of which one sum changes nothing, their sum, and the scale."""
+        return self.start.steps + 2
 
     @property
     def corrections(self) -> Tensor:
-        """Which of the numbers [n + 1] are corrections that should stay small: none."""
+        """Which of the numbers [n + 2] are corrections that should stay small: none."""
         return torch.zeros(self.size, dtype=torch.float64)
 
+    @property
+    def largest(self) -> Tensor:
+        """What the numbers [n + 2] are at most: the sum of the gaps ends where the first time would be too noisy."""
+        most = max(math.atan(self.highest), float(self._clock[0])) - float(self._clock[-1] + self._least.sum())
+        bounds = torch.full((self.size,), math.inf, dtype=torch.float64)
+        bounds[-2] = math.log(most / self._shared)
+        return bounds
+
     def schedule(self, numbers: Tensor) -> Schedule:
-        """The schedule of the numbers [n + 1]."""
+        """The schedule of the numbers [n + 2]."""
         return self._at(self._places(numbers), float(numbers[-1]))
 
     def near(self, numbers: Tensor) -> tuple[list[Schedule], Tensor]:
@@ -144,23 +159,36 @@ class FreeStartCoordinates:
         return moved, torch.cat([distances, distances.new_tensor([self.distance])])
 
     def derivatives(self, numbers: Tensor) -> Tensor:
-        """Derivatives [n + 1, n + 1] of what `near` changes in the numbers."""
-        gaps = self._gaps(numbers) + _LEAST_GAP * self._clock.diff()
-        return torch.block_diag(gaps.expand(len(gaps), -1).triu(), torch.ones(1, 1, dtype=torch.float64))
+        """Derivatives [n + 1, n + 2] of what `near` changes in the numbers."""
+        share, left = self._shares(numbers), self._left(numbers)
+        after = share.flip(0).cumsum(0).flip(0)
+        gaps = left * (torch.ones(len(share), len(share), dtype=torch.float64).triu() - after[:, None]) * share
+        return torch.block_diag(torch.cat([gaps, left * after[:, None]], 1), torch.ones(1, 1, dtype=torch.float64))
 
     @cached_property
     def _clock(self) -> Tensor:
         return self.start.noise_levels.atan()
 
-    def _gaps(self, numbers: Tensor) -> Tensor:
-        least = -_LEAST_GAP * self._clock.diff()
-        more = -(1 - _LEAST_GAP) * self._clock.diff() * numbers[:-1].clamp(max=50.0).exp()
-        most = max(math.atan(self.highest), float(self._clock[0])) - self._clock[-1] - least.sum()
-        return least + more * torch.clamp(most / more.sum(), max=1.0)
+    @cached_property
+    def _least(self) -> Tensor:
+        """What is left of every gap [n]."""
+        return -_LEAST_GAP * self._clock.diff()
+
+    @property
+    def _shared(self) -> float:
+        """What the gaps of the start share beside that."""
+        return float(self._clock[0] - self._clock[-1] - self._least.sum())
+
+    def _left(self, numbers: Tensor) -> float:
+        return self._shared * math.exp(min(float(numbers[-2]), float(self.largest[-2])))
+
+    def _shares(self, numbers: Tensor) -> Tensor:
+        return torch.softmax((-self._clock.diff()).log() + numbers[:-2], 0)
 
     def _places(self, numbers: Tensor) -> Tensor:
         """The times but the last on the clock [n]."""
-        places = self._clock[-1] + self._gaps(numbers).flip(0).cumsum(0).flip(0)
+        gaps = self._least + self._left(numbers) * self._shares(numbers)
+        places = self._clock[-1] + gaps.flip(0).cumsum(0).flip(0)
         return raised(places, self.start.process, self._clock[:-1])
 
     def _at(self, places: Tensor, scale: float) -> Schedule:
@@ -212,6 +240,11 @@ class _CorrectedCoordinates(ABC):
     def corrections(self) -> Tensor:
         """1 for corrections, 0 for all else [P]."""
         return torch.cat([self.times.corrections, torch.ones(self.count, dtype=torch.float64)])
+
+    @property
+    def largest(self) -> Tensor:
+        """What the numbers [P] are at most; corrections may be anything."""
+        return torch.cat([self.times.largest, torch.full((self.count,), math.inf, dtype=torch.float64)])
 
     def schedule(self, numbers: Tensor) -> Schedule:
         """The schedule of the numbers [P]."""
@@ -279,13 +312,14 @@ class ToldTimeCoordinates(_CorrectedCoordinates):
 
 @dataclass(frozen=True)
 class WeightCoordinates(_CorrectedCoordinates):
-    """Coordinates of a schedule without weights, and corrections of the solver's weights.
+    """Coordinates of a schedule, and corrections of the solver's weights.
 
     A correction is added to the solver's own weight at these times, as a share of the step's length: the coefficient
-    of the quantity that the step extrapolates. Zeros are the start with the solver's own weights.
+    of the quantity that the step extrapolates. Zeros are the start, with the solver's own weights or those that it has,
+    whose differences to the solver's own are such shares.
 
     Args:
-        times: of a schedule of n steps, without weights.
+        times: of a schedule of n steps.
         solver: whose weights they are.
         columns: K, the remembered outputs that a step may use. None: the solver's memory, at least 1.
     """
@@ -307,10 +341,18 @@ class WeightCoordinates(_CorrectedCoordinates):
         columns = max(self.solver.memory, 1) if self.columns is None else self.columns
         return torch.arange(columns) < self.solver.remembered_counts(self.start)[:, None]
 
+    @cached_property
+    def _found(self) -> Tensor:
+        """By how much the start's weights [n, K] differ from the solver's own, as a share of the step's length."""
+        own = self.solver.own_weights(self.start, self._usable.shape[1])
+        if self.start.weights is None:
+            return torch.zeros_like(own)
+        return (self.start.weights - own) / self.solver.step_lengths(self.start)[:, None]
+
     def _corrected(self, schedule: Schedule, corrections: Tensor) -> Schedule:
         weights = self.solver.own_weights(schedule, self._usable.shape[1])
-        share = torch.zeros_like(weights)
-        share[self._usable] = corrections
+        share = self._found.clone()
+        share[self._usable] += corrections
         length = self.solver.step_lengths(schedule)[:, None]
         return replace(schedule, orders=None, weights=weights + length * share)
 

@@ -16,6 +16,8 @@ from optsteps.schedules import Schedule
 
 # damping at first, what it is multiplied by for the trials of one round, and after a round in which none was better
 _DAMPING, _TRIALS, _RAISED = 1e-2, (0.1, 1.0, 10.0), 100.0
+# of the geometric mean of the errors: what is added to every one, so that none is lowered to 0 alone
+_ADDED = 0.1
 # of the largest curvature: what every number is damped by at least, so that none that hardly counts here runs away
 _LEAST_SCALE = 1e-3
 # of a secant: the least cosine between a step and the change of the gradient that is taken for a curvature
@@ -67,12 +69,13 @@ def refined(
     """A schedule near a start whose ends are nearer to the teacher's, by Levenberg-Marquardt (Marquardt 1963).
 
     What is lowered is the mean over the fit samples of the logarithm of the squared difference, so that every sample
-    counts alike and the mean PSNR rises. In every round the ends are linearised in the schedule's numbers by forward
-    differences; a column is a walk that shares its first part with the walk of the schedule itself. With few steps much
-    is missed, and what the linearisation leaves out of the second derivatives is learned from the change of the
-    gradient (`Secant`). The best of three damped steps is taken if it is better. The damping of a number grows with the
-    largest curvature that it has had (Moré 1978). Corrections of weights are held back by a ridge, which is lowered as
-    long as the selection samples agree.
+    counts alike and the mean PSNR rises. A tenth of the geometric mean is added to every one: a sample of few entries
+    could be brought to 0 at the price of all others. In every round the ends are linearised in the schedule's numbers
+    by forward differences; a column is a walk that shares its first part with the walk of the schedule itself. With few
+    steps much is missed, and what the linearisation leaves out of the second derivatives is learned from the change of
+    the gradient (`Secant`). The best of three damped steps is taken if it is better. The damping of a number grows with
+    the largest curvature that it has had (Moré 1978), and a number that would leave its bound stays there. Corrections
+    of weights are held back by a ridge, which is lowered as long as the selection samples agree.
 
     Every schedule on the way is tried on the first selection samples, which no step sees. The best there replaces the
     start if it is better by the 80 % interval of the paired differences. As long as the interval says neither that it
@@ -159,33 +162,39 @@ def _descent(
     """The numbers after every round, each of a lower error than those before."""
     held_back, samples = ridge * coordinates.corrections, fit.samples if index is None else len(index)
 
-    def levels(trials: Sequence[Tensor]) -> Tensor:
-        penalties = torch.stack([_DECIBELS * (held_back * trial**2).sum() for trial in trials])
-        return decibels(fit.errors([coordinates.schedule(trial) for trial in trials], index)).mean(1) - penalties
+    def errors(trials: Sequence[Tensor]) -> Tensor:
+        return fit.errors([coordinates.schedule(trial) for trial in trials], index)
+
+    def level(found: Tensor, trial: Tensor, added: float) -> float:
+        return float(decibels(found + added).mean() - _DECIBELS * (held_back * trial**2).sum())
 
     secant, before = Secant(coordinates.size), list[tuple[Tensor, Tensor]]()
     scale = torch.zeros_like(numbers)
-    damping, level, moved = _DAMPING, float(levels([numbers])), True
+    damping, moved, (missed,) = _DAMPING, True, errors([numbers])
     for _ in range(rounds if coordinates.size > 1 else 0):
         if moved:
+            added = _ADDED * float(torch.exp(missed.clamp(min=torch.finfo(missed.dtype).tiny).log().mean()))
             here = coordinates.schedule(numbers)
-            linear = fit.linearised(here, *coordinates.near(numbers), relative=True, index=index)
+            linear = fit.linearised(here, *coordinates.near(numbers), added=added, index=index)
             derivatives = coordinates.derivatives(numbers)
             products = derivatives.T @ linear.products @ derivatives + samples * torch.diag(2 * held_back)
             gradient = derivatives.T @ linear.gradient + samples * 2 * held_back * numbers
             for numbers_before, gradient_before in before:
                 secant.learn(numbers - numbers_before, gradient - gradient_before, products)
             scale = torch.maximum(scale, products.diagonal())
+            staying = (numbers >= coordinates.largest) & (gradient < 0)
         damped = [damping * factor * scale.clamp(min=_LEAST_SCALE * scale.max()) for factor in _TRIALS]
-        steps = [_step(products + some.diag(), gradient, secant) for some in damped]
-        reached = levels([numbers + step for step in steps])
-        best = int(reached.argmax())
-        gain = float(reached[best]) - level
-        secant.judge(steps[best], gradient, products, samples * gain / _DECIBELS)
+        wished = [_step(products + some.diag(), gradient, staying, secant) for some in damped]
+        trials = [torch.minimum(numbers + step, coordinates.largest) for step in wished]
+        found = errors(trials)
+        reached = [level(one, trial, added) for one, trial in zip(found, trials, strict=True)]
+        best = max(range(len(reached)), key=reached.__getitem__)
+        gain = reached[best] - level(missed, numbers, added)
+        secant.judge(trials[best] - numbers, gradient, products, samples * gain / _DECIBELS)
         moved = gain > 0
         if moved:
             before = [(numbers, gradient)]
-            numbers, damping, level = numbers + steps[best], damping * _TRIALS[best], float(reached[best])
+            numbers, damping, missed = trials[best], damping * _TRIALS[best], found[best]
             yield numbers
             if gain < least_gain:
                 return
@@ -195,13 +204,16 @@ def _descent(
             damping *= _RAISED
 
 
-def _step(damped: Tensor, gradient: Tensor, secant: Secant | None = None) -> Tensor:
+def _step(damped: Tensor, gradient: Tensor, staying: Tensor | None = None, secant: Secant | None = None) -> Tensor:
     """Marquardt's step with products whose diagonal is raised; with the estimate of a secant that is trusted, where the
-    whole is positive definite."""
+    whole is positive definite. Some numbers stay where they are."""
+    free = torch.arange(len(gradient)) if staying is None else (~staying).nonzero().flatten()
+    inner, step = (free[:, None], free), torch.zeros_like(gradient)
     floor = (damped.diagonal().max() * 1e-9).clamp(min=torch.finfo(torch.float64).tiny)
-    raised = damped + floor * torch.eye(len(damped), dtype=torch.float64)
+    raised = damped[inner] + floor * torch.eye(len(free), dtype=torch.float64)
+    step[free] = torch.linalg.solve(raised, -gradient[free])
     if secant is not None and secant.trusted:
-        factor, indefinite = torch.linalg.cholesky_ex(raised + secant.estimate)
+        factor, indefinite = torch.linalg.cholesky_ex(raised + secant.estimate[inner])
         if not indefinite:
-            return -torch.cholesky_solve(gradient[:, None], factor)[:, 0]
-    return torch.linalg.solve(raised, -gradient)
+            step[free] = -torch.cholesky_solve(gradient[free, None], factor)[:, 0]
+    return step

@@ -185,11 +185,14 @@ def test_refined_it_is_better_on_samples_that_no_step_saw(process: str, solver: 
 def test_weights_are_refined_for_multistep_solvers_alone() -> None:
     for solver in ("dpmpp_2m", "heun"):
         found = Auto(pool(), weights=True, rounds=2).search(problem_of("edm", solver), [4])
-        times, *weights = found.evidence["refined"][4]
+        times, *weights, start = found.evidence["refined"][4]
         assert all(schedule.weights is None for schedule in times.iterates)
         tried = [schedule.weights is not None for one in weights for schedule in one.iterates[1:]]
         assert all(tried)
         assert (len(tried) > 0) == (solver == "dpmpp_2m")
+        assert all((schedule.weights is not None) == bool(tried) for schedule in start.iterates[1:])
+        assert all(schedule.initial_scale is None for one in (times, *weights) for schedule in one.iterates)
+        assert all(schedule.initial_scale is not None for schedule in start.iterates[1:])
 
 
 @pytest.mark.parametrize("weights", [False, True])
@@ -199,12 +202,12 @@ def test_told_times_are_refined_for_solvers_of_one_evaluation_a_step(weights: bo
         times, *others = found.evidence["refined"][4]
         assert all(schedule.told_times is None for schedule in times.iterates)
         if solver == "heun":
-            assert not others
+            assert all(schedule.told_times is schedule.weights is None for one in others for schedule in one.iterates)
             continue
         told, *weighted = others
         assert all(schedule.told_times is not None for schedule in told.iterates[1:])
         assert all(schedule.weights is None for schedule in told.iterates)
-        assert len(weighted) == weights
+        assert len(weighted) == 2 * weights  # with them the start is free
         for one in weighted:
             assert all(None not in (schedule.told_times, schedule.weights) for schedule in one.iterates[1:])
 

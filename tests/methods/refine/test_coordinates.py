@@ -360,3 +360,20 @@ def test_random_numbers_have_a_schedule_between_the_same_ends(name: str, seed: i
         solver.check(schedule)
         if isinstance(start.process, VP) and start.ends_clean:
             assert schedule.times[-2] >= 0
+
+
+@each_solver
+def test_weights_go_on_from_those_of_the_start(solver: Multistep) -> None:
+    """Zeros are the start with its weights, and a correction is a share beside theirs."""
+    plain = WeightCoordinates(GapCoordinates(STARTS["edm"]), solver)
+    start = plain.schedule(some_numbers(plain, 0.1))
+    coordinates = WeightCoordinates(GapCoordinates(start), solver)
+    zeros, corrections = torch.zeros(coordinates.size, dtype=torch.float64), some_numbers(coordinates, 0.1)
+    corrections[: start.steps] = 0
+    assert start.weights is not None
+    same, moved = coordinates.schedule(zeros).weights, coordinates.schedule(corrections).weights
+    assert same is not None
+    assert moved is not None
+    torch.testing.assert_close(same, start.weights, rtol=1e-13, atol=1e-13)
+    shares = ((moved - same) / solver.step_lengths(start)[:, None]).flatten()
+    torch.testing.assert_close(shares[shares != 0], corrections[start.steps :], rtol=1e-9, atol=1e-9)

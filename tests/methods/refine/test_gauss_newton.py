@@ -16,8 +16,8 @@ from torch import Tensor
 
 from optsteps.denoisers import CountedDenoiser
 from optsteps.methods import SearchProblem
-from optsteps.methods.nearness import Linearised, Nearness
-from optsteps.methods.refine.coordinates import GapCoordinates, WeightCoordinates
+from optsteps.methods.nearness import Linearised, Nearness, decibels
+from optsteps.methods.refine.coordinates import FreeStartCoordinates, GapCoordinates, WeightCoordinates
 from optsteps.methods.refine.gauss_newton import Refined, Secant, _descent, _step, refined
 from optsteps.metrics.statistics import spread
 from optsteps.models.analytic import Gaussian, GaussianMixture
@@ -101,6 +101,35 @@ def test_gaussian_data_get_the_times_of_the_closed_form(process: str, start: str
     torch.testing.assert_close(found.schedule.noise_levels.log(), best.noise_levels.log(), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["edm", "logsnr", "cosine"])
+@pytest.mark.parametrize("process", PROCESSES)
+def test_a_free_start_comes_as_near_as_a_fixed_one(process: str, family: str) -> None:
+    """It begins at the bound of its first time, which is no hindrance to the other times."""
+    problem = problem_of(process, between(process, "cosine", steps=60))
+    start, half = between(process, family), len(problem.noise) // 2
+    fit, held = on(problem, 0, half), on(problem, half, 2 * half)
+    highest = float(problem.teacher.noise_levels[0])
+    fixed, free = (
+        refined(some, fit, [held], rounds=8) for some in (GapCoordinates(start), FreeStartCoordinates(start, highest))
+    )
+    assert max(float(one.noise_levels[0]) for one in free.iterates) <= highest * (1 + 1e-9)
+    fixed_level, free_level = decibels(fit.errors([fixed.iterates[-1], free.iterates[-1]])).mean(1)
+    assert free_level > fixed_level - 0.3
+
+
+def test_no_sample_of_few_entries_is_brought_to_0_alone() -> None:
+    """With two entries a sample, and more numbers, a walk can end where the teacher's does: for one sample."""
+    data = GaussianMixture(noise(4, 2, seed=3), torch.tensor([0.1, 0.2, 0.4, 0.3]))
+    problem = replace(problem_of("edm", between("edm", "cosine", steps=60), "dpmpp_2m"), noise=noise(12, 2))
+    problem = replace(problem, denoiser=data.denoiser(PROCESSES["edm"]))
+    assert isinstance(problem.solver, Multistep)
+    fit, coordinates = on(problem, 0, 12), WeightCoordinates(GapCoordinates(between("edm", "logsnr")), problem.solver)
+    zeros = torch.zeros(coordinates.size, dtype=torch.float64)
+    *_, last = _descent(coordinates, zeros, fit, None, 20, 0.0, 0.0)
+    levels = decibels(fit.errors([coordinates.schedule(last)]))[0]
+    assert float(levels.max() - levels.median()) < 60
+
+
 def drawn(schedule: Schedule, seed: int) -> Schedule:
     """Times between the same ends, at random."""
     levels = schedule.noise_levels.log()
@@ -145,7 +174,7 @@ def test_one_undamped_step_solves_what_is_linear() -> None:
     coordinates = WeightCoordinates(GapCoordinates(start), solver)
     zeros = torch.zeros(coordinates.size, dtype=torch.float64)
     near, distances = coordinates.near(zeros)
-    linear = on(problem, 0, 4).linearised(coordinates.schedule(zeros), near[-2:], distances[-2:], relative=False)
+    linear = on(problem, 0, 4).linearised(coordinates.schedule(zeros), near[-2:], distances[-2:], added=None)
     numbers = zeros.clone()
     numbers[-2:] = _step(linear.products, linear.gradient)
 
@@ -274,7 +303,7 @@ def test_the_direction_lowers_the_mean_logarithm_of_the_errors(process: str, sol
     (end - goal).square().mean(1).log().mean().backward()  # type: ignore[no-untyped-call]
     coordinates = GapCoordinates(start)
     zeros = torch.zeros(coordinates.size, dtype=torch.float64)
-    found = on(problem, 0, 12).linearised(start, *coordinates.near(zeros), relative=True)
+    found = on(problem, 0, 12).linearised(start, *coordinates.near(zeros), added=0.0)
     # the derivative of a time in the clock, by the process's own formulas
     places = start.noise_levels.atan()[1:-1].clone().requires_grad_()
     start.process.time_of_noise_level(places.tan()).sum().backward()  # type: ignore[no-untyped-call]
