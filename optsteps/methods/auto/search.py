@@ -45,8 +45,8 @@ class Auto(Method):
     2. The candidates race on the fit samples and as many others with the real solver (`race`).
     3. The winner's times are refined (`refined`): steps are fitted on the fit samples, and the schedule that is best on
        the selection samples, all others, replaces the winner if it is better there by its paired interval.
-    4. With `told_times`, the times that the network is told are refined with the times in the same way, and with
-       `weights` the weights of the multistep steps with all of these.
+    4. With `told_times`, the times that the network is told are refined with the times in the same way, with `weights`
+       the weights of the multistep steps with all of these, and last, with a free start, all with the start.
 
     All this is by the nearness to the teacher's samples. By another criterion there is nothing to be refined by least
     squares: the `last_stage` takes the pool's candidates, measures them by the criterion, and searches on from the best

@@ -19,6 +19,8 @@ _HAND_MADE = 2
 _GAP, _ITERATE = 0.6, 0.35
 # what a refinement takes at least, and what is left for the legend where there is none
 _WIDTH = 1.6
+# what is left above the lines for the names of the refinements, in margins
+_NAMED = 8
 # the winner's
 _LINE: dict[str, Any] = {"color": COLOURS[0], "marker": "o", "zorder": 4}
 
@@ -47,7 +49,7 @@ def decided_png(decided: Mapping[str, Decided]) -> bytes | None:
         axis.legend(loc="lower right", fontsize=8, facecolor="white", edgecolor="none", framealpha=1)
     low, high = min(drawn), max(drawn)
     margin = 0.06 * (high - low) or 1.0
-    axes[0].set_ylim(low - margin, high + 3 * margin)
+    axes[0].set_ylim(low - margin, high + _NAMED * margin)
     for axis in axes[::COLUMNS]:
         axis.set_ylabel("dB over the winner of the race")
     return to_png(figure)
@@ -78,8 +80,10 @@ def _draw_race(axis: Axes, race: Mapping[str, Any], seen: Sequence[float]) -> li
 
 def _draw_refinements(axis: Axes, refinements: Sequence[Mapping[str, Any]], race_end: float) -> list[float]:
     """Draw the iterates of refinements one after the other; returns the heights that the panel must show."""
-    shown, end, kept = [0.0], race_end, (race_end, 0.0)
+    shown, end, kept, named = [0.0], race_end, (race_end, 0.0), list[str]()
     for one in refinements:
+        moved = one["moved"].split(" and ")
+        new, named = " and ".join(word for word in moved if word not in named), moved
         heights = [kept[1] + level - one["held"][0] for level in one["held"]]
         start, best = end + _GAP, one["best"]
         places = [start + _ITERATE * k for k in range(len(heights))]
@@ -90,12 +94,13 @@ def _draw_refinements(axis: Axes, refinements: Sequence[Mapping[str, Any]], race
         end = max(places[-1], start + _WIDTH)
         axis.axvline(start - _GAP / 2, color=FAINT, lw=0.8, ls=":")
         axis.annotate(
-            f"{one['moved']}:\n{'taken' if one['taken'] else 'not taken'}",
+            f"{new}: {'taken' if one['taken'] else 'not taken'}",
             (start - _GAP / 2, 1.0),
-            (4, -4),
+            (3, -4),
             xycoords=axis.get_xaxis_transform(),
             textcoords="offset points",
             va="top",
+            rotation=90,
             fontsize=8,
             color=INK,
         )
