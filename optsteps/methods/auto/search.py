@@ -70,7 +70,8 @@ class Auto(Method):
             steps. None: "free" with `weights`, otherwise "teacher".
         rounds: of a refinement of times, at most.
         budget: network evaluations of the whole search by nearness, about. Where the plan takes more, there are fewer
-            samples, then no method that evaluates more than the teacher, no weights, a coarser teacher, no refinement.
+            samples, then no method that evaluates more than the teacher, no free start, no weights, a coarser teacher,
+            no refinement.
         max_batch: most samples in one call of the denoiser.
         shard_size: samples that are walked together.
         criterion: "nearness", "data_distance", or a figure of the problem's judges, see `BlackBox`.

@@ -138,9 +138,8 @@ class FreeStartCoordinates:
     @property
     def largest(self) -> Tensor:
         """What the numbers [n + 2] are at most: the sum of the gaps ends where the first time would be too noisy."""
-        most = max(math.atan(self.highest), float(self._clock[0])) - float(self._clock[-1] + self._least.sum())
         bounds = torch.full((self.size,), math.inf, dtype=torch.float64)
-        bounds[-2] = math.log(most / self._shared)
+        bounds[-2] = self._most
         return bounds
 
     def schedule(self, numbers: Tensor) -> Schedule:
@@ -179,8 +178,14 @@ class FreeStartCoordinates:
         """What the gaps of the start share beside that."""
         return float(self._clock[0] - self._clock[-1] - self._least.sum())
 
+    @cached_property
+    def _most(self) -> float:
+        """The largest number of the sum."""
+        highest = max(math.atan(self.highest), float(self._clock[0]))
+        return math.log((highest - float(self._clock[-1] + self._least.sum())) / self._shared)
+
     def _left(self, numbers: Tensor) -> float:
-        return self._shared * math.exp(min(float(numbers[-2]), float(self.largest[-2])))
+        return self._shared * math.exp(min(float(numbers[-2]), self._most))
 
     def _shares(self, numbers: Tensor) -> Tensor:
         return torch.softmax((-self._clock.diff()).log() + numbers[:-2], 0)

@@ -168,24 +168,24 @@ def _descent(
     def level(found: Tensor, trial: Tensor, added: float) -> float:
         return float(decibels(found + added).mean() - _DECIBELS * (held_back * trial**2).sum())
 
-    secant, before = Secant(coordinates.size), list[tuple[Tensor, Tensor]]()
-    scale = torch.zeros_like(numbers)
+    secant, scale, largest = Secant(coordinates.size), torch.zeros_like(numbers), coordinates.largest
+    before: tuple[Tensor, Tensor] | None = None
     damping, moved, (missed,) = _DAMPING, True, errors([numbers])
     for _ in range(rounds if coordinates.size > 1 else 0):
         if moved:
-            added = _ADDED * float(torch.exp(missed.clamp(min=torch.finfo(missed.dtype).tiny).log().mean()))
+            added = _ADDED * _geometric_mean(missed)
             here = coordinates.schedule(numbers)
             linear = fit.linearised(here, *coordinates.near(numbers), added=added, index=index)
             derivatives = coordinates.derivatives(numbers)
             products = derivatives.T @ linear.products @ derivatives + samples * torch.diag(2 * held_back)
             gradient = derivatives.T @ linear.gradient + samples * 2 * held_back * numbers
-            for numbers_before, gradient_before in before:
-                secant.learn(numbers - numbers_before, gradient - gradient_before, products)
+            if before is not None:
+                secant.learn(numbers - before[0], gradient - before[1], products)
             scale = torch.maximum(scale, products.diagonal())
-            staying = (numbers >= coordinates.largest) & (gradient < 0)
+            staying = (numbers >= largest) & (gradient < 0)
         damped = [damping * factor * scale.clamp(min=_LEAST_SCALE * scale.max()) for factor in _TRIALS]
-        wished = [_step(products + some.diag(), gradient, staying, secant) for some in damped]
-        trials = [torch.minimum(numbers + step, coordinates.largest) for step in wished]
+        steps = [_step(products + some.diag(), gradient, staying, secant) for some in damped]
+        trials = [torch.minimum(numbers + step, largest) for step in steps]
         found = errors(trials)
         reached = [level(one, trial, added) for one, trial in zip(found, trials, strict=True)]
         best = max(range(len(reached)), key=reached.__getitem__)
@@ -193,7 +193,7 @@ def _descent(
         secant.judge(trials[best] - numbers, gradient, products, samples * gain / _DECIBELS)
         moved = gain > 0
         if moved:
-            before = [(numbers, gradient)]
+            before = numbers, gradient
             numbers, damping, missed = trials[best], damping * _TRIALS[best], found[best]
             yield numbers
             if gain < least_gain:
@@ -211,9 +211,16 @@ def _step(damped: Tensor, gradient: Tensor, staying: Tensor | None = None, secan
     inner, step = (free[:, None], free), torch.zeros_like(gradient)
     floor = (damped.diagonal().max() * 1e-9).clamp(min=torch.finfo(torch.float64).tiny)
     raised = damped[inner] + floor * torch.eye(len(free), dtype=torch.float64)
-    step[free] = torch.linalg.solve(raised, -gradient[free])
     if secant is not None and secant.trusted:
         factor, indefinite = torch.linalg.cholesky_ex(raised + secant.estimate[inner])
         if not indefinite:
             step[free] = -torch.cholesky_solve(gradient[free, None], factor)[:, 0]
+            return step
+    step[free] = torch.linalg.solve(raised, -gradient[free])
     return step
+
+
+def _geometric_mean(errors: Tensor) -> float:
+    """Of those errors [b] whose walks did not diverge; 0 if all did."""
+    finite = errors[errors.isfinite()]
+    return float(finite.clamp(min=torch.finfo(errors.dtype).tiny).log().mean().exp()) if len(finite) else 0.0

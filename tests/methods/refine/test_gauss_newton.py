@@ -18,7 +18,7 @@ from optsteps.denoisers import CountedDenoiser
 from optsteps.methods import SearchProblem
 from optsteps.methods.nearness import Linearised, Nearness, decibels
 from optsteps.methods.refine.coordinates import FreeStartCoordinates, GapCoordinates, WeightCoordinates
-from optsteps.methods.refine.gauss_newton import Refined, Secant, _descent, _step, refined
+from optsteps.methods.refine.gauss_newton import Refined, Secant, _descent, _geometric_mean, _step, refined
 from optsteps.metrics.statistics import spread
 from optsteps.models.analytic import Gaussian, GaussianMixture
 from optsteps.sampling import sample
@@ -55,9 +55,14 @@ def on(problem: SearchProblem, first: int, end: int) -> Nearness:
     return Nearness(replace(problem, noise=problem.noise[first:end], denoiser=counted), ALONE)
 
 
-def refine(problem: SearchProblem, start: Schedule, rounds: int) -> Refined:
+def halves(problem: SearchProblem) -> tuple[Nearness, list[Nearness]]:
+    """The fit samples, and the selection samples in one part."""
     half = len(problem.noise) // 2
-    return refined(GapCoordinates(start), on(problem, 0, half), [on(problem, half, 2 * half)], rounds=rounds)
+    return on(problem, 0, half), [on(problem, half, 2 * half)]
+
+
+def refine(problem: SearchProblem, start: Schedule, rounds: int) -> Refined:
+    return refined(GapCoordinates(start), *halves(problem), rounds=rounds)
 
 
 def levels(problem: SearchProblem, schedules: Sequence[Schedule]) -> Tensor:
@@ -95,9 +100,7 @@ def test_gaussian_data_get_the_times_of_the_closed_form(process: str, start: str
     problem = problem_of(process, between(process, "cosine", steps=400, scale=0.5))
     problem = replace(problem, denoiser=data.denoiser(PROCESSES[process]))
     begun = between(process, start) if isinstance(start, str) else drawn(best, start)
-    half = len(problem.noise) // 2
-    coordinates, samples = GapCoordinates(begun, distance=1e-6), (on(problem, 0, half), [on(problem, half, 2 * half)])
-    found = refined(coordinates, *samples, rounds=60, least_gain=0.0)
+    found = refined(GapCoordinates(begun, distance=1e-6), *halves(problem), rounds=60, least_gain=0.0)
     torch.testing.assert_close(found.schedule.noise_levels.log(), best.noise_levels.log(), rtol=0, atol=1e-4)
 
 
@@ -106,11 +109,10 @@ def test_gaussian_data_get_the_times_of_the_closed_form(process: str, start: str
 def test_a_free_start_comes_as_near_as_a_fixed_one(process: str, family: str) -> None:
     """It begins at the bound of its first time, which is no hindrance to the other times."""
     problem = problem_of(process, between(process, "cosine", steps=60))
-    start, half = between(process, family), len(problem.noise) // 2
-    fit, held = on(problem, 0, half), on(problem, half, 2 * half)
+    start, (fit, held) = between(process, family), halves(problem)
     highest = float(problem.teacher.noise_levels[0])
     fixed, free = (
-        refined(some, fit, [held], rounds=8) for some in (GapCoordinates(start), FreeStartCoordinates(start, highest))
+        refined(some, fit, held, rounds=8) for some in (GapCoordinates(start), FreeStartCoordinates(start, highest))
     )
     assert max(float(one.noise_levels[0]) for one in free.iterates) <= highest * (1 + 1e-9)
     fixed_level, free_level = decibels(fit.errors([fixed.iterates[-1], free.iterates[-1]])).mean(1)
@@ -128,6 +130,11 @@ def test_no_sample_of_few_entries_is_brought_to_0_alone() -> None:
     *_, last = _descent(coordinates, zeros, fit, None, 20, 0.0, 0.0)
     levels = decibels(fit.errors([coordinates.schedule(last)]))[0]
     assert float(levels.max() - levels.median()) < 60
+
+
+def test_a_walk_that_diverged_does_not_count_in_the_geometric_mean() -> None:
+    assert _geometric_mean(torch.tensor([1.0, 4.0, math.inf], dtype=torch.float64)) == pytest.approx(2)
+    assert _geometric_mean(torch.tensor([math.inf], dtype=torch.float64)) == 0
 
 
 def drawn(schedule: Schedule, seed: int) -> Schedule:
