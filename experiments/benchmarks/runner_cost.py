@@ -25,6 +25,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from optsteps.cli.common import CONFIG_DIR
+from optsteps.comparison import TRACED
 from optsteps.running.compose import compose_experiment
 from optsteps.running.launch import only_rank
 from optsteps.running.share import compute
@@ -39,15 +40,14 @@ def bare(config: DictConfig) -> None:
     denoiser, problem = experiment.model.denoiser, experiment.problem(experiment.model.denoiser)
     comparison = experiment.comparison(denoiser)
     noise, cond = comparison.noise, comparison.cond
-    parts = [slice(k, k + config.max_batch) for k in range(0, len(noise), config.max_batch)]
     found = [method.search(problem, experiment.steps) for method in experiment.methods.values()]
     walks = [experiment.comparison_teacher, *(result.schedules[n] for n in experiment.steps for result in found)]
+    # the first samples are followed along the way, the others to their ends
+    first, rest = slice(0, TRACED), [slice(k, k + config.max_batch) for k in range(TRACED, len(noise), config.max_batch)]
     for schedule in walks:
-        for part in parts:
-            sample(denoiser, schedule, experiment.solver, noise[part], None if cond is None else cond[part])
-    for schedule in walks:
-        sample(denoiser, schedule, experiment.solver, noise[:32], None if cond is None else cond[:32],
-               return_trajectory=True)  # fmt: skip
+        for part in (first, *rest):
+            sample(denoiser, schedule, experiment.solver, noise[part], None if cond is None else cond[part],
+                   return_trajectory=part is first)  # fmt: skip
 
 
 def composed(overrides: list[str], store: Path) -> DictConfig:
@@ -105,7 +105,9 @@ def main() -> None:
     # without oss_mean, which with a store takes its teacher from oss and would hide a cost
     alone = ["search.samples=16", "test.samples=64", "test.oracle=0", "rivals=[edm,time_uniform,logsnr]"]
     overhead([*overrides, *alone], options.repeats)
-    shards = [f"search.samples={options.samples}", "method.shard_size=16", "test.samples=16", "test.oracle=0"]
+    # of every node: the default looks at a few samples only, and is done before a second process has begun
+    every_node = ["method.grid_steps=all", f"search.samples={options.samples}", "method.shard_size=16"]
+    shards = [*every_node, "test.samples=16", "test.oracle=0"]
     scaling([*overrides, *shards, "rivals=none"])
 
 
