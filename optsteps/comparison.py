@@ -128,7 +128,8 @@ class Comparison:
     teacher_solver: Solver | None = None
     cache: Cache = NO_CACHE
     _answers: dict[str, Walked] = field(default_factory=dict, repr=False)
-    _by_start: dict[float, Comparison] = field(default_factory=dict, repr=False)
+    # the answers of teachers that begin elsewhere, by their first time and initial scale
+    _by_start: dict[tuple[float, float | None], dict[str, Walked]] = field(default_factory=dict, repr=False)
 
     def walk_teacher(self) -> Walked:
         """The teacher's walk, computed once."""
@@ -138,7 +139,7 @@ class Comparison:
 
     def with_solver(self, solver: Solver) -> Comparison:
         """This comparison, with its teacher, of schedules that are sampled with another solver."""
-        return replace(self, solver=solver, teacher_solver=self._walker, _by_start={})
+        return replace(self, solver=solver, teacher_solver=self._walker)
 
     def from_start_of(self, schedule: Schedule) -> Comparison:
         """This comparison with a teacher that begins where `schedule` does.
@@ -162,10 +163,9 @@ class Comparison:
             raise ValueError(
                 f"a teacher with {' and '.join(self.teacher.carried)} begins at no other time than its own"
             )
-        if first.item() not in self._by_start:
-            teacher = Schedule(torch.cat([first, later]), self.process, initial_scale=schedule.initial_scale)
-            self._by_start[first.item()] = replace(self, teacher=teacher, _answers={}, _by_start={})
-        return self._by_start[first.item()]
+        teacher = Schedule(torch.cat([first, later]), self.process, initial_scale=schedule.initial_scale)
+        answers = self._by_start.setdefault((first.item(), schedule.initial_scale), {})
+        return replace(self, teacher=teacher, _answers=answers, _by_start={})
 
     def walk(self, schedule: Schedule) -> Walked:
         """The walk of a schedule with the comparison's solver."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from optsteps.comparison import Comparison, Row, as_data, verdicts
 from optsteps.conditions import Cond
+from optsteps.denoisers import CountedDenoiser
 from optsteps.metrics import Interval
 from optsteps.metrics.judges import (
     CoordinateJudge,
@@ -81,7 +82,6 @@ def test_a_schedule_of_its_own_start_is_held_to_a_teacher_of_that_start() -> Non
     assert (row.teacher.steps, as_data(row)["teacher_start"]) == (teacher.steps, 20.0)
     # the start alone makes it far from the whole teacher
     assert row.measurements["mse"].interval.value < plain.measurements["mse"].interval.value / 2
-    assert given.from_start_of(late) is given.from_start_of(build_schedule("logsnr", EDM(), 3, 20.0, 0.002))
     # one that starts with the teacher, or all but, is held to the teacher itself
     assert given.from_start_of(build_schedule("edm", EDM(), 3, 79.0, 0.002)) is given
     same = given.judge("own", build_schedule("logsnr", EDM(), 6, **ENDS), own_start=True)
@@ -89,6 +89,20 @@ def test_a_schedule_of_its_own_start_is_held_to_a_teacher_of_that_start() -> Non
     assert as_data(same)["teacher_start"] is None
     with pytest.raises(ValueError, match=r"begins at t = 0\.001, where the teacher has ended"):
         given.from_start_of(Schedule([0.001, 0.0], EDM()))
+
+
+def test_a_teacher_of_another_start_walks_once_for_all_solvers_and_schedules_of_that_start() -> None:
+    counted = CountedDenoiser(MIXTURE.denoiser(EDM()))
+    given = compare_on(denoiser=counted)
+    teacher = given.from_start_of(build_schedule("edm", EDM(), 40, 20.0, 0.002)).walk_teacher()
+    walked = counted.evaluations
+    for held in (given, given.with_solver(build_solver("dpmpp_2m"))):
+        again = held.from_start_of(build_schedule("logsnr", EDM(), 3, 20.0, 0.002)).walk_teacher()
+        assert torch.equal(again.samples, teacher.samples)
+    assert counted.evaluations == walked
+    # the same time from noise of another size is another start
+    smaller = Schedule([20.0, 1.0], EDM(), initial_scale=10.0)
+    assert not torch.equal(given.from_start_of(smaller).walk_teacher().samples, teacher.samples)
 
 
 def test_path_error_along_a_subset_of_the_teacher_s_times_is_the_difference_of_states() -> None:

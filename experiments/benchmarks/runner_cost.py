@@ -16,16 +16,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import redirect_stderr
+from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
+from unittest import mock
 
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from torch import Tensor
 
+from optsteps import denoisers
 from optsteps.cli.common import CONFIG_DIR
 from optsteps.comparison import TRACED
+from optsteps.conditions import Cond
+from optsteps.denoisers import Denoiser
 from optsteps.running.compose import compose_experiment
 from optsteps.running.launch import only_rank
 from optsteps.running.share import compute
@@ -43,9 +51,10 @@ def bare(config: DictConfig) -> None:
     found = [method.search(problem, experiment.steps) for method in experiment.methods.values()]
     walks = [experiment.comparison_teacher, *(result.schedules[n] for n in experiment.steps for result in found)]
     # the first samples are followed along the way, the others to their ends
-    first, rest = slice(0, TRACED), [slice(k, k + config.max_batch) for k in range(TRACED, len(noise), config.max_batch)]
+    first, size = slice(0, TRACED), config.max_batch
+    parts = [first, *(slice(k, k + size) for k in range(TRACED, len(noise), size))]
     for schedule in walks:
-        for part in (first, *rest):
+        for part in parts:
             sample(denoiser, schedule, experiment.solver, noise[part], None if cond is None else cond[part],
                    return_trajectory=part is first)  # fmt: skip
 
@@ -55,26 +64,61 @@ def composed(overrides: list[str], store: Path) -> DictConfig:
         return compose("config", [*ONE_THREAD, *overrides, f"store.folder={store}"])
 
 
+@dataclass(frozen=True)
+class Taken:
+    """Seconds of a piece of work: by the clock, of the process's CPU time, and of that in the network."""
+
+    wall: float
+    cpu: float
+    network: float
+
+    @classmethod
+    def by(cls, work: Callable[[], None]) -> Taken:
+        evaluate, network = denoisers.evaluate, 0.0
+
+        def timed(denoiser: Denoiser, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+            nonlocal network
+            begun = time.process_time()
+            out = evaluate(denoiser, x, t, cond)
+            network += time.process_time() - begun
+            return out
+
+        with mock.patch.object(denoisers, "evaluate", timed):
+            wall, cpu = time.perf_counter(), time.process_time()
+            work()
+            return cls(time.perf_counter() - wall, time.process_time() - cpu, network)
+
+
+# what the runner takes more than the bare loop, as a part of what that takes
+OVERHEADS: dict[str, Callable[[Taken, Taken], float]] = {
+    "by the clock": lambda bare, runner: runner.wall / bare.wall - 1,
+    "by CPU time": lambda bare, runner: runner.cpu / bare.cpu - 1,
+    # the network's speed varies from second to second, and is not the runner's doing
+    "by CPU time beside the network": lambda bare, runner: (
+        (runner.cpu - runner.network - bare.cpu + bare.network) / bare.cpu
+    ),
+}
+
+
 def overhead(overrides: list[str], repeats: int) -> None:
-    """By the clock, and by this process's own CPU time, which other work on the machine disturbs less."""
-    clocks = {"wall": time.perf_counter, "CPU": time.process_time}
-    taken: dict[str, list[dict[str, float]]] = {"bare": [], "runner": []}
+    taken: dict[str, list[Taken]] = {"bare": [], "runner": []}
     for repeat in range(repeats + 1):
         with tempfile.TemporaryDirectory() as folder, redirect_stderr(StringIO()):
             config = composed(overrides, Path(folder))
-            pair = [("bare", bare), ("runner", lambda c: compute(c, "oss", only_rank(c.runner)))]
+            pair = [
+                ("bare", partial(bare, config)),
+                ("runner", partial(compute, config, "oss", only_rank(config.runner))),
+            ]
             for name, work in pair if repeat % 2 else reversed(pair):  # neither is always the second
-                begun = {clock: read() for clock, read in clocks.items()}
-                work(config)
+                seconds = Taken.by(work)
                 if repeat > 0:  # the first warms up
-                    taken[name].append({clock: read() - begun[clock] for clock, read in clocks.items()})
-    for clock in clocks:
-        alone, by_runner = ([seconds[clock] for seconds in each] for each in taken.values())
-        ratios = [b / a - 1 for a, b in zip(alone, by_runner, strict=True)]
+                    taken[name].append(seconds)
+    print(f"overhead {' '.join(overrides)}: bare {statistics.median(each.cpu for each in taken['bare']):.2f} s of CPU")
+    for name, overhead_of in OVERHEADS.items():
+        ratios = [overhead_of(*pair) for pair in zip(taken["bare"], taken["runner"], strict=True)]
         print(
-            f"overhead {' '.join(overrides)}, {clock} time: bare {statistics.median(alone):.2f} s, runner "
-            f"{statistics.median(by_runner):.2f} s; median of {repeats} interleaved pairs "
-            f"{statistics.median(ratios):+.1%} ({min(ratios):+.1%} to {max(ratios):+.1%})",
+            f"  {name}: median of {repeats} interleaved pairs {statistics.median(ratios):+.1%} ({min(ratios):+.1%} to "
+            f"{max(ratios):+.1%})",
             flush=True,
         )
 
