@@ -31,7 +31,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("blank_pictures")
-@pytest.mark.parametrize("group", PARTS)
+@pytest.mark.parametrize("group", [pytest.param(g, marks=[pytest.mark.slow] * (g != "method")) for g in PARTS])
 def test_the_written_test_passes_and_the_printed_command_runs(
     group: str, desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

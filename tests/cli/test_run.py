@@ -15,12 +15,16 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from overrides import with_oss
 
 from optsteps import Schedule
 from optsteps.cli import run as command
 from optsteps.cli.common import CONFIG_DIR
+from optsteps.methods import Method
 from optsteps.solvers import SOLVERS, build_solver
+from optsteps.solvers.base import Solver
 
 TINY = ["steps=[2,3]", "teacher.steps=6", "search.samples=3", "test.samples=32", "test.oracle=3", "logger=none"]
 TINY += ["store.folder=null"]
@@ -182,10 +186,13 @@ ALONGSIDE = {
 }
 
 
-# thousands of reference features for every row, the images of model=scenes again, or two sets of samples for every row
-SLOW = {"metric=fidelity", "metric=geneval_scenes", "method=ays_fid"}
-# the plans below see that they are valid
-SLOW |= {choice for choice in CHOICES if choice.startswith("experiment=")}
+# choices that a run treats each in a way of its own; the runs of all others are slow, and their plans are made here
+QUICK = {
+    *("process=vp", "process=flow", "model=digits", "model=mixture", "rivals=default", "runner=cpu"),
+    *("solver=ipndm", "solver=heun", "solver=ddim_stochastic", "solver=auto", "solver=for_comfyui"),
+    *(f"method={name}" for name in ("auto", "oss", "oss_mean", "ays", "gits", "edm", "file", "published", "evolution")),
+    *("metric=toy", "metric=teacher", "metric=distances", "logger=csv", "logger=wandb"),
+}
 
 
 def start(monkeypatch: pytest.MonkeyPatch, folder: Path, *overrides: str) -> None:
@@ -223,7 +230,7 @@ def made_small(choice: str) -> list[str]:
     return [choice, *dict.fromkeys([*small, *plane, *ALONGSIDE.get(choice, [])])]
 
 
-@pytest.mark.parametrize("choice", [pytest.param(c, marks=[pytest.mark.slow] * (c in SLOW)) for c in CHOICES])
+@pytest.mark.parametrize("choice", [pytest.param(c, marks=[pytest.mark.slow] * (c not in QUICK)) for c in CHOICES])
 def test_every_choice_of_every_group_runs(
     choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
@@ -238,12 +245,26 @@ def test_every_choice_of_every_group_runs(
         assert Schedule.load(tmp_path / f"schedule_{n}.json").steps == n
 
 
-@pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice.startswith("experiment=")])
-def test_every_experiment_has_a_plan(
+# the solvers and methods are built below
+PLANNED = [c for c in CHOICES if c not in QUICK and c.split("=")[0] not in ("solver", "method")]
+
+
+@pytest.mark.parametrize("choice", PLANNED)
+def test_every_other_choice_has_a_plan(
     choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start(monkeypatch, tmp_path, *made_small(choice), "plan=true")
     assert "evaluations of each" in capsys.readouterr().out
+
+
+def test_every_method_and_solver_is_built() -> None:
+    """Those whose runs are slow too."""
+    files = {group: sorted(file.stem for file in (CONFIG_DIR / group).glob("*.yaml")) for group in ("method", "solver")}
+    added = [f"+{group}@built.{group}.{name}={name}" for group, names in files.items() for name in names]
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        built = compose("config", [*added, "built.method.file.path=published:sd15"]).built
+    assert all(isinstance(instantiate(built.method[name]), Method) for name in files["method"])
+    assert all(isinstance(instantiate(built.solver[name]), Solver) for name in files["solver"])
 
 
 def test_a_run_leaves_what_it_promises_and_is_repeatable(

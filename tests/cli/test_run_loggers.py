@@ -144,6 +144,7 @@ def test_a_run_started_again_goes_on_under_its_id(tmp_path: Path, monkeypatch: p
         assert start_of(*offline(folder)).run_id != first.run_id
 
 
+@pytest.mark.slow
 def test_a_sweep_is_a_group_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each job has its own, the failed one in the middle too."""
     folder = tmp_path / "my_sweep"
@@ -224,10 +225,11 @@ def online(folder: Path, address: str, key: str) -> tuple[str, float]:
     return done.stderr, time.monotonic() - began
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        pytest.param("", "No API key configured", id="no key", marks=pytest.mark.slow),
+        pytest.param("", "No API key configured", id="no key"),
         pytest.param("a" * 40, "connection refused", id="closed port"),
     ],
 )

@@ -130,6 +130,7 @@ def test_a_job_that_would_find_something_else_now_is_run_again(
     assert len(finished(folder)) == 2
 
 
+@pytest.mark.slow
 def test_jobs_of_any_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each number with a store of its own, so that all is computed."""
     found = []
