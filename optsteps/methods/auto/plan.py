@@ -119,14 +119,14 @@ class Plan:
 
     @property
     def racing(self) -> Tensor:
-        """The numbers of the samples that race: the fit samples and as many others."""
+        """The numbers of the samples on which everybody races: the fit samples and as many others."""
         return torch.arange(2 * self.fit)
 
     @property
     def held(self) -> list[Tensor]:
-        """The numbers of the selection samples in the parts in which they are asked: first those that race and are not
-        fitted on, then as many as were asked before. What raced on them was chosen on them, so that they speak for the
-        winner and against its refinement."""
+        """The numbers of the selection samples in the parts in which they are asked: first those on which everybody
+        races and nothing is fitted, then as many as were asked before. Whoever won on them was chosen on them, so that
+        they speak for the winner and against its refinement."""
         samples, ends = len(self.problem.noise), [self.fit, 2 * self.fit]
         while ends[-1] < samples:
             ends.append(min(2 * ends[-1] - self.fit, samples))
@@ -150,6 +150,7 @@ class Plan:
         running, new, samples, race = _CANDIDATES * len(members), 2, 2, 0.0
         while samples <= 2 * fit:
             race, running, new, samples = race + running * new, max(1.0, running / 2), samples, 2 * samples
+        race += 2 * max(0, self.asked - 2 * fit)  # two who cannot be told apart
         stages["the race"] = round(race * sum(students)) * nfe
         for kinds, refinement in enumerate(self.refinements, 1):
             taken = sum(_ROUNDS * (fit * _round(n, kinds) + held * n) for n in students) * nfe

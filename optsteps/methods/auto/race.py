@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,9 @@ from optsteps.methods.candidates import Candidate
 from optsteps.methods.nearness import Nearness
 from optsteps.metrics.statistics import spread
 
+# a difference in dB for which no further samples are asked
+_SMALL = 0.1
+
 
 @dataclass(frozen=True)
 class Track:
@@ -19,9 +22,11 @@ class Track:
 
     Attributes:
         lanes: the same samples and the same teacher, with every solver by its name.
+        beyond: further samples, part by part, for those whom these cannot tell apart.
     """
 
     lanes: Mapping[str, Nearness]
+    beyond: Sequence[Track] = ()
 
     @property
     def samples(self) -> int:
@@ -58,7 +63,8 @@ class Heat:
 
 def race(candidates: Sequence[Candidate], track: Track, first: int = 2) -> list[Heat]:
     """Rounds on 2, 4, 8, ... of the samples until all of them have run, or one candidate is left; a round's candidates
-    sample from the same noise.
+    sample from the same noise. As long as somebody may then be more than 0.1 dB better than the best, by the interval,
+    those that are left go on over the samples beyond.
 
     After a round the better half stays, at least two, less those that are worse than the best of the round by the 95 %
     interval of the paired differences in dB. So a few samples that cannot tell the last two apart do not part them.
@@ -68,22 +74,38 @@ def race(candidates: Sequence[Candidate], track: Track, first: int = 2) -> list[
         track: to run on.
         first: samples of the first round.
     """
-    total, seen = track.samples, 0
     running, levels = list(candidates), torch.empty(len(candidates), 0, dtype=torch.float64)
     heats = list[Heat]()
-    while seen < total:
-        end = min(total, 2 * seen or first)
-        errors = track.errors(running, torch.arange(seen, end))
+    for part, index in _rounds(track, first):
+        if part is not track and not _undecided(levels):
+            break
+        errors = part.errors(running, index)
         levels = torch.cat([levels, -10 * errors.clamp(min=torch.finfo(torch.float64).tiny).log10()], 1)
-        seen = end
         order = levels.mean(1).argsort(descending=True, stable=True)
         running, levels = [running[k] for k in order], levels[order]
         kept = _kept(levels)
-        heats.append(Heat(seen, running, levels.mean(1).tolist(), len(kept)))
+        heats.append(Heat(levels.shape[1], running, levels.mean(1).tolist(), len(kept)))
         running, levels = [running[k] for k in kept], levels[kept]
         if len(running) == 1:
             break
     return heats
+
+
+def _rounds(track: Track, first: int) -> Iterator[tuple[Track, Tensor]]:
+    """The samples of every round: numbers of those of a track."""
+    seen = 0
+    while seen < track.samples:
+        end = min(track.samples, 2 * seen or first)
+        yield track, torch.arange(seen, end)
+        seen = end
+    for part in track.beyond:
+        yield part, torch.arange(part.samples)
+
+
+def _undecided(levels: Tensor) -> bool:
+    """Whether one of the rows of levels [C, B], best first, may be better than the first by what matters."""
+    differences = levels[:1] - levels[1:]
+    return bool(differences.isfinite().all()) and any(spread(one).low < -_SMALL for one in differences)
 
 
 def _kept(levels: Tensor) -> list[int]:

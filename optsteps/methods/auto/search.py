@@ -42,7 +42,8 @@ class Auto(Method):
     """The best schedule for a model, a solver and a step count: found by trying, and refined where that is proved.
 
     1. Every method of the pool names its candidates, from the first samples, the fit samples.
-    2. The candidates race on the fit samples and as many others with the real solver (`race`).
+    2. The candidates race on the fit samples and as many others with the real solver (`race`), and those whom these
+       cannot tell apart on the rest.
     3. The winner's times are refined (`refined`): steps are fitted on the fit samples, and the schedule that is best on
        the selection samples, all others, replaces the winner if it is better there by its paired interval.
     4. With `told_times`, the times that the network is told are refined with the times in the same way, with `weights`
@@ -190,8 +191,9 @@ class Auto(Method):
         runs, *held = (self._lanes(plan, samples, workers) for samples in (plan.racing, *plan.held))
         heats, found, schedules = dict[int, list[Heat]](), dict[int, list[Refined]](), dict[int, Schedule]()
         solvers = dict[int, Solver]()
+        track = Track(runs, [Track(part) for part in held[1:]])
         for n in steps:
-            heats[n] = race(distinct(proposals[n]), Track(runs))
+            heats[n] = race(distinct(proposals[n]), track)
             ledger.decide(_told(n, heats[n]), "the race")
         for n in steps:
             winner, found[n] = heats[n][-1].ran[0], []

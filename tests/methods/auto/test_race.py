@@ -26,6 +26,7 @@ class Told:
 
     levels: Tensor
     asked: list[tuple[list[int], list[int]]] = field(default_factory=list)
+    beyond: list[Told] = field(default_factory=list)
 
     @property
     def samples(self) -> int:
@@ -37,8 +38,8 @@ class Told:
         return 10 ** (-self.levels[numbers][:, index] / 10)
 
 
-def run(levels: Tensor) -> tuple[list[Heat], Told]:
-    samples = Told(levels)
+def run(levels: Tensor, *beyond: Tensor) -> tuple[list[Heat], Told]:
+    samples = Told(levels, beyond=[Told(part) for part in beyond])
     candidates = [Candidate((str(k),), Schedule([k + 1.0, 0.0], EDM())) for k in range(len(levels))]
     return race(candidates, samples), samples  # type: ignore[arg-type]
 
@@ -108,6 +109,27 @@ def test_the_best_of_all_samples_wins_where_few_would_choose_another() -> None:
     heats, _ = run(levels)
     assert names(heats[0].ran)[0] == 0
     assert (names(heats[-1].ran)[0], heats[-1].samples) == (1, 16)
+
+
+def test_those_who_cannot_be_told_apart_go_on_over_the_samples_beyond() -> None:
+    """Until it is known who is the better, or the samples end; not for a difference that is small for sure."""
+    near, clear = constant(12.0, 11.9, 5.0), constant(12.0, 14.0, 5.0, samples=32)
+    near[1] += torch.tensor([3.0, -3.0], dtype=torch.float64).repeat(8)
+    clear[1] += torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(16)
+    heats, samples = run(near, clear, clear)
+    assert [heat.samples for heat in heats] == [2, 4, 8, 16, 48]
+    assert (names(heats[-2].ran)[0], names(heats[-1].ran)[0], heats[-1].left) == (0, 1, 1)
+    assert [len(part.asked) for part in samples.beyond] == [1, 0]
+    assert samples.beyond[0].asked == [([0, 1], list(range(32)))]
+    heats, samples = run(near, near, near)
+    assert [heat.samples for heat in heats] == [2, 4, 8, 16, 32, 48]
+    level = constant(12.0, 12.0, 5.0)
+    level[1] += torch.tensor([0.1, -0.1], dtype=torch.float64).repeat(8)
+    heats, samples = run(level, near)
+    assert [(heat.samples, heat.left) for heat in heats][-1] == (16, 2)
+    assert not samples.beyond[0].asked
+    diverged = torch.full((3, 16), -math.inf, dtype=torch.float64)
+    assert len(run(diverged, diverged)[0]) == 4
 
 
 @pytest.mark.parametrize("samples", [2, 3, 5, 16])
