@@ -104,8 +104,7 @@ def _rounds(track: Track, first: int) -> Iterator[tuple[Track, Tensor]]:
 
 def _undecided(levels: Tensor) -> bool:
     """Whether one of the rows of levels [C, B], best first, may be better than the first by what matters."""
-    differences = levels[:1] - levels[1:]
-    return bool(differences.isfinite().all()) and any(spread(one).low < -_SMALL for one in differences)
+    return any(spread(levels[0] - other).low < -_SMALL for other in levels[1:])
 
 
 def _kept(levels: Tensor) -> list[int]:
