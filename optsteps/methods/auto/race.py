@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from optsteps.methods.candidates import Candidate
 from optsteps.methods.nearness import Nearness
 from optsteps.metrics.statistics import spread
 
-# a difference in dB for which no further samples are asked
+# a difference in dB that is not worth further samples, nor a schedule that is less preferred
 _SMALL = 0.1
 
 
@@ -50,7 +50,7 @@ class Heat:
 
     Attributes:
         samples: that all of `ran` have sampled from so far.
-        ran: the candidates of the round, best first.
+        ran: the candidates of the round, best first; of the last round the winner first.
         levels: the means over the samples of -10 log10 of their squared errors, in dB.
         left: how many of them go on.
     """
@@ -60,6 +60,11 @@ class Heat:
     levels: list[float]
     left: int
 
+    def with_winner(self, winner: Candidate) -> Heat:
+        """The same round with a candidate of it before the others."""
+        order = sorted(range(len(self.ran)), key=lambda k: self.ran[k] is not winner)
+        return replace(self, ran=[self.ran[k] for k in order], levels=[self.levels[k] for k in order])
+
 
 def race(candidates: Sequence[Candidate], track: Track, first: int = 2) -> list[Heat]:
     """Rounds on 2, 4, 8, ... of the samples until all of them have run, or one candidate is left; a round's candidates
@@ -67,10 +72,11 @@ def race(candidates: Sequence[Candidate], track: Track, first: int = 2) -> list[
     those that are left go on over the samples beyond.
 
     After a round the better half stays, at least two, less those that are worse than the best of the round by the 95 %
-    interval of the paired differences in dB. So a few samples that cannot tell the last two apart do not part them.
+    interval of the paired differences in dB. So a few samples that cannot tell the last two apart do not part them. The
+    winner is the preferred of those that are left within 0.1 dB of the best.
 
     Args:
-        candidates: at least one, in the order in which equal ones are preferred.
+        candidates: at least one, the preferred ones first.
         track: to run on.
         first: samples of the first round.
     """
@@ -88,7 +94,9 @@ def race(candidates: Sequence[Candidate], track: Track, first: int = 2) -> list[
         running, levels = [running[k] for k in kept], levels[kept]
         if len(running) == 1:
             break
-    return heats
+    near = [one for one, level in zip(running, levels, strict=True) if float((levels[0] - level).mean()) < _SMALL]
+    winner = next((one for one in candidates if any(one is other for other in near)), running[0])
+    return [*heats[:-1], heats[-1].with_winner(winner)]
 
 
 def _rounds(track: Track, first: int) -> Iterator[tuple[Track, Tensor]]:
