@@ -15,6 +15,8 @@ from optsteps.text.escaping import matplotlib_text
 
 # hand-made candidates beside the winner that are labelled, at most
 _HAND_MADE = 2
+# what is between two numbers of samples that do not touch, in doublings
+_APART = 0.4
 # between the race and a refinement, and between two iterates, in doublings of samples
 _GAP, _ITERATE = 0.6, 0.35
 # what a refinement takes at least, and what is left for the legend where there is none
@@ -44,7 +46,10 @@ def decided_png(decided: Mapping[str, Decided]) -> bytes | None:
         seen = [math.log2(part["samples"]) for part in race["rounds"]]
         drawn += _draw_race(axis, race, seen)
         drawn += _draw_refinements(axis, one.get("refinements", {}).get(n, []), seen[-1])
-        axis.set_xticks(seen, [str(part["samples"]) for part in race["rounds"]])
+        # a number is left out where the next would touch it
+        apart = [after - one > _APART for one, after in zip(seen, [*seen[1:], math.inf], strict=True)]
+        named = [str(part["samples"]) if fits else "" for part, fits in zip(race["rounds"], apart, strict=True)]
+        axis.set_xticks(seen, named)
         axis.set_xlabel("samples seen in the race", loc="left")
         axis.legend(loc="lower right", fontsize=8, facecolor="white", edgecolor="none", framealpha=1)
     low, high = min(drawn), max(drawn)
