@@ -16,7 +16,8 @@ def recommendations(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> list
     The main method's schedule is named if it is better than the best of its rivals at equal NFE, otherwise that
     rival's: what cannot be told from a rival is not worth a search. For example "With 5 evaluations per sample use
     oss's schedule: it is better than the best other (edm) by 1.31 dB PSNR [1.20, 1.42].". Where rows were sampled with
-    several solvers, the schedule's is named too. A rival with the very schedule of the main method is named beside it.
+    several solvers, the schedule's is named too. A rival with the very schedule of the main method is named beside it;
+    a formula with that schedule, which needs no search, is named before others that are no worse.
 
     What is better by one figure may be worse by another: nearness can be bought with spread. Where the main method's
     schedule is named, but is worse than the best hand-made one by the interval of a further figure that says nothing of
@@ -59,6 +60,10 @@ def _recommendation(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> str:
         return f"With {budget} use {schedule_of(rival)}: {method}'s is worse {by}."
     amount = f"{shown.number(nearest.difference.value, '+')} {shown.amount or shown.label}"
     interval = shown.interval(nearest.difference, "+")
+    formulas = [row.method for row in rows if row.method in same and row.nfe == nearest.nfe and _is_hand_made(row)]
+    if formulas:
+        held = f"it is no better than the best other ({rival}), {amount} {interval}"
+        return f"With {budget} use {schedule_of(formulas[0])}, which is {method}'s: {held}, and needs no search."
     return f"With {budget} use {schedule_of(rival)}: {method}'s is no better ({amount} {interval})."
 
 

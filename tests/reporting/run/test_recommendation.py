@@ -61,6 +61,23 @@ def test_a_rival_with_the_same_schedule_is_named_beside_it() -> None:
     assert "use path's schedule with euler: mine's is no better" in said(of_heun)[0]
 
 
+def test_a_formula_with_the_same_schedule_is_named_before_others_that_are_no_worse() -> None:
+    formula = Schedule([3.0, 1.0, 0.0], EDM(), metadata={"family": "flow_shift"})
+    searched, other = replace(formula, metadata={}), Schedule([3.0, 2.0, 0.0], EDM())
+    mine, shift = replace(row("mine", 24.01), schedule=searched), replace(row("shift", 24.01), schedule=formula)
+    oss = replace(row("oss", 24.0, doubt=1.0), schedule=other)
+    (sentence,) = said([mine, shift, oss])
+    start = "With 5 evaluations per sample use shift's schedule, which is mine's: it is no better than the best other"
+    assert sentence.startswith(f"{start} (oss), +0.01 dB PSNR [-0."), sentence
+    assert sentence.endswith("], and needs no search."), sentence
+    # one that is worse than another is not named, nor is a search for one that is no better
+    assert (
+        "use oss's schedule: mine's is worse"
+        in said([mine, shift, replace(oss, measurements=row("oss", 25.0).measurements)])[0]
+    )
+    assert "use oss's schedule: mine's is no better" in said([mine, replace(shift, schedule=searched), oss])[0]
+
+
 def test_worse_than_the_best_rival() -> None:
     rows = [row("mine", 23.75), row("path", 23.875), row("curvature", 24.0)]
     assert said(rows) == [
