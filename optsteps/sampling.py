@@ -92,7 +92,7 @@ def walk(
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """The state x_i [B, ...] at every time t_i of `schedule` with its prediction D(x_i, t_i), None at the last.
 
-    Where the schedule has told times, the prediction is D(x_i, told_times[i]).
+    Where the schedule has told times, the prediction is D(x_i, told_times[i]), whatever it is `told_as`.
 
     The predictions are those that the solver's steps begin with, so they cost nothing beyond the walk. Arguments and
     errors as of `sample`.

@@ -135,4 +135,5 @@ def _steps(solver: Solver, schedule: Schedule) -> list[tuple[Any, ...]]:
         [None] * schedule.steps if part is None else map(tuple, part.flatten(1).tolist())
         for part in (schedule.weights, schedule.amplitude)
     ]
-    return list(zip(schedule.times.tolist()[1:], orders, *carried, strict=True))
+    told_as = [schedule.told_as] * schedule.steps
+    return list(zip(schedule.times.tolist()[1:], orders, *carried, told_as, strict=True))

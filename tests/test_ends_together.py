@@ -61,6 +61,7 @@ def varied(solver: Solver, process: Process) -> list[Schedule]:
                     corrected[step, 0] += 0.2 if solver.remembered_counts(schedule)[step] else 0.0
                     schedules.append(change(schedule, weights=corrected))
             schedules += [change(schedule, told_times=told), change(schedules[-1], told_times=told)]
+            schedules.append(change(schedule, told_times=told, told_as="slope"))
     return schedules
 
 

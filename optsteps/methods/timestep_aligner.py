@@ -42,16 +42,11 @@ class TimestepAligner(Method):
 
     As in the released code (github.com/THU-LYJ-Lab/time-tuner), but for these:
 
-    - The network's answer at the told time is taken for D, as `Schedule.told_times` has it, whatever the network
-      predicts; the authors' DDIM step keeps eps. Where noise is strong, D depends on the time that is told, and eps
-      hardly does. With 5 Euler steps the reading of D loses 5 dB of PSNR to the teacher on the shipped MNIST model,
-      where eps kept loses nothing, and gains more than that on the digits: the ratios are chosen one after the other,
-      and those of early steps may raise the losses of later ones. Told times that are fitted to the teacher's samples
-      gain by either reading, and most by that of D (`Auto(told_times=True)`; experiments/timestep_aligner).
+    - Told times of a flow keep the velocity (`Schedule.told_as` "slope"), as DDIM's keep eps. The authors have no flow.
     - With order="sequential" the states are those of the problem's own solver, of any order; the authors have DDIM.
       With order="parallel" nothing is remembered, and the step is DDIM's, as there.
     - The samples are the search's, a few, which every iteration draws from. The authors draw new images.
-    - Told times are held within the process.
+    - Told times are held within the process. A rho that does not lower the loss on all samples stays 1.
 
     Args:
         base: the method whose schedules are told other times.
@@ -107,7 +102,8 @@ class TimestepAligner(Method):
             raise ValueError(f"timestep_aligner follows a walk, which {problem.solver.name} does not repeat")
         if self.states == "data" and problem.data is None:
             raise ValueError("timestep_aligner with states='data' needs data: give search.data, or states='teacher'")
-        told = Schedule(problem.teacher.times[:2], problem.process, told_times=problem.teacher.times[:1])
+        first = problem.teacher.times[:2]
+        told = Schedule(first, problem.process, told_times=first[:1], told_as="slope")
         problem.solver.check(told)
 
     def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations | None:
@@ -141,7 +137,7 @@ class TimestepAligner(Method):
 
     def _told(self, schedule: Schedule, problem: SearchProblem, aligned: Aligned) -> Schedule:
         described = {"method": self.name, "order": self.order, "states": self.states, **problem.solver.described}
-        return replace(schedule, told_times=aligned.told, metadata={**schedule.metadata, **described})
+        return replace(schedule, told_times=aligned.told, told_as="slope", metadata={**schedule.metadata, **described})
 
     def _samples(self, problem: SearchProblem) -> int:
         return len(problem.noise) if self.states == "teacher" or problem.data is None else len(problem.data)
@@ -171,7 +167,7 @@ class Aligned:
     Attributes:
         told: times [n] that the network is told.
         ratios: rho of every step.
-        before, after: the losses of the steps that are tuned, for rho = 1 and at the end, on all samples.
+        before, after: the losses of the steps that are tuned, for rho = 1 and for the chosen rho, on all samples.
     """
 
     told: Tensor
@@ -194,7 +190,8 @@ class _Alignment:
         self.of_data = method.states == "data"
         self.cond = problem.data_cond if self.of_data else problem.cond
         self.generator = torch.Generator().manual_seed(method.seed)
-        self.flows = False
+        # whether a gradient came through the network, and the time that it was told last
+        self.flows, self.asked = False, problem.teacher.times
 
     def aligned(self) -> Aligned:
         times = self.schedule.times[:-1]
@@ -277,21 +274,24 @@ class _Alignment:
             index = torch.randperm(len(x), generator=self.generator)[: self.method.batch]
             with torch.enable_grad():
                 reached = loss(ratio, index)
-                (gradient,) = torch.autograd.grad(reached, [ratio]) if reached.requires_grad else (torch.zeros(()),)
+                gradient, of_network = torch.autograd.grad(reached, [ratio, self.asked], allow_unused=True)
             if not bool(gradient.isfinite()):
                 raise ModelError(f"the gradient of timestep_aligner's loss in the told time {float(t):g} is not finite")
-            self.flows |= bool(gradient != 0)
+            self.flows |= of_network is not None and bool((of_network != 0).any())
             ratio.grad = gradient
             adam.step()
             with torch.no_grad():  # a clamp within the loss would stop the gradient at the first time
                 ratio.clamp_(float(least / t), float(self.process.t_limit / t))
         with torch.no_grad():
             after = float(loss(ratio, everything))
-        return float(ratio), (before, after)
+        return (float(ratio), (before, after)) if after < before else (1.0, (before, before))
 
     def _step(self, move: Move, state: State, x: Tensor, cond: Cond, told: Tensor) -> tuple[Tensor, State]:
-        denoise = Denoise(self.problem.denoiser, self.process, cond, told=told)
-        return move(state, x, denoise)
+        def noted(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+            self.asked = t
+            return self.problem.denoiser(x, t, cond)
+
+        return move(state, x, Denoise(noted, self.process, cond, told=told, told_as="slope"))
 
     def _eps(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The prediction of the noise in x [B, ...]."""

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from optsteps.storage.files import write_atomically
 
 FORMAT = "optsteps.schedule"
 PartBy = Literal["step", "noise_level"]
+ToldAs = Literal["x0", "slope"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +42,9 @@ class Schedule:
             is remembered there. `Multistep.own_weights` are the solver's own. Gradients are kept.
         told_times: [n], the times that the network is told at the steps in place of t_0 ... t_{n-1}. The solver's
             coefficients are those of the schedule's own times. Gradients are kept.
+        told_as: what the answer at a told time gives to the step. "x0": the estimate of x_0, as it is. "slope": the
+            slope of the path there, which the step then takes at its own time: eps under VP and EDM, the velocity
+            under a flow.
 
     Metadata that are read:
         "solver": name of the solver that the schedule was searched with. The export writes for the scheduler of
@@ -54,8 +58,8 @@ class Schedule:
 
     Raises:
         ValueError: fewer than two times; a time that is not finite, not below the one before it, or outside the
-            process; orders, scale, amplitude, weights or told times that do not fit; both orders and weights. The
-            message names the value.
+            process; orders, scale, amplitude, weights or told times that do not fit; both orders and weights; the slope
+            at told times from where alpha is 0, which says nothing about x_0 there. The message names the value.
     """
 
     times: Tensor
@@ -66,6 +70,7 @@ class Schedule:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     weights: Tensor | None = None
     told_times: Tensor | None = None
+    told_as: ToldAs = "x0"
 
     to_diffusers = MovedMethod("optsteps.export.to_diffusers(schedule, scheduler)")
     to_comfyui = MovedMethod("optsteps.export.to_comfyui(schedule, form)")
@@ -82,6 +87,7 @@ class Schedule:
         metadata: Mapping[str, Any] | None = None,
         weights: Tensor | Sequence[Any] | None = None,
         told_times: Times | None = None,
+        told_as: ToldAs = "x0",
     ) -> None:
         set_field = object.__setattr__  # the dataclass is frozen: fields are set here, once
         set_field(self, "times", as_times(times).clone())
@@ -92,6 +98,7 @@ class Schedule:
         set_field(self, "metadata", dict(metadata or {}))
         set_field(self, "weights", None if weights is None else as_times(weights).cpu().clone())
         set_field(self, "told_times", None if told_times is None else as_times(told_times).cpu().clone())
+        set_field(self, "told_as", told_as)
         self._check()
 
     def _check(self) -> None:
@@ -133,6 +140,10 @@ class Schedule:
             self._check_weights(self.weights.detach())
         if self.told_times is not None:
             self._check_told_times(self.told_times.detach())
+        if self.told_as not in get_args(ToldAs):
+            raise ValueError(f"told_as must be 'x0' or 'slope', got {self.told_as!r}")
+        if self.told_as == "slope" and self.told_times is None:
+            raise ValueError("told_as='slope' says how told times are taken, and there are none: give told_times")
 
     def _check_weights(self, weights: Tensor) -> None:
         if self.orders is not None:
@@ -164,6 +175,11 @@ class Schedule:
                 f"the network is told {told[step].item()!r} at step {step + 1}, which is no time of the process "
                 f"{self.process!r} with noise: its times run from above {self.process.t_clean:g} to "
                 f"{self.process.t_limit:g}"
+            )
+        if self.told_as == "slope" and self.process.name != "flow" and bool(self.process.alpha(self.times[0]) == 0):
+            raise ValueError(
+                f"the schedule begins at {self.times[0].item()!r}, where alpha is 0 and eps says nothing about x_0: "
+                "give told times that are told_as='x0', or begin below it"
             )
 
     @property
@@ -200,12 +216,13 @@ class Schedule:
 
     @property
     def carried(self) -> dict[str, Any]:
-        """The entries "weights" and "told_times" as JSON data, each where the schedule has them.
+        """The entries "weights", "told_times" and "told_as" as JSON data, each where the schedule has them.
 
         So the facts of a schedule without them, and the store's keys, are those of versions that did not know them.
         """
         parts = {"weights": self.weights, "told_times": self.told_times}
-        return {name: part.tolist() for name, part in parts.items() if part is not None}
+        carried: dict[str, Any] = {name: part.tolist() for name, part in parts.items() if part is not None}
+        return carried if self.told_as == "x0" else {**carried, "told_as": self.told_as}
 
     def snapped(self, timesteps: int = 1000) -> Schedule:
         """The nearest schedule whose times are timesteps at which every sampler can call its network.
@@ -324,16 +341,16 @@ class Schedule:
             KeyError, TypeError, ValueError: this is no such data.
         """
         optional = [data[key] for key in ("orders", "initial_scale", "amplitude", "metadata")]
-        carried = {key: data.get(key) for key in ("weights", "told_times")}
+        carried = {key: data[key] for key in ("weights", "told_times", "told_as") if key in data}
         return cls(data["times"], process_from_dict(data["process"]), *optional, **carried)
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file with a checksum. Every number reads back exactly; the file appears whole or not at all.
 
-        A schedule with weights or told times is of version 3, which versions of this package that would not obey them
-        refuse; all others are of version 2.
+        A schedule with weights or told times is of version 3, and one that takes the slope at its told times of version
+        4: versions of this package that would not obey them refuse it. All others are of version 2.
         """
-        version = 3 if self.carried else 2
+        version = 4 if self.told_as == "slope" else 3 if self.carried else 2
         data = {
             "format": FORMAT,
             "version": version,
@@ -344,14 +361,14 @@ class Schedule:
 
     @classmethod
     def load(cls, path: str | Path) -> Schedule:
-        """Read a file that `save` wrote, of version 2 or 3. Files of version 1, which have no checksum, are read too.
+        """Read a file that `save` wrote, of version 2 to 4. Files of version 1, which have no checksum, are read too.
 
         Raises:
             ValueError: the file is not a schedule, its content is not valid, or it was changed since it was written.
         """
         try:
             data = read_json(path)
-            if data["format"] != FORMAT or data["version"] not in (1, 2, 3):
+            if data["format"] != FORMAT or data["version"] not in (1, 2, 3, 4):
                 raise ValueError(f"format {data['format']!r}, version {data['version']!r}")
             if data["version"] != 1 and data.pop("checksum") != _checksum(data):
                 raise ValueError(
@@ -368,6 +385,7 @@ class Schedule:
         return (
             torch.equal(self.times, other.times)
             and (self.process, self.orders, self.initial_scale) == (other.process, other.orders, other.initial_scale)
+            and self.told_as == other.told_as
             and dict(self.metadata) == dict(other.metadata)
             and _same(self.amplitude, other.amplitude)
             and _same(self.weights, other.weights)

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from optsteps.conditions import Cond, take
-from optsteps.denoisers import Denoiser
+from optsteps.denoisers import Denoiser, expand
 from optsteps.processes import EDM, Process
 from optsteps.schedules import Schedule
+from optsteps.schedules.schedule import ToldAs
 from optsteps.solvers.brownian import BrownianPaths
 
 State = tuple[Tensor, ...]
@@ -38,6 +39,7 @@ class Denoise:
         paths: the samples' Brownian paths, for stochastic solvers.
         told: the time, a scalar, that the denoiser is called with in place of any other; None where it is called with
             the solver's own.
+        told_as: what the answer there gives, as of `Schedule`.
     """
 
     denoiser: Denoiser
@@ -45,15 +47,34 @@ class Denoise:
     cond: Cond = None
     paths: BrownianPaths | None = None
     told: Tensor | None = None
+    told_as: ToldAs = "x0"
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """x [B, ...], t scalar or [B] -> [B, ...]."""
-        t = t if self.told is None else self.told
-        return self.denoiser(x, t.expand(len(x)).to(x.device), self.cond)
+        asked = t if self.told is None else self.told
+        answer = self.denoiser(x, asked.expand(len(x)).to(x.device), self.cond)
+        if self.told is None or self.told_as == "x0":
+            return answer
+        return self._on_slope(answer, x, self.told, t)
+
+    def _on_slope(self, answer: Tensor, x: Tensor, told: Tensor, t: Tensor) -> Tensor:
+        """The x_0 of which x [B, ...] at t has the slope that `answer`, an x_0 [B, ...], gives it at the time `told`.
+
+        With a = alpha for eps, and a = alpha + sigma for the velocity eps - x_0, the slope is (x - a x_0) / sigma.
+        """
+        of_told, of_t = (self._signal(time) for time in (told, t))
+        share = self.process.sigma(t) / self.process.sigma(told)
+        return expand((1 - share) / of_t, x) * x + expand(share * of_told / of_t, x) * answer
+
+    def _signal(self, t: Tensor) -> Tensor:
+        alpha = self.process.alpha(t)
+        return alpha + self.process.sigma(t) if self.process.name == "flow" else alpha
 
     def at(self, schedule: Schedule, step: int) -> Denoise:
         """The same for a step of `schedule`, counted from 0, at which the network may be told a time of its own."""
-        return self if schedule.told_times is None else replace(self, told=schedule.told_times[step])
+        if schedule.told_times is None:
+            return self
+        return replace(self, told=schedule.told_times[step], told_as=schedule.told_as)
 
     def take(self, index: Tensor) -> Denoise:
         """The same for some of the batch's samples, by their positions in it [b]."""

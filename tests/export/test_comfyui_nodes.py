@@ -131,7 +131,8 @@ def test_orders_weights_and_told_times_are_run(kind: str, pack: Any) -> None:
     weights[1:3] *= kind != "flow"  # pure noise is not remembered
     told = (plain.times[:-1] * torch.tensor([1, 0.9, 1.1, 1, 0.95, 0.8])).clone()
     rounded = told.round() if kind == "sd" else told
-    for more in ({"orders": [1, 2, 1, 3, 2, 1]}, {"weights": weights}, {"told_times": rounded}):
+    slope = {"told_times": rounded, "told_as": "slope"}
+    for more in ({"orders": [1, 2, 1, 3, 2, 1]}, {"weights": weights}, {"told_times": rounded}, slope):
         schedule = Schedule(plain.times, plain.process, metadata={"solver": "dpmpp_3m"}, **more)
         sigmas, sampler = pack(schedule)
         ended = Sampling(kind).sample(sampler, sigmas, NOISE)

@@ -101,6 +101,7 @@ def test_whatever_a_schedule_carries(prediction: str, process: str, start: float
             start,
             *(t * min(f, 1.0) for t, f in zip(times[1:-1], data.draw(numbers), strict=False)),
         ]
+        carried["told_as"] = data.draw(st.sampled_from(["x0", "slope"]))
     if data.draw(st.booleans()):
         carried["amplitude"] = torch.tensor(data.draw(numbers))[:, None, None] * torch.tensor([[1.0, 0.1]] * 3)
     schedule = Schedule([start, *times[1:]], kind, **carried)

@@ -14,11 +14,12 @@ from torch import Tensor
 from optsteps.denoisers import ModelError
 from optsteps.methods import HandMade, SearchProblem, TimestepAligner
 from optsteps.models.analytic import Gaussian
-from optsteps.processes import EDM
+from optsteps.processes import EDM, VP
 from optsteps.schedules import Schedule
 from optsteps.solvers import build_solver
 
-TIMES = [3.0, 1.5, 0.8, 0.45]
+ZERO_SNR = VP.from_betas(torch.cat([torch.linspace(1e-4, 0.02, 999), torch.ones(1)]).double().numpy())
+TIMES = [8.0, 4.0, 2.5, 1.6]
 FAST = {"iterations": 400, "rate": 0.02}
 
 
@@ -31,19 +32,19 @@ class Fixed(HandMade):
 
 def gaussian_problem(solver: str = "euler") -> SearchProblem:
     data = Gaussian(torch.zeros(2), 1.0)
-    teacher = Schedule(torch.linspace(3.0, 0.45, 9, dtype=torch.float64), EDM())
+    teacher = Schedule(torch.linspace(8.0, 1.6, 8, dtype=torch.float64), EDM())
     return SearchProblem(
         data.denoiser(EDM()), EDM(), build_solver(solver), noise(6, 2), teacher, data=noise(5, 2, seed=1)
     )
 
 
 def exact_ratios() -> list[float]:
-    """With D(x, t) = x / (1 + t^2), eps = t x / (1 + t^2), and the step x' = (t'/t) x + (1 - t'/t) D(x, tau)."""
+    """With D(x, t) = x / (1 + t^2), eps = t x / (1 + t^2), and the step x' = x + (t' - t) eps(x, tau)."""
     ratios = []
     for t, t_next in pairwise(TIMES[:-1]):
         growth = t / (1 + t**2) * (1 + t_next**2) / t_next  # of x, that leaves eps as it was
-        denoised = (growth - t_next / t) / (1 - t_next / t)
-        ratios.append((1 / denoised - 1) ** 0.5 / t)
+        slope = (1 - growth) / (t - t_next)  # tau / (1 + tau^2), of whose solutions the larger is near t
+        ratios.append((1 + (1 - 4 * slope**2) ** 0.5) / (2 * slope) / t)
     return [*ratios, 1.0]
 
 
@@ -54,13 +55,13 @@ def test_the_loss_of_gaussian_data_vanishes(order: Any, states: Any) -> None:
     result = method.search(problem, [3])
     found = result.schedules[3]
     assert found.told_times is not None
-    assert found.times.tolist() == TIMES
+    assert (found.times.tolist(), found.told_as) == (TIMES, "slope")
     expected = torch.tensor(exact_ratios(), dtype=torch.float64)
     torch.testing.assert_close(found.told_times / found.times[:-1], expected, rtol=1e-2, atol=0)
     for before, after in zip(*result.evidence["losses"][3], strict=True):
         assert after < 1e-3 * before
     assert method.evaluations(problem, [3]).count == result.evaluations
-    assert result.evidence["decisions"][0].startswith("3 steps: the network is told the times multiplied by 0.")
+    assert result.evidence["decisions"][0].startswith("3 steps: the network is told the times multiplied by 1.0")
 
 
 @pytest.mark.parametrize("process", ["edm", "vp", "flow"])
@@ -97,6 +98,7 @@ def test_what_it_refuses() -> None:
         ({"solver": build_solver("heun")}, {}, ValueError, "two evaluations"),
         ({"solver": build_solver("ddim_stochastic")}, {}, ValueError, "ddim_stochastic does not repeat"),
         ({"denoiser": rounding}, {}, ModelError, "rounds its time"),
+        ({"process": ZERO_SNR, "teacher": Schedule([999, 500, 100], ZERO_SNR)}, {}, ValueError, "alpha is 0"),
     ):
         with pytest.raises(error, match=message):
             TimestepAligner(Fixed("edm"), iterations=1, **options).search(dataclasses.replace(problem, **changes), [3])

@@ -53,6 +53,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
         flat = draw(st.lists(numbers, min_size=n * columns, max_size=n * columns))
         weights = torch.tensor(flat, dtype=torch.float64).reshape(n, columns).tril(-1)
     noisy_times = st.floats(0, min(process.t_limit, 1e300), exclude_min=process.t_clean == 0)
+    told_times = draw(st.none() | st.lists(noisy_times, min_size=n, max_size=n))
     return Schedule(
         times,
         process,
@@ -63,7 +64,8 @@ def schedules(draw: st.DrawFn) -> Schedule:
         ),
         metadata=draw(st.dictionaries(st.text(), json_data, max_size=3)),
         weights=weights,
-        told_times=draw(st.none() | st.lists(noisy_times, min_size=n, max_size=n)),
+        told_times=told_times,
+        told_as="x0" if told_times is None else draw(st.sampled_from(["x0", "slope"])),
     )
 
 
@@ -77,13 +79,18 @@ def test_json_round_trip_is_exact(tmp_path_factory: pytest.TempPathFactory, sche
     assert hash(again) == hash(schedule)
     assert torch.equal(again.times, schedule.times)
     assert torch.equal(again.noise_levels, schedule.noise_levels)
-    assert (again.orders, again.initial_scale) == (schedule.orders, schedule.initial_scale)
+    assert (again.orders, again.initial_scale, again.told_as) == (
+        schedule.orders,
+        schedule.initial_scale,
+        schedule.told_as,
+    )
     assert again.metadata == schedule.metadata
     for name in ("amplitude", "weights", "told_times"):
         before, after = getattr(schedule, name), getattr(again, name)
         assert (before is None and after is None) or torch.equal(before, after)
     carries = schedule.weights is not None or schedule.told_times is not None
-    assert json.loads(path.read_text())["version"] == (3 if carries else 2)
+    version = 4 if schedule.told_as == "slope" else 3 if carries else 2
+    assert json.loads(path.read_text())["version"] == version
     again.save(path.with_name("again.json"))
     assert path.with_name("again.json").read_bytes() == path.read_bytes()
     path.with_name("again.json").unlink()
@@ -128,6 +135,7 @@ def test_equality_sees_every_field() -> None:
         {"weights": [[0.0, 0.0], [0.5, 0.0]]},
         {"told_times": [3, 2]},
         {"told_times": [3, 2.5]},
+        {"told_times": [3, 2.5], "told_as": "slope"},
         {"told_times": [3, 2], "weights": [[0.0], [0.5]]},
     ]
     variants = [Schedule(**same), *(Schedule(**{**same, **change}) for change in changed)]
@@ -168,6 +176,8 @@ def test_equality_sees_every_field() -> None:
         ({"weights": [[0.0], [1.0]], "orders": [1, 2]}, "weights take the place of orders"),
         ({"told_times": [3.0]}, r"told_times must be 2 times, one a step; got shape \(1,\)"),
         ({"told_times": [3.0, 2.0, 1.0]}, r"got shape \(3,\)"),
+        ({"told_as": "eps"}, r"told_as must be 'x0' or 'slope', got 'eps'"),
+        ({"told_as": "slope"}, r"says how told times are taken, and there are none"),
         ({"told_times": [3.0, math.nan]}, r"the network is told nan at step 2"),
         ({"told_times": [math.inf, 2.0]}, r"told inf at step 1"),
         ({"told_times": [3.0, 0.0]}, r"told 0\.0 at step 2, which is no time of the process EDM.* from above 0 to inf"),
@@ -534,6 +544,8 @@ def test_truncated_file(tmp_path_factory: pytest.TempPathFactory, data: st.DataO
         {"format": "another"},
         {"version": 3},
         {"version": 4},
+        {"version": 5},
+        {"told_as": "velocity"},
         {"weights": "large"},
         {"weights": [[1.0], [0.0], [0.0]]},
         {"told_times": [1.0]},
@@ -617,6 +629,14 @@ def test_committed_files_of_both_earlier_versions(version: int, tmp_path: Path) 
         assert (tmp_path / "again.json").read_bytes() == COMMITTED[2].read_bytes()
     else:
         assert json.loads((tmp_path / "again.json").read_text())["version"] == 2
+
+
+def test_files_of_version_4(tmp_path: Path) -> None:
+    schedule = Schedule([2.0, 1.0, 0.0], EDM(), told_times=[2.0, 0.9], told_as="slope")
+    schedule.save(tmp_path / "schedule.json")
+    content = json.loads((tmp_path / "schedule.json").read_text())
+    assert (content["version"], content["told_times"], content["told_as"]) == (4, [2.0, 0.9], "slope")
+    assert Schedule.load(tmp_path / "schedule.json") == schedule
 
 
 @pytest.mark.parametrize("parts", [{"weights": [[0.0], [0.1]]}, {"told_times": [2.0, 0.9]}], ids=str)

@@ -277,6 +277,32 @@ def test_the_network_is_told_these_times(name: str, process: Process) -> None:
     assert not torch.equal(found, sample(exact, Schedule(times, process), solver, NOISE, seed=3))
 
 
+@pytest.mark.parametrize("where", WALKS)
+@pytest.mark.parametrize("name", ONE_EVALUATION)
+def test_a_slope_told_at_the_times_themselves_changes_nothing(name: str, where: str) -> None:
+    plain, solver = _schedule(where), build_solver(name)
+    told = replace(plain, told_times=plain.times[:-1], told_as="slope")
+    torch.testing.assert_close(_sample(solver, told), _sample(solver, plain), rtol=1e-9, atol=1e-9)
+
+
+def test_euler_steps_along_the_slope_of_the_told_times() -> None:
+    """eps under EDM and, of x / alpha, under VP; the velocity under a flow."""
+    told_levels = [11.0, 5.5, 1.9, 1.5, 0.45, 0.21]
+    for process in PROCESSES.values():
+        times, told = process.time_of_noise_level(LEVELS), process.time_of_noise_level(told_levels)
+        x = NOISE * process.prior_std(times[0])
+        for t, t_next, tau in zip(times[:-1], times[1:], told, strict=True):
+            x_0 = MIXTURE.denoiser(process)(x, tau.expand(5))
+            if process.name == "flow":
+                x = x + (t_next - t) * (x - x_0) / tau
+            else:
+                eps = (x - process.alpha(tau) * x_0) / process.sigma(tau)
+                level, level_next = process.noise_level(t), process.noise_level(t_next)
+                x = process.alpha(t_next) * (x / process.alpha(t) + (level_next - level) * eps)
+        found = _sample(build_solver("euler"), Schedule(times, process, told_times=told, told_as="slope"))[-1]
+        torch.testing.assert_close(found, x, rtol=1e-10, atol=1e-10)
+
+
 def test_predictions_of_a_walk_are_those_at_the_told_times() -> None:
     schedule = _schedule("edm", told_times=[11.0, 5.1, 2.0, 1.5, 0.4, 0.3])
     denoiser, solver = MIXTURE.denoiser(EDM()), build_solver("dpmpp_2m")

@@ -110,7 +110,10 @@ def _notes(rows: Sequence[Row], facts: Mapping[str, str]) -> list[str]:
             "output of k steps before and the newest output."
         )
     if any(row.schedule is not None and row.schedule.told_times is not None for row in rows):
-        notes.append("A told time is what the network is called with at a step, whose coefficients are its own time's.")
+        notes.append(
+            "A told time is what the network is called with at a step, whose coefficients are its own time's. Where it "
+            "is a slope, the step takes the slope of the answer there, otherwise its estimate of x_0."
+        )
     if any(row.teacher is not None for row in rows):
         notes.append(
             "A schedule that its users start below the teacher's first time is compared with a teacher from the same "

@@ -141,6 +141,7 @@ def steps_table(rows: Sequence[Row]) -> str:
     for row, schedule in carrying:
         for i, time in enumerate(schedule.times[:-1].tolist()):
             told = NOTHING if schedule.told_times is None else f"{schedule.told_times[i].item():.6g}"
+            told += ", slope" if schedule.told_as == "slope" else ""
             weights = [] if schedule.weights is None else [f"{w:.4g}" for w in schedule.weights[i].tolist()[:i]]
             weights += [NOTHING] * (columns - len(weights))
             cells = [row.method, str(row.steps), str(i + 1), f"{time:.6g}", told, *weights]

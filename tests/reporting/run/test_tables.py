@@ -198,7 +198,8 @@ def test_weights_and_told_times_have_a_table() -> None:
         _row("learned", 25.0, steps=2), schedule=replace(some_schedule(), weights=[[0.0, 0.0], [-0.123456, 0.0]])
     )
     told = replace(_row("told", 24.0, steps=2), schedule=replace(some_schedule(), told_times=[79.25, 1.03125]))
-    text = report_markdown("x", [plain, weighted, told], [], {}, {})
+    slope = replace(_row("slope", 23.0, steps=2), schedule=replace(told.schedule, told_as="slope"))
+    text = report_markdown("x", [plain, weighted, told, slope], [], {}, {})
     table = text.split("## Weights and told times")[1].split("##")[0]
     assert _lines(table) == [
         "| method | steps | step | time | told time | weight 1 | weight 2 |",
@@ -207,6 +208,8 @@ def test_weights_and_told_times_have_a_table() -> None:
         "| learned | 2 | 2 | 1 | - | -0.1235 | - |",
         "| told | 2 | 1 | 80 | 79.25 | - | - |",
         "| told | 2 | 2 | 1 | 1.03125 | - | - |",
+        "| slope | 2 | 1 | 80 | 79.25, slope | - | - |",
+        "| slope | 2 | 2 | 1 | 1.03125, slope | - | - |",
     ]
     assert "take the place of the solver's own" in text
     assert "what the network is called with" in text
