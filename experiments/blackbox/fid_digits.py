@@ -32,13 +32,10 @@ from optsteps.models import Model, pretrained
 from optsteps.noise import FIRST_TEST_SAMPLE, unit_noise
 from optsteps.processes import VP
 from optsteps.reporting.markdown import markdown_lines
+from optsteps.sampling import sample
 from optsteps.schedules import Schedule, build_schedule
 from optsteps.solvers import build_solver
 from optsteps.storage.workers import ALONE
-
-# disjoint sets of samples behind an interval
-SETS = 4
-
 
 Features = Callable[[Tensor], Tensor]
 
@@ -76,7 +73,7 @@ class FeatureJudge(Judge):
 
     def __init__(self, features: Features) -> None:
         self.features = features
-        self.judge_of_points = CoordinateJudge(Digits(features), 1500, ["fid"], SETS)
+        self.judge_of_points = CoordinateJudge(Digits(features), 1500, ["fid"], sets=2)
 
     @property
     def figures(self) -> dict[str, bool | None]:
@@ -126,16 +123,17 @@ def main() -> None:
     }
     found_rows, curse_rows = list[list[str]](), list[list[str]]()
     for seed in arguments.seeds:
-        unseen = range(FIRST_TEST_SAMPLE, FIRST_TEST_SAMPLE + arguments.test)
-        tests = [problem_of(model, seed, unseen, each) for each in (judge, second)]
+        test = problem_of(model, seed, range(FIRST_TEST_SAMPLE, FIRST_TEST_SAMPLE + arguments.test), judge)
         for name, search in searches.items():
             problem = problem_of(model, seed, range(arguments.samples), judge)
             result = replace_seed(search, seed).search(problem, [arguments.steps])
             sought = result.evidence["sought"][arguments.steps]
             uniform = sought.incumbent.schedule
             cells, gaps = [str(seed), name, str(len(sought.trials)), f"{result.evaluations:,}"], list[Interval]()
-            for test in tests:
-                ours, theirs = measured(test, [result.schedules[arguments.steps], uniform])
+            pair = [result.schedules[arguments.steps], uniform]
+            ends = [sample(test.denoiser, one, test.solver, test.noise, test.cond) for one in pair]
+            for each in (judge, second):
+                ours, theirs = (each.judge(x, x, None)["fid"] for x in ends)
                 gap = ours.difference(theirs)
                 assert gap is not None
                 gaps.append(gap)

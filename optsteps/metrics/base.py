@@ -22,8 +22,9 @@ class Measurement:
         interval: value with its 95 % interval.
         higher_is_better: direction; None where neither is.
         values: one number per sample [B], None where single samples have none.
-        sets: the number of each of S disjoint sets of samples [S], which are split alike in every row; None where
-            there are values, or nothing that could be paired.
+        sets: S numbers whose mean has the noise of the measured one [S]: those of disjoint sets of samples, or a
+            jackknife's pseudo-values; the samples are split alike in every row. None where there are values, or nothing
+            that could be paired.
         compares_with_teacher: the number says how near the samples are to the teacher's, so the teacher's own row
             leaves it out.
     """
@@ -52,7 +53,7 @@ def sample_wise(values: Tensor, higher_is_better: bool | None, compares_with_tea
 
 
 def set_wise(value: float, sets: Tensor, higher_is_better: bool | None) -> Measurement:
-    """A number of all samples, with the interval that the numbers of disjoint sets [S] of them give."""
+    """A number of all samples, with the interval that numbers of disjoint sets of them, or pseudo-values, [S] give."""
     return Measurement(spread(sets, center=value), higher_is_better, sets=sets)
 
 

@@ -7,12 +7,12 @@ import torch
 from scipy import linalg
 from scipy.spatial.distance import cdist
 from torch import Tensor
-from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from optsteps.metrics import spread, verdict
 from optsteps.metrics.features import (
     HIGHER_IS_BETTER,
     FidelitySettings,
+    fid_pseudo_values,
     fidelity_per_set,
     fidelity_values,
 )
@@ -87,23 +87,44 @@ def test_half_precision_references_are_taken_at_their_values() -> None:
     assert fidelity_values(x, y, FAST) == fidelity_values(x, y.double(), FAST)
 
 
+def test_pseudo_values_leave_out_one_group_at_a_time() -> None:
+    x, y = _normal(43, 3), 0.3 + _normal(50, 3, seed=1)
+    only_fid = replace(FAST, figures=("fid",))
+    groups = torch.randperm(43, generator=torch.Generator().manual_seed(FAST.seed)).tensor_split(20)
+    of_all = fidelity_values(x, y, only_fid)["fid"]
+    left = [torch.tensor(sorted(set(range(43)) - set(group.tolist()))) for group in groups]
+    expected = [20 * of_all - 19 * fidelity_values(x[kept], y, only_fid)["fid"] for kept in left]
+    torch.testing.assert_close(fid_pseudo_values(x, y, FAST), torch.tensor(expected, dtype=torch.float64))
+    assert len(fid_pseudo_values(x[:7], y, FAST)) == 7
+
+
 def test_interval_of_fid_covers_its_expectation() -> None:
-    """The claim behind `center`: sets of N / k samples tell the noise, not the bias, of the FID of N samples."""
     # A reference that is far enough off for FID to have first-order noise; in its absence the intervals are too wide.
-    reference = {"mu": np.array([1.0, 0.0]), "sigma": np.diag([1.0, 2.0])}
-
-    def fid(samples: Tensor) -> float:
-        value = fid_statistics_to_metric(fid_features_to_statistics(samples), reference, False)
-        return float(value["frechet_inception_distance"])
-
-    runs = [_normal(400, 2, seed=seed) for seed in range(300)]
-    values = [fid(run) for run in runs]
-    intervals = [
-        spread(torch.tensor([fid(part) for part in run.split(40)]), center=value)
-        for run, value in zip(runs, values, strict=True)
+    reference = _normal(4000, 2, seed=1000) * torch.tensor([1.0, 2**0.5]) + torch.tensor([1.0, 0.0])
+    measured = [
+        fidelity_measurements(_normal(400, 2, seed=seed), reference, 2, replace(FAST, figures=("fid",)))["fid"].interval
+        for seed in range(300)
     ]
-    hits = sum(float(np.mean(values)) in interval for interval in intervals)
+    expectation = float(np.mean([interval.value for interval in measured]))
+    hits = sum(expectation in interval for interval in measured)
     assert 270 <= hits <= 298  # 285 +- 15, four standard deviations
+
+
+def test_interval_of_a_difference_covers_its_expectation_and_is_narrower_than_that_of_sets() -> None:
+    """With hardly more samples than features, where the FIDs of sets are of covariances of low rank."""
+    deviations, only_fid = 0.8 ** torch.arange(24.0), replace(FAST, figures=("fid",))
+    reference, found, by_sets = _normal(2000, 24, seed=1000) * deviations, [], []
+    for seed in range(150):
+        noise = _normal(40, 24, seed=seed) * deviations
+        one, two = (fidelity_measurements(x, reference, 4, only_fid)["fid"] for x in (noise, 1.1 * noise + 0.05))
+        found.append(one.difference(two))
+        sets = [fidelity_per_set(x, reference, 4, only_fid)["fid"] for x in (noise, 1.1 * noise + 0.05)]
+        by_sets.append(spread(sets[0] - sets[1]))
+    expectation = float(np.mean([difference.value for difference in found]))
+    hits = sum(expectation in difference for difference in found)
+    assert 132 <= hits <= 149  # 142.5 +- 10.7, four standard deviations
+    widths = [np.mean([interval.high - interval.low for interval in intervals]) for intervals in (found, by_sets)]
+    assert widths[0] < 0.75 * widths[1]
 
 
 def test_intervals_lie_about_the_values_of_all_samples() -> None:
@@ -150,7 +171,7 @@ def test_errors() -> None:
         fidelity_values(good, good[:, :2])
     with pytest.raises(ValueError, match="not finite"):
         fidelity_values(good, good * math.inf)
-    with pytest.raises(ValueError, match="20 samples make 6 sets of 3, too few"):
+    with pytest.raises(ValueError, match="20 samples make 6 sets of 3, too few for kid, precision, recall"):
         fidelity_measurements(good, good, sets=6)
     with pytest.raises(ValueError, match="at least 2"):
         fidelity_measurements(good, good, sets=1)

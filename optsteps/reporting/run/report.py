@@ -82,7 +82,7 @@ def _notes(rows: Sequence[Row], facts: Mapping[str, str]) -> list[str]:
     if names & {"fid", "kid", "sliced_wasserstein", "precision", "recall"}:
         notes.append(
             "FID, KID, precision, recall and sliced Wasserstein distance belong to a set of samples and are biased "
-            "under resampling: their intervals come from the spread over disjoint sets of samples."
+            "under resampling: FID's interval comes from a jackknife, the others' from the spread over disjoint sets."
         )
     if names & {"geneval", "pixel_geneval"}:
         notes.append(
