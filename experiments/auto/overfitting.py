@@ -69,7 +69,12 @@ def main() -> None:
     (start,) = method.schedules(problem, arguments.steps)
     unseen = Nearness(problem, ALONE, shard_size=64)
     before = decibels(unseen.errors([start])[0])
-    lines = []
+    print(
+        f"{arguments.model}, {arguments.solver}, {arguments.steps} steps from {arguments.start}, {arguments.repeats} "
+        f"repeats, {UNSEEN} unseen samples\n"
+    )
+    heads = ["fit samples", "refined", "mean gain (dB)", "least gain", "better", "no better", "worse"]
+    print(markdown_lines(heads, [], left=2), flush=True)
     for fitted in FITS:
         gains: dict[str, list[float]] = {"times": [], "times and weights": []}
         counts: dict[str, Counter[Verdict]] = {kind: Counter() for kind in gains}
@@ -88,13 +93,8 @@ def main() -> None:
         for kind, found in gains.items():
             count = counts[kind]
             told = [count["better"], count["no better"], count["worse"]]
-            lines.append([str(fitted), kind, f"{fmean(found):+.2f}", f"{min(found):+.2f}", *map(str, told)])
-    print(
-        f"{arguments.model}, {arguments.solver}, {arguments.steps} steps from {arguments.start}, {arguments.repeats} "
-        f"repeats, {UNSEEN} unseen samples\n"
-    )
-    heads = ["fit samples", "refined", "mean gain (dB)", "least gain", "better", "no better", "worse"]
-    print(markdown_lines(heads, lines, left=2))
+            cells = [str(fitted), kind, f"{fmean(found):+.2f}", f"{min(found):+.2f}", *map(str, told)]
+            print(markdown_lines(heads, [cells], left=2).splitlines()[-1], flush=True)
 
 
 if __name__ == "__main__":

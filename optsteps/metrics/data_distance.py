@@ -9,7 +9,9 @@ from torch import Tensor
 from optsteps.conditions import Cond
 from optsteps.datasets import ImageSet, to_unit_range
 from optsteps.metrics.base import Judge, Measurement
-from optsteps.metrics.toy import SETS, TrueSamples
+from optsteps.metrics.toy import TrueSamples
+
+_LEAST = 16  # samples
 
 
 class DataJudge(Judge):
@@ -34,8 +36,8 @@ class DataJudge(Judge):
 
     def check(self, samples: int, shape: Sequence[int] | None) -> None:
         super().check(samples, shape)
-        if samples < 2 * SETS:
-            raise ValueError(f"an interval over {SETS} sets needs at least {2 * SETS} samples, and there are {samples}")
+        if samples < _LEAST:
+            raise ValueError(f"the distance of {samples} samples to the data says nothing: take at least {_LEAST}")
         if shape is not None and tuple(shape) != self._shape:
             raise ValueError(f"samples of shape {tuple(shape)} cannot be compared with images of shape {self._shape}")
 

@@ -1,4 +1,4 @@
-"""FID, KID, precision and recall of features, computed by torch-fidelity, of all samples and of disjoint sets.
+"""FID, KID, precision and recall of features, computed by torch-fidelity, of all samples, and what intervals come from.
 
 - FID: Heusel et al. 2017, arXiv:1706.08500. Biased by an amount that depends on the number of samples: compare only
   values from equal numbers, and expect little of fewer samples than features.
@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,9 +28,11 @@ from torch_fidelity.metric_prc import (  # type: ignore[import-untyped, unused-i
     prc_features_to_metric,
 )
 
+from optsteps.metrics.statistics import jackknife
+
 HIGHER_IS_BETTER = {"fid": False, "kid": False, "precision": True, "recall": True}
-# of the jackknife of FID: more groups narrow the interval no further
-_GROUPS = 20
+# groups of a jackknife: more narrow the interval of FID no further, and all pairs of features take time
+_GROUPS_OF_FID, _GROUPS_OF_SHARES = 20, 10
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class FidelitySettings:
         kid_subsets: KID is the mean over this many random subsets of samples and reference.
         kid_subset_size: samples in a subset; all of them where there are fewer.
         neighbours: precision and recall draw the ball of a feature out to this nearest neighbour.
-        seed: of the subsets and of the disjoint sets behind the intervals.
+        seed: of the subsets, and of the sets and groups behind the intervals.
         figures: which of "fid", "kid", "precision" and "recall" to compute; the last two compare all pairs of features.
 
     Raises:
@@ -115,8 +118,49 @@ def fidelity_values(
     return {name: values[name] for name in settings.figures}
 
 
-def fidelity_per_set(samples: Tensor, reference: Tensor, sets: int, settings: FidelitySettings) -> dict[str, Tensor]:
-    """`fidelity_values` of disjoint sets of equal size -> [sets] each; the remainder of the division is left out.
+def fidelity_pseudo_values(
+    samples: Tensor, reference: Tensor, settings: FidelitySettings = DEFAULT_SETTINGS
+) -> dict[str, Tensor]:
+    """The pseudo-values of FID [20], precision and recall [10] under a jackknife (see `jackknife`), as far as they are
+    among the figures of the settings.
+
+    Args:
+        samples, reference: features [N, F] and [M, F], as of `fidelity_values`.
+        settings: its seed deals the samples to the groups.
+    """
+    samples, reference = _checked(samples, "sample", settings), _checked(reference, "reference", settings)
+    found: dict[str, Tensor] = {}
+    if "fid" in settings.figures:
+        fid = _fid_to(reference)
+        found["fid"] = jackknife(lambda index: fid(samples[index]), len(samples), _GROUPS_OF_FID, settings.seed)
+    shares = tuple(name for name in ("precision", "recall") if name in settings.figures)
+    if shares:
+        alone = replace(settings, figures=shares)
+
+        def measured(index: Tensor) -> Tensor:
+            return torch.tensor([*fidelity_values(samples[index], reference, alone).values()], dtype=torch.float64)
+
+        values = jackknife(measured, len(samples), _GROUPS_OF_SHARES, settings.seed)
+        found |= dict(zip(shares, values.unbind(1), strict=True))
+    return found
+
+
+def _fid_to(reference: Tensor) -> Callable[[Tensor], Tensor]:
+    """FID of samples [n, F] to a reference [M, F], of which the root of the covariance is taken once."""
+    mean, covariance = reference.mean(0), reference.T.cov()
+    values, vectors = torch.linalg.eigh(covariance)
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
+
+    def fid(samples: Tensor) -> Tensor:
+        own = samples.T.cov()
+        shared = torch.linalg.eigvalsh(root @ own @ root).clamp_min(0).sqrt().sum()
+        return (samples.mean(0) - mean).square().sum() + own.trace() + covariance.trace() - 2 * shared
+
+    return fid
+
+
+def kid_of_sets(samples: Tensor, reference: Tensor, sets: int, settings: FidelitySettings) -> Tensor:
+    """KID of disjoint sets of equal size [sets]; the remainder of the division is left out.
 
     The split depends on the number of samples and the seed alone, so two rows of paired samples are split alike.
 
@@ -124,43 +168,11 @@ def fidelity_per_set(samples: Tensor, reference: Tensor, sets: int, settings: Fi
         ValueError: too few samples for that many sets, or as in `fidelity_values`.
     """
     size = size_of_sets(len(samples), sets, settings)
-    order = _shuffled(samples, settings)
-    per_set = replace(settings, kid_subsets=max(1, settings.kid_subsets // sets))
-    values = [fidelity_values(samples[part], reference, per_set) for part in order[: sets * size].split(size)]
-    return {name: torch.tensor([value[name] for value in values], dtype=torch.float64) for name in values[0]}
-
-
-def fid_pseudo_values(samples: Tensor, reference: Tensor, settings: FidelitySettings = DEFAULT_SETTINGS) -> Tensor:
-    """The pseudo-values of FID under a jackknife that leaves out one group of samples at a time -> [G], G at most 20.
-
-    With F of all samples and F_g of all but group g they are G F - (G - 1) F_g, and their mean has FID's noise (Efron &
-    Tibshirani 1993, chapter 11; Shao & Wu 1989 for groups). FID is a smooth function of moments, so this holds, and
-    each F_g is nearly of all samples: FIDs of disjoint sets are of few samples, and vary more than their number makes
-    up for.
-
-    Args:
-        samples, reference: features [N, F] and [M, F], as of `fidelity_values`.
-        settings: its seed deals the samples to the groups, as in `fidelity_per_set`.
-    """
-    samples, reference = _checked(samples, "sample", settings), _checked(reference, "reference", settings)
-    groups = _shuffled(samples, settings).tensor_split(min(_GROUPS, len(samples)))
-    mean, covariance = reference.mean(0), reference.T.cov()
-    values, vectors = torch.linalg.eigh(covariance)
-    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
-
-    def fid(features: Tensor) -> Tensor:
-        own = features.T.cov()
-        shared = torch.linalg.eigvalsh(root @ own @ root).clamp_min(0).sqrt().sum()
-        return (features.mean(0) - mean).square().sum() + own.trace() + covariance.trace() - 2 * shared
-
-    left = torch.ones(len(samples), dtype=torch.bool)
-    without = [fid(samples[left.index_fill(0, group, False)]) for group in groups]
-    return len(groups) * fid(samples) - (len(groups) - 1) * torch.stack(without)
-
-
-def _shuffled(samples: Tensor, settings: FidelitySettings) -> Tensor:
-    """The samples' numbers at random, because samples often come sorted or cycled by class."""
-    return torch.randperm(len(samples), generator=torch.Generator().manual_seed(settings.seed)).to(samples.device)
+    # at random, because samples often come sorted or cycled by class
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(settings.seed)).to(samples.device)
+    of_a_set = replace(settings, figures=("kid",), kid_subsets=max(1, settings.kid_subsets // sets))
+    values = [fidelity_values(samples[part], reference, of_a_set)["kid"] for part in order[: sets * size].split(size)]
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def size_of_sets(samples: int, sets: int, settings: FidelitySettings) -> int:

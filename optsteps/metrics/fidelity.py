@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from safetensors.torch import load_file
@@ -16,9 +15,9 @@ from optsteps.metrics.features import (
     DEFAULT_SETTINGS,
     HIGHER_IS_BETTER,
     FidelitySettings,
-    fid_pseudo_values,
-    fidelity_per_set,
+    fidelity_pseudo_values,
     fidelity_values,
+    kid_of_sets,
     size_of_sets,
 )
 from optsteps.metrics.toy import Distribution
@@ -32,10 +31,10 @@ def fidelity_measurements(
     """`fidelity_values` of all samples, each value with a 95 % interval for the noise of drawing these samples.
 
     A bootstrap would shift FID, KID and recall (a copied sample is its own nearest neighbour), and torch-fidelity's
-    standard deviation of KID is over overlapping subsets of the same samples. So the samples are split at random into
-    disjoint sets of equal size, and the width comes from how the sets differ (see `spread`). FID's comes from a
-    jackknife over 20 groups (`fid_pseudo_values`), and is about 0.6 of what four sets give. The interval says nothing
-    of what another reference would change, nor of FID's bias.
+    standard deviation of KID is over overlapping subsets of the same samples. So the interval of KID, which has no
+    bias, comes from how disjoint sets of the samples differ (see `spread`), and those of the others from a jackknife
+    (`fidelity_pseudo_values`). FID's is about 0.6 as wide as what four sets give, and recall's is wider than it need
+    be. The intervals say nothing of what another reference would change, nor of FID's bias.
 
     Two rows whose samples k were made from the same noise are split alike, so the noise that they share cancels in
     `Measurement.difference`.
@@ -43,19 +42,19 @@ def fidelity_measurements(
     Args:
         features: of generated samples [N, F].
         reference: features of real samples [M, F].
-        sets: number of disjoint sets, at least 2, for all but FID. The KID of a set is the mean over
-            `kid_subsets / sets` subsets.
+        sets: number of disjoint sets for KID, at least 2. The KID of a set is the mean over `kid_subsets / sets`
+            subsets.
         settings: see `FidelitySettings`.
 
     Raises:
         ValueError: too few samples for that many sets, or as in `fidelity_values`.
     """
+    size_of_sets(len(features), sets, settings)
     values = fidelity_values(features, reference, settings)
-    by_sets = tuple(name for name in values if name != "fid")
-    per_set = fidelity_per_set(features, reference, sets, replace(settings, figures=by_sets)) if by_sets else {}
-    if "fid" in values:
-        per_set["fid"] = fid_pseudo_values(features, reference, settings)
-    return {name: set_wise(value, per_set[name], HIGHER_IS_BETTER[name]) for name, value in values.items()}
+    repeated = fidelity_pseudo_values(features, reference, settings)
+    if "kid" in values:
+        repeated["kid"] = kid_of_sets(features, reference, sets, settings)
+    return {name: set_wise(value, repeated[name], HIGHER_IS_BETTER[name]) for name, value in values.items()}
 
 
 class _SetJudge(Judge):
@@ -85,7 +84,7 @@ class FidelityJudge(_SetJudge):
     Args:
         features: safetensors file with the reference "features" [M, F], a path or `shipped:NAME`.
         figures: which of "fid", "kid", "precision" and "recall" to measure.
-        sets: number of disjoint sets of samples behind the intervals of all but FID.
+        sets: number of disjoint sets of samples behind the interval of KID.
         classifier: weights of the `FeatureClassifier` whose features are compared; None for `extractor`.
         extractor: name of one of torch-fidelity's own extractors, e.g. "inception-v3-compat".
         extractor_weights: that extractor's weights file.

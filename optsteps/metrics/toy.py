@@ -11,10 +11,7 @@ from torch import Tensor
 
 from optsteps.conditions import Cond
 from optsteps.metrics.base import Judge, Measurement, sample_wise, set_wise
-from optsteps.metrics.statistics import Interval, spread
-
-# disjoint sets of samples behind an interval
-SETS = 8
+from optsteps.metrics.statistics import Interval, jackknife, spread
 
 
 class Distribution(Protocol):
@@ -113,8 +110,7 @@ class DistributionJudge(Judge):
 
 
 class TrueSamples:
-    """What the sliced Wasserstein distance of other samples is measured to, with an interval from how disjoint sets of
-    these differ.
+    """What the sliced Wasserstein distance of other samples is measured to, with an interval from a jackknife of these.
 
     Args:
         samples: [m, d].
@@ -125,9 +121,11 @@ class TrueSamples:
         self._projected = _projected(samples, self._directions)
 
     def distance(self, x: Tensor) -> Measurement:
-        projected = (_projected(part, self._directions) for part in (x, *x.chunk(SETS)))
-        distance, *distances = (_distance(part, self._projected) for part in projected)
-        return set_wise(distance, torch.tensor(distances, dtype=torch.float64), False)
+        def measured(index: Tensor) -> Tensor:
+            distance = _distance(_projected(x[index], self._directions), self._projected)
+            return torch.tensor(distance, dtype=torch.float64)
+
+        return set_wise(float(measured(torch.arange(len(x)))), jackknife(measured, len(x)), False)
 
 
 def _directions(dimensions: int, number: int = 256, seed: int = 0) -> Tensor:

@@ -12,9 +12,9 @@ from optsteps.metrics import spread, verdict
 from optsteps.metrics.features import (
     HIGHER_IS_BETTER,
     FidelitySettings,
-    fid_pseudo_values,
-    fidelity_per_set,
+    fidelity_pseudo_values,
     fidelity_values,
+    kid_of_sets,
 )
 from optsteps.metrics.fidelity import fidelity_measurements
 
@@ -89,13 +89,14 @@ def test_half_precision_references_are_taken_at_their_values() -> None:
 
 def test_pseudo_values_leave_out_one_group_at_a_time() -> None:
     x, y = _normal(43, 3), 0.3 + _normal(50, 3, seed=1)
-    only_fid = replace(FAST, figures=("fid",))
-    groups = torch.randperm(43, generator=torch.Generator().manual_seed(FAST.seed)).tensor_split(20)
-    of_all = fidelity_values(x, y, only_fid)["fid"]
-    left = [torch.tensor(sorted(set(range(43)) - set(group.tolist()))) for group in groups]
-    expected = [20 * of_all - 19 * fidelity_values(x[kept], y, only_fid)["fid"] for kept in left]
-    torch.testing.assert_close(fid_pseudo_values(x, y, FAST), torch.tensor(expected, dtype=torch.float64))
-    assert len(fid_pseudo_values(x[:7], y, FAST)) == 7
+    of_all, found = fidelity_values(x, y, FAST), fidelity_pseudo_values(x, y, FAST)
+    for name, count in {"fid": 20, "precision": 10, "recall": 10}.items():
+        groups = torch.randperm(43, generator=torch.Generator().manual_seed(FAST.seed)).tensor_split(count)
+        left = [torch.tensor(sorted(set(range(43)) - set(group.tolist()))) for group in groups]
+        expected = [count * of_all[name] - (count - 1) * fidelity_values(x[kept], y, FAST)[name] for kept in left]
+        torch.testing.assert_close(found[name], torch.tensor(expected, dtype=torch.float64))
+    assert list(found) == ["fid", "precision", "recall"]
+    assert len(fidelity_pseudo_values(x[:7], y, FAST)["fid"]) == 7
 
 
 def test_interval_of_fid_covers_its_expectation() -> None:
@@ -116,10 +117,11 @@ def test_interval_of_a_difference_covers_its_expectation_and_is_narrower_than_th
     reference, found, by_sets = _normal(2000, 24, seed=1000) * deviations, [], []
     for seed in range(150):
         noise = _normal(40, 24, seed=seed) * deviations
-        one, two = (fidelity_measurements(x, reference, 4, only_fid)["fid"] for x in (noise, 1.1 * noise + 0.05))
+        pair = (noise, 1.1 * noise + 0.05)
+        one, two = (fidelity_measurements(x, reference, 4, only_fid)["fid"] for x in pair)
         found.append(one.difference(two))
-        sets = [fidelity_per_set(x, reference, 4, only_fid)["fid"] for x in (noise, 1.1 * noise + 0.05)]
-        by_sets.append(spread(sets[0] - sets[1]))
+        sets = [[fidelity_values(part, reference, only_fid)["fid"] for part in x.split(10)] for x in pair]
+        by_sets.append(spread(torch.tensor(sets[0], dtype=torch.float64) - torch.tensor(sets[1])))
     expectation = float(np.mean([difference.value for difference in found]))
     hits = sum(expectation in difference for difference in found)
     assert 132 <= hits <= 149  # 142.5 +- 10.7, four standard deviations
@@ -144,7 +146,8 @@ def test_sets_mix_samples_whatever_their_order(order: str) -> None:
     x[label == 1] += 20
     y[:100] += 20
     assert fidelity_values(x[label == 1], y, FAST)["fid"] > 100  # what a set of a single class would have
-    assert fidelity_per_set(x, y, 2, FAST)["fid"].max() < 20
+    only_kid = replace(FAST, figures=("kid",))
+    assert kid_of_sets(x, y, 2, FAST).max() < fidelity_values(x[label == 1], y, only_kid)["kid"] / 4
 
 
 def test_pairing_finds_a_difference_that_the_intervals_hide() -> None:
@@ -171,7 +174,7 @@ def test_errors() -> None:
         fidelity_values(good, good[:, :2])
     with pytest.raises(ValueError, match="not finite"):
         fidelity_values(good, good * math.inf)
-    with pytest.raises(ValueError, match="20 samples make 6 sets of 3, too few for kid, precision, recall"):
+    with pytest.raises(ValueError, match="20 samples make 6 sets of 3, too few"):
         fidelity_measurements(good, good, sets=6)
     with pytest.raises(ValueError, match="at least 2"):
         fidelity_measurements(good, good, sets=1)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from optsteps.metrics import entropy, negative_log_likelihood, sliced_wasserstein
 from optsteps.metrics.judges import DistributionJudge
+from optsteps.metrics.statistics import jackknife
+from optsteps.metrics.toy import TrueSamples
 
 
 class _Gaussian:
@@ -87,15 +89,30 @@ def test_same_samples_have_no_distance_and_seeds_name_directions() -> None:
 def test_a_judge_sorts_the_truth_once(monkeypatch: pytest.MonkeyPatch) -> None:
     gaussian, x = _Gaussian(1.0, 2), _normal(40, 2, seed=1)
     judge = DistributionJudge(gaussian, 300)
-    distance = sliced_wasserstein(x, gaussian.sample(300, torch.Generator().manual_seed(0)))
-    sets = [sliced_wasserstein(p, gaussian.sample(300, torch.Generator().manual_seed(0))) for p in x.chunk(8)]
+    truth = gaussian.sample(300, torch.Generator().manual_seed(0))
+    expected = jackknife(
+        lambda index: torch.tensor(sliced_wasserstein(x[index], truth), dtype=torch.float64), len(x), groups=20
+    )
     sizes, sort = list[int](), np.sort
     monkeypatch.setattr(np, "sort", lambda x, **options: (sizes.append(x.shape[1]), sort(x, **options))[1])
     measured = judge.judge(x, x, None)["sliced_wasserstein"]
-    assert measured.interval.value == pytest.approx(distance, rel=1e-12)
+    assert measured.interval.value == pytest.approx(sliced_wasserstein(x, truth), rel=1e-12)
     assert measured.sets is not None
-    assert measured.sets.tolist() == pytest.approx(sets, rel=1e-12)
-    assert sizes == [40, *[5] * 8]
+    assert measured.sets.tolist() == pytest.approx(expected.tolist(), rel=1e-9)
+    assert sizes[:22] == [40, *[38] * 20, 40]
+
+
+def test_the_interval_of_a_difference_of_distances_covers_its_expectation() -> None:
+    """With disjoint sets, whose distances are those of few samples, it would cover some five times in six."""
+    truth = TrueSamples(_normal(150, 2, seed=1000))
+    found = []
+    for seed in range(60):
+        noise = _normal(96, 2, seed=seed)
+        difference = truth.distance(1.3 * noise + 0.02).difference(truth.distance(noise))
+        assert difference is not None
+        found.append(difference)
+    expectation = float(np.mean([one.value for one in found]))
+    assert sum(expectation in one for one in found) >= 50  # 57 - 6.8, four standard deviations
 
 
 def test_errors() -> None:

@@ -82,7 +82,7 @@ def _notes(rows: Sequence[Row], facts: Mapping[str, str]) -> list[str]:
     if names & {"fid", "kid", "sliced_wasserstein", "precision", "recall"}:
         notes.append(
             "FID, KID, precision, recall and sliced Wasserstein distance belong to a set of samples and are biased "
-            "under resampling: FID's interval comes from a jackknife, the others' from the spread over disjoint sets."
+            "under resampling: KID's interval comes from the spread over disjoint sets, the others' from a jackknife."
         )
     if names & {"geneval", "pixel_geneval"}:
         notes.append(
