@@ -17,7 +17,8 @@ def recommendations(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> list
     rival's: what cannot be told from a rival is not worth a search. For example "With 5 evaluations per sample use
     oss's schedule: it is better than the best other (edm) by 1.31 dB PSNR [1.20, 1.42].". Where rows were sampled with
     several solvers, the schedule's is named too. A rival with the very schedule of the main method is named beside it;
-    a formula with that schedule, which needs no search, is named before others that are no worse.
+    a formula with that schedule, which needs no search, is named before others that are no worse. A rival from which no
+    difference shows in the digits of the figure is named beside it too, and not as better or worse.
 
     What is better by one figure may be worse by another: nearness can be bought with spread. Where the main method's
     schedule is named, but is worse than the best hand-made one by the interval of a further figure that says nothing of
@@ -36,10 +37,11 @@ def recommendations(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> list
 
 def _recommendation(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> str:
     same = _with_the_same_schedule(rows, verdicts)
-    if same and len(same) < len(verdicts):  # that one is no better than oneself says nothing
-        verdicts = [v for v in verdicts if v.rival not in same]
+    even = [v.rival for v in verdicts if v.rival not in same and _shows_nothing(v)]
+    if len(same) + len(even) < len(verdicts):  # that one is no better than oneself says nothing
+        verdicts = [v for v in verdicts if v.rival not in (*same, *even)]
     else:
-        same = []
+        same, even = [], []
     nearest = max(verdicts, key=lambda v: _merit(rows, v))
     method, rival, shown = nearest.method, nearest.rival, number_format(nearest.figure)
     solvers = {row.method: row.solver for row in rows if row.nfe == nearest.nfe and row.solver}
@@ -53,6 +55,7 @@ def _recommendation(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> str:
     by = f"by {shown.difference(nearest.difference)}"
     if nearest.verdict == "better":
         which = f", which is {' and '.join(same)}'s" if same else ""
+        which += f", as good as {' and '.join(even)}'s" if even else ""
         than = f"{rival}'s" if len(verdicts) == 1 else f"the best other ({rival})"
         better = f"With {budget} use {schedule_of(method)}{which}: it is better than {than} {by}"
         return f"{better}{_bought_with(rows, verdicts)}."
@@ -77,6 +80,12 @@ def _with_the_same_schedule(rows: Sequence[Row], verdicts: Sequence[VerdictRow])
 
     own = sampled(verdicts[0].method)
     return [v.rival for v in verdicts if own is not None and sampled(v.rival) == own]
+
+
+def _shows_nothing(verdict: VerdictRow) -> bool:
+    """Whether both ends of the interval of a difference are 0 in the digits in which it is shown."""
+    shown, ends = number_format(verdict.figure), (verdict.difference.low, verdict.difference.high)
+    return all(float(shown.number(end)) == 0 for end in ends)
 
 
 def _bought_with(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> str:

@@ -57,8 +57,21 @@ def test_a_rival_with_the_same_schedule_is_named_beside_it() -> None:
         "[4.00, 4.00]."
     ]
     assert said(rows[:2])[0].startswith("With 5 evaluations per sample use path's schedule: mine's is no better")
-    of_heun = [replace(rows[0], solver="heun"), replace(rows[1], solver="euler"), rows[2]]
+    of_euler = replace(row("path", 24.01, doubt=1.0), schedule=own, solver="euler")
+    of_heun = [replace(rows[0], solver="heun"), of_euler, rows[2]]
     assert "use path's schedule with euler: mine's is no better" in said(of_heun)[0]
+
+
+def test_a_difference_that_does_not_show_is_none() -> None:
+    rows = [row("mine", 24.0), row("edm", 20.0), row("parallel", 24.001)]
+    assert said(rows) == [
+        "With 5 evaluations per sample use mine's schedule, as good as parallel's: it is better than edm's by 4.00 dB "
+        "PSNR [4.00, 4.00]."
+    ]
+    assert said([rows[0], row("parallel", 24.006), rows[1]])[0].startswith(
+        "With 5 evaluations per sample use parallel's schedule: mine's is worse by 0.01 dB PSNR"
+    )
+    assert "use parallel's schedule" in said([rows[0], rows[2]])[0]
 
 
 def test_a_formula_with_the_same_schedule_is_named_before_others_that_are_no_worse() -> None:
