@@ -134,7 +134,11 @@ def check(command: Command, folder: Path) -> None:
 
 
 def composed(arguments: list[str], folder: Path) -> Iterator[DictConfig]:
-    """The checked configs of an `optsteps` line: one, or of a sweep one for every value, the others at their first."""
+    """The checked configs of an `optsteps` line: one, or of a sweep as many as its longest list has values.
+
+    The first has the first value of every list, the second the second, and a list that has come to its end stays at
+    its last value. So every value is in one of them.
+    """
     options, overrides = optsteps_arguments(arguments)
     if options.help:
         return
@@ -145,11 +149,9 @@ def composed(arguments: list[str], folder: Path) -> Iterator[DictConfig]:
     assert options.multirun or not swept, f"{swept[0].input_line} is a sweep, which needs -m"
     values = [[f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()] for o in swept]
     plain = [override for override in overrides if override not in {o.input_line for o in swept}]
-    first = [choices[0] for choices in values]
-    yield _composed("config", [*plain, *first], Run)
-    for number, choices in enumerate(values):
-        for choice in choices[1:]:
-            yield _composed("config", [*plain, *first[:number], choice, *first[number + 1 :]], Run)
+    for number in range(max(map(len, values), default=1)):
+        chosen = [choices[min(number, len(choices) - 1)] for choices in values]
+        yield _composed("config", [*plain, *chosen], Run)
 
 
 def optsteps_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:

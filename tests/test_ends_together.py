@@ -107,7 +107,7 @@ def like_schedules(draw: st.DrawFn) -> list[Schedule]:
     return schedules
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(like_schedules(), st.sampled_from(["euler", "dpmpp_2m", "heun", "dpm2", "unipc"]), st.integers(1, 9))
 def test_what_walks_share_is_evaluated_once(schedules: list[Schedule], name: str, max_batch: int) -> None:
     solver, denoiser = build_solver(name), CountedDenoiser(labelled(EDM()))

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from guides import ROOT, Block, Command, blocks, check, commands
@@ -18,6 +19,9 @@ from overrides import with_oss
 from reader import HUB, bring_detector, bring_files, bring_pipeline, names, sizes
 
 import optsteps
+from optsteps import Schedule, finding
+from optsteps.methods import Auto
+from optsteps.processes import Process
 
 GUIDES = [
     ROOT / "README.md",
@@ -48,6 +52,8 @@ MODULES = {"optsteps": "run", "optsteps-train": "train", "optsteps-report": "rep
 # of machines that tests do not have: these commands are composed alone
 ELSEWHERE = {"runner=gpu", "runner=all_gpus", "runner=slurm", "hydra/launcher=submitit_slurm"}
 NOT_HERE = re.compile(r"model\.(variant|offload)=|runner\.precision=float16")
+# whose methods or rivals have the pool of `auto`, or all methods: composing one takes seconds
+POOLED = re.compile(r"experiment=((?:auto|rivals|blackbox|affordable)\S*)")
 # of a sweep's values, two are enough
 SWEPT = re.compile(r"^([\w/@.]+=\w+,\w+),[\w,]+$")
 TINY = ["teacher.steps=4", "search.samples=2", "test.samples=32", "test.oracle=0", "store.folder=null"]
@@ -114,7 +120,18 @@ def at_desk(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
-@pytest.mark.parametrize("command", of(PAGES), ids=str)
+def composed_at_first(found: list[Command]) -> list[Any]:
+    """The commands; slow are those that have no pooled experiment but such as earlier ones have."""
+    seen, marked = set[str](), list[Any]()
+    for command in found:
+        pooled = {name for word in command.words for one in POOLED.findall(word) for name in one.split(",")}
+        repeated = bool(pooled) and pooled <= seen
+        marked.append(pytest.param(command, marks=[pytest.mark.slow] * repeated))
+        seen |= pooled
+    return marked
+
+
+@pytest.mark.parametrize("command", composed_at_first(of(PAGES)), ids=str)
 def test_every_command_is_known_to_its_program(command: Command, at_desk: Path) -> None:
     check(command, at_desk)
 
@@ -189,7 +206,16 @@ def runnable(pages: list[Path]) -> list[Command]:
 
 
 @pytest.mark.usefixtures("blank_pictures")
-@pytest.mark.parametrize("command", [c for c in runnable(GUIDES[:1]) if "-m" not in c.words], ids=str)
+@pytest.mark.parametrize(
+    "command",
+    [
+        # its whole pool names candidates for the network: tests/cli/test_run.py runs method=evolution
+        pytest.param(c, marks=[pytest.mark.slow] * ("method=bayesian" in c.words))
+        for c in runnable(GUIDES[:1])
+        if "-m" not in c.words
+    ],
+    ids=str,
+)
 def test_the_commands_of_the_first_page_run(command: Command, at_desk: Path) -> None:
     run(command, at_desk)
 
@@ -200,13 +226,32 @@ def test_the_commands_of_the_guides_run(command: Command, at_desk: Path) -> None
     run(command, at_desk)
 
 
+def bring_few_methods_and_steps(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`find` and `tune` ask some methods of their pool, and the teachers that they and OSS follow have few steps."""
+    whole, build_schedule = finding._auto, optsteps.build_schedule
+
+    def with_few_methods(*settings: Any) -> Auto:
+        auto = whole(*settings)
+        auto.pool = {name: auto.pool[name] for name in (*finding.HAND_MADE, *finding.HAND_MADE_FOR_FLOWS, "gits")}
+        return auto
+
+    def with_few_steps(family: str, process: Process, steps: int, *further: Any, **named: Any) -> Schedule:
+        return build_schedule(family, process, min(steps, 20), *further, **named)
+
+    monkeypatch.setattr(finding, "_auto", with_few_methods)
+    if "OSS()" in page.read_text():
+        monkeypatch.setattr(optsteps, "build_schedule", with_few_steps)
+    monkeypatch.setattr(optsteps, "find", partial(optsteps.find, teacher=20))
+    monkeypatch.setattr(optsteps, "tune", partial(optsteps.tune, samples=14, teacher=10))
+
+
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_python_of_a_page_runs_in_its_order(
     page: Path, at_desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(at_desk, tmp_path / "desk")  # what a page writes is no other page's
     monkeypatch.chdir(tmp_path / "desk")
-    monkeypatch.setattr(optsteps, "tune", partial(optsteps.tune, samples=14, teacher=10))
+    bring_few_methods_and_steps(page, monkeypatch)
     namespace = names(str(page.relative_to(ROOT)))
     for block in blocks(page):
         if block.language == "python" and block.file is None:

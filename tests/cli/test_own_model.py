@@ -135,10 +135,10 @@ def test_a_model_s_function_takes_none_some_or_all_of_name_process_and_device(
 def test_the_metric_that_fits(shape: tuple[int, ...], parts: dict[str, Any], metric: str) -> None:
     model = Model("mine", lambda x, t, cond=None: x, EDM(), shape, (10.0, 0.1), **parts)
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        auto, chosen = (compose("config", [f"metric={name}"]).metric for name in ("auto", metric))
-        mine = compose("config", ["metric=auto", "metric.verdicts=[mse]"]).metric
-        default = compose("config").metric
-        images = compose("config", ["metric=images"]).metric
+        auto, chosen = (compose("config", ["method=edm", f"metric={name}"]).metric for name in ("auto", metric))
+        mine = compose("config", ["method=edm", "metric=auto", "metric.verdicts=[mse]"]).metric
+        default = compose("config", ["method=edm"]).metric
+        images = compose("config", ["method=edm", "metric=images"]).metric
     choose_metric(auto, model)
     assert auto == chosen
     choose_metric(mine, model)

@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
+from overrides import with_oss
 from test_run import TINY, TINY_PLANE, start
 
 from optsteps.cli.common import CONFIG_DIR
@@ -21,7 +22,7 @@ DEFAULT = ["oss", "edm", "time_uniform", "logsnr", "flow_shift"]
 
 def composed(*overrides: str) -> DictConfig:
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return compose("config", ["logger=none", *overrides])
+        return compose("config", with_oss(["logger=none", *overrides]))
 
 
 @pytest.mark.parametrize(

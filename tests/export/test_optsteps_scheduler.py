@@ -216,7 +216,7 @@ def schedule_for(process: Process, solver: str) -> Schedule:
 
 
 @pytest.mark.filterwarnings("ignore:the pipeline asks")
-@pytest.mark.parametrize("solver", ["euler", "dpmpp_2m", "dpmpp_2m with weights", "sde_dpmpp_2m", "heun"])
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "dpmpp_2m with weights", "sde_dpmpp_2m", "heun"])
 @pytest.mark.parametrize("name", PIPELINES)
 def test_the_pipelines_own_call(name: str, solver: str, tmp_path: Path) -> None:
     pipe, model = wrapped(name)
@@ -227,7 +227,7 @@ def test_the_pipelines_own_call(name: str, solver: str, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = sample(model.denoiser, schedule, plain, x, cond)
     size = max(1.0, float(expected.abs().max()))  # random weights make latents of up to hundreds
-    for scheduler in (made, OptstepsScheduler.from_pretrained(tmp_path), pickle.loads(pickle.dumps(made))):
+    for scheduler in (made, pickle.loads(pickle.dumps(OptstepsScheduler.from_pretrained(tmp_path)))):
         pipe.scheduler = scheduler
         torch.testing.assert_close(own_call(pipe, name, x), expected, rtol=0, atol=1e-4 * size)
     theirs = PIPELINES[name]().scheduler
@@ -253,18 +253,16 @@ def test_a_strength_runs_the_last_part(name: str, solver: str) -> None:
     schedule = Schedule(times, Flow() if flow else SD, metadata={"solver": solver})
     pipe.scheduler = OptstepsScheduler.from_pipeline(pipe, schedule)
     unit, seen = (1e-3 if name == "sd3" else 1.0), record(pipe)
-    for strength in (0.3, 0.5, 0.8, 1.0):
+    for strength in (0.3, 0.5, 1.0):
         first = schedule.steps - steps_left(name, schedule.steps, strength)
         expected = [called.told for called in pipe.scheduler.calls if called.step >= first]
-        images = []
-        for steps in (8, 16):
+        for steps in (8, 16) if (16 * strength) % 2 == 0 else (8,):  # 16 steps are halved without a rest
             seen.clear()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                images.append(call(strength=strength, num_inference_steps=steps))
-            if steps == 8 or (16 * strength) % 2 == 0:  # 16 steps are halved without a rest
-                assert [unit * t for t in seen] == pytest.approx(expected, rel=1e-6)
-        assert bool(torch.isfinite(images[0]).all())
+                image = call(strength=strength, num_inference_steps=steps)
+            assert [unit * t for t in seen] == pytest.approx(expected, rel=1e-6)
+            assert bool(torch.isfinite(image).all())
 
 
 @pytest.mark.filterwarnings("ignore:the pipeline asks")

@@ -62,7 +62,7 @@ def published(grid: Grid, params1: Tensor, params2: Tensor) -> tuple[Tensor, Ten
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=GRID_NAMES)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(numbers=NUMBERS, seed=st.integers(0, 2**20))
 def test_times_are_those_of_the_released_formulas(grid: Grid, numbers: list[float], seed: int) -> None:
     """Of its n+1 numbers one cancels: the first, which is the last time's in mode "time"."""
@@ -80,7 +80,7 @@ def test_times_are_those_of_the_released_formulas(grid: Grid, numbers: list[floa
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=GRID_NAMES)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(numbers=NUMBERS, seed=st.integers(0, 2**20), size=st.floats(0, 100))
 def test_told_times_stay_between_the_middles_of_the_gaps(
     grid: Grid, numbers: list[float], seed: int, size: float
@@ -306,12 +306,13 @@ def test_it_is_deterministic_and_leaves_the_global_generator_alone() -> None:
     problem = mixture_problem("vp", samples=12, teacher_steps=12)
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    first = LD3().search(problem, [3, 5])
+    few: dict[str, Any] = {"first_rounds": 2, "second_rounds": 1}
+    first = LD3(**few).search(problem, [3, 5])
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(1)
-    assert LD3().search(problem, [3, 5]).schedules == first.schedules
-    assert LD3().search(problem, [5]).schedules[5] == first.schedules[5]  # each from a start of its own
-    assert LD3(seed=1).search(problem, [5]).schedules != {5: first.schedules[5]}
+    assert LD3(**few).search(problem, [3, 5]).schedules == first.schedules
+    assert LD3(**few).search(problem, [5]).schedules[5] == first.schedules[5]  # each from a start of its own
+    assert LD3(**few, seed=1).search(problem, [5]).schedules != {5: first.schedules[5]}
 
 
 @pytest.mark.parametrize("chosen", [{}, {"ball": 0.0}, {"batch": 1, "validate_every": 3}, {"told_times": True}])

@@ -20,7 +20,7 @@ from optsteps.solvers import build_solver
 
 ZERO_SNR = VP.from_betas(torch.cat([torch.linspace(1e-4, 0.02, 999), torch.ones(1)]).double().numpy())
 TIMES = [8.0, 4.0, 2.5, 1.6]
-FAST = {"iterations": 400, "rate": 0.02}
+FAST = {"iterations": 200, "rate": 0.03}
 
 
 class Fixed(HandMade):

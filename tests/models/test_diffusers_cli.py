@@ -26,7 +26,7 @@ from optsteps.schedules import PUBLISHED
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 CPU = torch.device("cpu")
-TINY = ["steps=[2,3]", "teacher.steps=6", "search.samples=3", "test.samples=4", "test.oracle=2", "logger=none"]
+TINY = ["steps=[2,3]", "teacher.steps=6", "search.samples=3", "test.samples=4", "test.oracle=0", "logger=none"]
 # a network of random weights is no denoiser: the check would try all readings of it
 TINY += ["runner=cpu", "teacher.family=time_uniform", "check_model=false"]
 
@@ -70,10 +70,8 @@ def test_a_saved_pipeline_and_a_file_of_prompts(
     tested = tmp_path / "test.jsonl"
     tested.write_text("".join(json.dumps({"tag": "x", "prompt": prompt}) + "\n" for prompt in PROMPTS[:2]))
     given = [f"model.path={sd}", f"model.prompts={prompts}", f"model.test_prompts={tested}", "metric=pixels"]
-    given += ["check_model=true"]
-    found = start(
-        monkeypatch, tmp_path, *given, f"store.folder={tmp_path}/store", "solver=dpmpp_2m", "check_model=true"
-    )
+    given += ["check_model=true", "test.oracle=2"]
+    found = start(monkeypatch, tmp_path, *given, f"store.folder={tmp_path}/store", "solver=dpmpp_2m")
     rows = {(row["method"], row["steps"]): row for row in found["rows"]}
     assert {"oss", "edm", "time_uniform", "logsnr", "own", "published"} <= {method for method, _ in rows}
     assert rows["oss", 3]["nfe"] == 6, "guidance 7.5, the pipeline's own default, counts twice"
@@ -99,9 +97,10 @@ def test_monitors_on_a_saved_pipeline(
     PIPELINES[name]().save_pretrained(tmp_path / "pipeline")
     size = [f"model.{key}={value}" for key, value in SIZES.get(name, {}).items()]
     given = [f"model.path={tmp_path}/pipeline", f"model.prompts={prompts}", *size, f"store.folder={tmp_path}/store"]
+    given += ["steps=[3]"]
     rivals = ["art", "solver_monitor", "tors", "entropic", "crs"]
     found = start(monkeypatch, tmp_path, *given, "method=curvature", f"rivals=[{','.join(rivals)}]", "solver=dpmpp_2m")
-    rows = {row["method"]: row for row in found["rows"] if row["steps"] == 3}
+    rows = {row["method"]: row for row in found["rows"]}
     [first] = {row["times"][0] for row in found["rows"] if row["method"] == "teacher"}
     for method in ("curvature", *rivals):
         times = rows[method]["times"]
@@ -133,17 +132,17 @@ def test_published_is_of_the_pipelines_own_kind_however_it_is_named(
 ) -> None:
     PIPELINES["sdxl"]().save_pretrained(tmp_path / "sdxl")
     size = [f"model.{name}={value}" for name, value in SIZES.get("sdxl", {}).items()]
-    given = [f"model.path={tmp_path}/sdxl", f"model.prompts={prompts}", *size, "store.folder=null"]
+    given = [f"model.path={tmp_path}/sdxl", f"model.prompts={prompts}", *size, "store.folder=null", "steps=[3]"]
     process = VP.scaled_linear()
     expected = build_schedule("published", process, 3, model="sdxl", final="zero", snap=True).times.tolist()
-    alone = [f"~method@rivals.{name}" for name in ("edm", "logsnr")]
+    given += ["rivals=none"]
     for named in (["method=published"], ["method=time_uniform", "+method@rivals.published=published"]):
-        rows = start(monkeypatch, tmp_path, *given, *named, *alone)["rows"]
-        [row] = [row for row in rows if (row["method"], row["steps"]) == ("published", 3)]
+        rows = start(monkeypatch, tmp_path, *given, *named)["rows"]
+        [row] = [row for row in rows if row["method"] == "published"]
         assert row["times"] == pytest.approx(expected, abs=0.1)
         assert row["range"] == "its authors'"
-    others = [*given, "method=published", "method.model=sd15", *alone]
-    [row] = [r for r in start(monkeypatch, tmp_path, *others)["rows"] if (r["method"], r["steps"]) == ("published", 3)]
+    others = [*given, "method=published", "method.model=sd15"]
+    [row] = [row for row in start(monkeypatch, tmp_path, *others)["rows"] if row["method"] == "published"]
     sd15 = build_schedule("published", process, 3, model="sd15", final="zero", snap=True).times.tolist()
     assert row["times"] == pytest.approx(sd15, abs=0.1)
     unet2d().save_pretrained(tmp_path / "unet")
@@ -214,7 +213,15 @@ def test_the_snippet_samples_with_the_schedule(
     sd: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pasted after loading the pipeline, it calls the network at the schedule's times."""
-    start(monkeypatch, tmp_path, f"model.path={sd}", f"model.prompts={prompts}", "store.folder=null", "steps=[3]")
+    start(
+        monkeypatch,
+        tmp_path,
+        f"model.path={sd}",
+        f"model.prompts={prompts}",
+        "store.folder=null",
+        "steps=[3]",
+        "rivals=none",
+    )
     pipe, times = PIPELINES["sd"](), []
     pipe.unet.register_forward_pre_hook(lambda _, args, kwargs: times.append(float(args[1])), with_kwargs=True)
     exec((tmp_path / "run" / "use_in_diffusers.py").read_text(), {"pipe": pipe})
@@ -233,7 +240,7 @@ def test_times_of_a_pipeline_with_timesteps_are_timesteps(
     use = (tmp_path / "run" / "use_in_diffusers.py").read_text()
     assert "timesteps=[999, " in use
     assert "optsteps.apply" not in use
-    between = start(monkeypatch, tmp_path, *given, "method=edm", "teacher.snap=false")["rows"]
+    between = start(monkeypatch, tmp_path, *given, "method=edm", "rivals=none", "teacher.snap=false")["rows"]
     assert any(t != round(t) for row in between if row["method"] == "edm" for t in row["times"])
 
 
@@ -256,7 +263,7 @@ def test_a_flow_with_the_other_solvers_and_methods(
 
 def test_a_u_net_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unet2d().save_pretrained(tmp_path / "unet")
-    given = [f"model.path={tmp_path}/unet", "store.folder=null"]
+    given = [f"model.path={tmp_path}/unet", "store.folder=null", "steps=[3]"]
     found = start(monkeypatch, tmp_path, *given, "process=ddpm")
     assert "own" not in {row["method"] for row in found["rows"]}
     assert found["facts"]["pipeline"] == "UNet2DModel"
@@ -313,15 +320,22 @@ def test_errors_are_one_paragraph(
         return error(monkeypatch, capsys, tmp_path, *overrides)
 
     assert "there is no folder /no/such/folder" in said("model.path=/no/such/folder")
-    assert "holds neither model_index.json nor config.json" in said(f"model.path={tmp_path}")
-    assert "needs prompts: give model.prompts=FILE" in said(f"model.path={sd}")
-    assert "there is no file of prompts /no/file" in said(f"model.path={sd}", "model.prompts=/no/file")
-    (tmp_path / "unknown").mkdir()
-    (tmp_path / "unknown" / "model_index.json").write_text('{"_class_name": "AudioPipeline"}')
-    assert "holds a AudioPipeline, which is not supported" in said(f"model.path={tmp_path}/unknown")
     assert "not on Flow()" in said(f"model.path={sd}", f"model.prompts={prompts}", "process=flow")
     assert "process=own, but mnist brings no process" in said("model=mnist", "process=own")
     assert "DecodedJudge needs a model" in said("model=mnist", "metric=pixels")
+
+
+def test_what_is_no_pipeline_and_what_has_no_prompts(sd: Path, tmp_path: Path) -> None:
+    (tmp_path / "unknown").mkdir()
+    (tmp_path / "unknown" / "model_index.json").write_text('{"_class_name": "AudioPipeline"}')
+    for path, prompts, message in (
+        (tmp_path, None, "holds neither model_index.json nor config.json"),
+        (tmp_path / "unknown", None, "holds a AudioPipeline, which is not supported"),
+        (sd, None, "needs prompts: give model.prompts=FILE"),
+        (sd, "/no/file", "there is no file of prompts /no/file"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            pretrained_pipeline("diffusers", str(path), None, CPU, prompts)
 
 
 @pytest.mark.parametrize(
@@ -360,22 +374,20 @@ def test_methods_without_a_search_of_their_own(
 ) -> None:
     """On discrete timesteps, and on flows whose first noise level is infinite or large."""
     PIPELINES[kind]().save_pretrained(tmp_path / kind)
-    given = [f"model.path={tmp_path}/{kind}", f"model.prompts={prompts}", "store.folder=null", "test.oracle=0"]
+    given = [f"model.path={tmp_path}/{kind}", f"model.prompts={prompts}", "store.folder=null", "steps=[3]"]
     given += [f"model.{name}={value}" for name, value in SIZES.get(kind, {}).items()]
-    rivals = "rivals=[dm,hso,olss,cosine_data]"
-    rows = start(monkeypatch, tmp_path, *given, "method=gaussian", rivals, "solver=dpmpp_2m")["rows"]
-    found = {(row["method"], row["steps"]): row for row in rows}
+    chosen = ["method=gaussian", "method.iterations=10", "rivals=[dm,hso,olss,cosine_data]"]
+    rows = start(monkeypatch, tmp_path, *given, *chosen, "solver=dpmpp_2m")["rows"]
+    found = {row["method"]: row["times"] for row in rows}
     for method in ("gaussian", "dm", "hso", "olss", "cosine_data"):
-        for n in (2, 3):
-            row = found[method, n]
-            assert row["times"][-1] == (-1 if kind == "sd" else 0)
-            assert len(row["times"]) == n + 1
+        assert found[method][-1] == (-1 if kind == "sd" else 0)
+        assert len(found[method]) == 4
 
 
 @pytest.mark.slow
 def test_a_pipeline_by_its_own_call(sd: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of = [f"model.path={sd}", f"model.prompts={prompts}", "+model.arguments.guidance_scale=3.0"]
-    run = ["steps=[2]", "method=logsnr", "rivals=none", "max_batch=4", "test.oracle=0"]
+    run = ["steps=[2]", "method=logsnr", "rivals=none", "max_batch=4"]
     found = start(monkeypatch, tmp_path, *of, *run, model="pipeline")
     rows = {row["method"]: row for row in found["rows"]}
     assert rows["logsnr"]["nfe"] == 4

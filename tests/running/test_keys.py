@@ -295,7 +295,11 @@ CASES: dict[str, Case] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+# another case of the fast ones does nearly the same
+SLOW = ("weights in a folder", "weights in a path from home", "a solver's environment", "a target that is decorated")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in CASES])
 def test_what_changes_a_result_is_computed_again(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     environment = {key: value.format(tmp_path) for key, value in case.environment.items()}

@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch.distributed import HashStore
 
 from optsteps.running.launch import Rank, launch
 from optsteps.running.started import is_divided, started_as_helper, started_by_launcher
@@ -80,15 +82,25 @@ def divided(rank: Rank) -> tuple[int, int, list[bool], int]:
     return rank.world_size, len(mine), [int(square) == k**2 for k, square in enumerate(squares)], os.getppid()
 
 
+@pytest.mark.slow
 def test_a_free_rank_takes_what_a_slow_one_has_not_begun(tmp_path: Path) -> None:
-    before = dict(os.environ)
     world_size, taken, right, parent = launch(runner(), divided, tmp_path)
     assert world_size == 2
     assert 20 < taken < 40
     assert all(right)
     assert parent == os.getpid()
-    assert "this is rank 1" in (tmp_path / "1.log").read_text()
-    assert dict(os.environ) == before
+
+
+def test_of_two_ranks_the_free_one_takes_what_the_slow_one_has_not_begun() -> None:
+    """As two threads with one board."""
+    board = HashStore()
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(divided, (Rank(torch.device("cpu"), number, 2, board) for number in range(2))))
+    (_, quick, right, _), (_, slow, all_right, _) = found
+    assert quick + slow == 40
+    assert quick > slow > 0
+    assert all(right)
+    assert all(all_right)
 
 
 def failing(rank: Rank) -> None:
@@ -110,6 +122,7 @@ def test_an_error_of_rank_0_is_the_run_s(tmp_path: Path) -> None:
 def losing(number: int, how: int, moment: Path, rank: Rank) -> None:
     """A rank is lost while the other one waits for it; `moment` says when."""
     assert rank.board is not None
+    print(f"this is rank {rank.number} of {rank.world_size}, a child of {os.getppid()}", flush=True)
     Division(rank.board, rank.number, rank.world_size).share("both are here", "yes" if rank.number == number else None)
     if rank.number == number:
         time.sleep(1)
@@ -130,16 +143,24 @@ LOSSES = [
 ]
 
 
+def own_environment() -> dict[str, str]:
+    """Without what torch and Lightning set when they are imported."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTORCH_", "TORCHINDUCTOR_"))}
+
+
 @pytest.mark.parametrize(("number", "how", "said"), LOSSES)
 def test_the_run_ends_with_a_lost_rank(number: int, how: int, said: str, tmp_path: Path) -> None:
-    """In time, with one sentence, and no process is left."""
-    moment = tmp_path / "moment"
+    """In time, with one sentence, and no process is left, nor anything in the environment but what imports leave."""
+    moment, before = tmp_path / "moment", own_environment()
     with pytest.raises(ValueError, match="the same command goes on from the finished shards") as caught:
         launch(runner(timeout=40), partial(losing, number, how, moment), tmp_path)
     assert time.time() - float(moment.read_text()) < 40
     assert said in str(caught.value) or (number == 0 and "rank 0 cannot be reached any more" in str(caught.value))
     assert (f"{tmp_path / '1.log'}" if number else "the output above") in str(caught.value)
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    assert own_environment() == before
+    said_by_rank_1 = (tmp_path / "1.log").read_text()
+    assert f"this is rank 1 of 2, a child of {os.getpid()}" in said_by_rank_1 or number == 0
     assert not [pid for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 

@@ -156,8 +156,7 @@ def test_a_run_says_what_it_will_do(
     assert re.search(r"store \S*\s*takes\s+about [\d.]+ MB, and [\d,.]+ [GM]B\s+are\s+free", " ".join(plan))
 
 
-@pytest.mark.parametrize("plan", ["plan=true", "plan=false"])
-@pytest.mark.parametrize("budget", ["100", "0s"])
+@pytest.mark.parametrize(("budget", "plan"), [("100", "plan=true"), ("0s", "plan=false")])
 def test_a_plan_above_the_budget_is_refused(
     budget: str, plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

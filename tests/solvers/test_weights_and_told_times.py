@@ -148,7 +148,7 @@ def _state(solver: Multistep, times: Tensor, outputs: list[Tensor], left: int) -
     return rows, newest, torch.full((len(NOISE),), left)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=8)
 @pytest.mark.parametrize("where", [name for name in WALKS if "t = 1" not in name])
 @pytest.mark.parametrize("name", MULTISTEP)
 @given(data=st.data())

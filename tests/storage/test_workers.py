@@ -78,7 +78,7 @@ def test_an_interrupted_search_goes_on(name: str, tmp_path: File) -> None:
     everything = StoredWorkers(ShardStore(tmp_path / "whole"), {})
     stated, whole = problem(cache=Cache(everything))
     alone = METHODS[name]().search(stated, [3, 5], everything)
-    for last in range(5, whole.calls, max(1, whole.calls // 7)):
+    for last in range(5, whole.calls, max(1, whole.calls // 3)):
         workers = StoredWorkers(ShardStore(tmp_path / str(last)), {})
         cut, first = problem(last, Cache(workers))
         with pytest.raises(KeyboardInterrupt):

@@ -323,7 +323,7 @@ def _with_steps(where: tuple[SearchProblem, Workers]) -> tuple[SearchProblem, li
     return where[0], STEPS, where[1]
 
 
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.7])
+@pytest.mark.parametrize("share", [0.02, 0.5])
 def test_a_search_that_was_broken_off_goes_on(share: float, tmp_path: File) -> None:
     expected = Auto(methods(), rounds=2).search(problem_of("flow", "dpmpp_2m"), STEPS)
     broken = problem_of("flow", "dpmpp_2m")
@@ -486,7 +486,7 @@ def test_a_search_within_a_budget_spends_about_that() -> None:
         Auto(pool(), budget=7).search(problem, STEPS)
 
 
-@pytest.mark.parametrize("samples", [4, 5, 7])
+@pytest.mark.parametrize("samples", [4, 7])
 def test_few_samples_suffice(samples: int) -> None:
     found = Auto(pool(), weights=True, rounds=2).search(problem_of("vp", "dpmpp_2m", samples), [1, 2, 4])
     assert {n: schedule.steps for n, schedule in found.schedules.items()} == {1: 1, 2: 2, 4: 4}

@@ -196,15 +196,15 @@ def end_mse(problem: SearchProblem, schedule: Schedule) -> Tensor:
 @pytest.mark.parametrize("start", ["teacher", "free"])
 @pytest.mark.parametrize("process", PROCESSES)
 def test_search_comes_near_the_best_subset(process: str, start: str) -> None:
-    problem = mixture_problem(process, samples=200, teacher_steps=12)
+    problem = mixture_problem(process, samples=100, teacher_steps=12)
     rows = script("brute_force").against_brute_force(problem, [3, 4], start)
     for row in rows:
         print(f"\n{process} {start} {row}", end="")
         assert row.least_excess >= -1e-9, f"better than the best subset: {row}"
-        if start == "teacher":  # measured: 69 % at least, 4 % at most
+        if start == "teacher":  # measured: 70 % at least, 4 % at most
             assert row.hit_rate >= 0.5, str(row)
             assert row.mean_excess <= 0.15, str(row)
-        else:  # measured: 16 % at least; the assumption that near stays near is poor for starts of other scales
+        else:  # measured: 14 % at least; the assumption that near stays near is poor for starts of other scales
             assert row.hit_rate >= 20 / row.subsets, str(row)
 
 
@@ -586,19 +586,23 @@ class LiveBytes(TorchDispatchMode):
 
 def peak_bytes(samples: int, **options: object) -> int:
     shrink = lambda x, t, cond: x / (1 + t[:, None]) ** 2  # noqa: E731
-    problem = SearchProblem(shrink, EDM(), build_solver("euler"), noise(samples, 784), teacher(EDM(), 12))
+    problem = SearchProblem(shrink, EDM(), build_solver("euler"), noise(samples, 784), teacher(EDM(), 8))
     with LiveBytes() as live:
-        full_grid(shard_size=8, **options).search(problem, [4])
+        full_grid(shard_size=8, **options).search(problem, [3])
     return live.peak
 
 
 @pytest.mark.parametrize("options", [{"average": "mean"}, {"published": True, "start": "free"}])
 def test_memory_does_not_grow_with_the_number_of_samples(options: dict[str, object]) -> None:
-    few, many = peak_bytes(16, **options), peak_bytes(64, **options)
-    states = 8 * 13 * 784 * 8
+    few, many = peak_bytes(16, **options), peak_bytes(48, **options)
+    states = 8 * 9 * 784 * 8
     assert few > 2 * states  # the measure sees the shard's states
     assert many < 1.05 * few
-    assert peak_bytes(64, average="pooled") > 2 * few  # and would see states that are kept
+
+
+def test_the_measure_of_memory_would_see_states_that_are_kept() -> None:
+    few, many = (peak_bytes(samples, average="pooled") for samples in (16, 48))
+    assert many > 2 * few
 
 
 # --- bad input

@@ -10,10 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import Watched, full_grid, mixture_problem, unet_problem
+from problems import Watched, full_grid, mixture_problem, noise, unet_problem
 
 from optsteps.methods import OSS
 from optsteps.methods.oss.refinement import blocks, windows
+from optsteps.models.analytic import GaussianMixture
+from optsteps.processes import EDM
 from optsteps.solvers import build_solver
 from optsteps.storage.store import ShardStore
 from optsteps.storage.workers import ALONE, RememberingWorkers, StoredWorkers
@@ -85,24 +87,30 @@ def test_windows_are_kept_to() -> None:
 
 
 def test_nearly_always_the_path_of_the_whole_grid() -> None:
-    """On the same samples: its mean error, in the mean of nine problems and two counts, for fewer evaluations."""
+    """On the same samples: its mean error, in the mean of six problems and two counts, for fewer evaluations."""
     ratios = []
     for process in ("edm", "vp", "flow"):
-        for solver in ("euler", "dpmpp_2m", "unipc"):
+        for solver in ("euler", "unipc"):
             problem = dataclasses.replace(mixture_problem(process, 16, 60), solver=build_solver(solver))
             refined, whole = OSS().search(problem, [4, 6]), full_grid().search(problem, [4, 6])
             assert refined.nfe < 0.75 * whole.nfe
             final = [found.evidence["final_mse"] for found in (refined, whole)]
             ratios += [float(final[0][n].mean() / final[1][n].mean()) for n in (4, 6)]
     assert torch.tensor(ratios).log().mean().exp() < 1.1
-    assert sum(0.95 < ratio < 1.05 for ratio in ratios) >= 14
+    assert sum(0.95 < ratio < 1.05 for ratio in ratios) >= 10
 
 
 @pytest.mark.parametrize("solver", ["euler", "unipc", "dpm2"])
 @pytest.mark.parametrize("samples", [1, 2, 5, 8])
 def test_what_is_counted_is_what_was_evaluated(samples: int, solver: str) -> None:
     """The teacher is walked once for a sample, however many searches see it."""
-    problem = dataclasses.replace(unet_problem(torch.float64, samples, 40), solver=build_solver(solver))
+    data = GaussianMixture(noise(3, 64, seed=3), torch.tensor([0.1, 0.3, 0.05]))
+    problem = dataclasses.replace(
+        mixture_problem("edm", 1, 40),
+        denoiser=data.denoiser(EDM()),
+        noise=noise(samples, 64),
+        solver=build_solver(solver),
+    )
     watched = Watched(problem.denoiser)
     found = OSS().search(dataclasses.replace(problem, denoiser=watched), [3, 5])
     assert sum(watched.batches) == pytest.approx(found.nfe * samples)

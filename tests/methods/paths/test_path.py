@@ -43,12 +43,12 @@ def candidates(method: Path, problem: SearchProblem, steps: list[int]) -> dict[i
 # --- candidates
 
 
-@pytest.mark.parametrize(("weight", "norm"), [("edm", "l2"), ("flow", "squared"), (0.5, "squared"), (2.0, "l2")])
+@pytest.mark.parametrize(("weight", "norm"), [("edm", "l2"), ("flow", "squared"), (0.5, "l2")])
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("process", ["edm", "vp", "flow"])
 def test_no_path_has_a_smaller_error(process: str, solver: str, weight: Any, norm: Any) -> None:
     """For every kind of edges there is a candidate whose total, of steps that are really taken, is the least of all."""
-    problem = stated(process, solver, samples=2, teacher_steps=6)
+    problem = stated(process, solver, samples=2, teacher_steps=5)
     record, euler = walked(problem), replace(problem, solver=Euler())
 
     @cache
@@ -67,7 +67,7 @@ def test_no_path_has_a_smaller_error(process: str, solver: str, weight: Any, nor
         return sum(least(path[max(0, k - 2) : k + 1], path[k + 1]) for k in range(len(path) - 1))
 
     for n, found in candidates(Path([weight], [norm]), problem, [1, 2, 3]).items():
-        paths = all_paths(6, n)
+        paths = all_paths(5, n)
         fixed = [tuple(s.metadata["indices"]) for s in found if s.orders is None]
         assert min(map(own, fixed)) == pytest.approx(min(map(own, paths)), rel=1e-7, abs=1e-14)
         if solver in ("euler", "heun"):
@@ -122,7 +122,7 @@ def nearness(problem: SearchProblem, schedule: Schedule, samples: int) -> Tensor
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("process", ["edm", "flow"])
 def test_the_winner_is_the_best_of_the_finalists(process: str, solver: str, samples: int) -> None:
-    problem = stated(process, solver, samples, teacher_steps=14)
+    problem = stated(process, solver, samples, teacher_steps=9)
     method = Path(finalists=2, shard_size=2)
     found = method.search(problem, [3, 5])
     for n, running in candidates(method, problem, [3, 5]).items():
@@ -146,11 +146,10 @@ def test_a_candidate_that_diverged_does_not_win() -> None:
 # --- evaluations
 
 
-@pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("process", ["edm", "vp", "flow"])
+@pytest.mark.parametrize(("process", "guided"), [("edm", False), ("edm", True), ("vp", False), ("flow", True)])
 def test_the_teachers_walk_and_the_race_are_all_that_is_evaluated(process: str, solver: str, guided: bool) -> None:
-    problem = stated(process, solver, samples=5, teacher_steps=12)
+    problem = stated(process, solver, samples=5, teacher_steps=8)
     watched: Any = Watched(problem.denoiser)
     if guided:
         watched.nfe = 2
@@ -165,7 +164,7 @@ def test_the_teachers_walk_and_the_race_are_all_that_is_evaluated(process: str, 
     expected = 5 * problem.walker.nfe(problem.teacher) + 2 * sum(walks) + 3 * sum(finals)
     if not isinstance(problem.solver, Multistep):
         # every pair of nodes but those whose step takes one evaluation
-        expected += 5 * {"edm": 78, "vp": 78 - 12, "flow": 78 - 23}[process]
+        expected += 5 * {"edm": 36, "vp": 36 - 8, "flow": 36 - 15}[process]
     assert sum(watched.batches) == expected
     assert found.nfe * 5 == each * expected
     planned = method.evaluations(problem, [2, 5])

@@ -87,7 +87,7 @@ def test_a_teacher_of_as_many_steps_is_found(process: str, family: str) -> None:
     assert found.gain.low > 50
 
 
-@pytest.mark.parametrize("start", ["edm", "logsnr", "time_uniform", 0, 1, 2])
+@pytest.mark.parametrize("start", ["edm", "time_uniform", 0])
 @pytest.mark.parametrize("process", PROCESSES)
 def test_gaussian_data_get_the_times_of_the_closed_form(process: str, start: str | int) -> None:
     """For Gaussian data of deviation s, Euler's best times are uniform in arctan(sigma / s) (AYS, Theorem 3.1).
@@ -97,7 +97,7 @@ def test_gaussian_data_get_the_times_of_the_closed_form(process: str, start: str
     """
     data = Gaussian(torch.zeros(ENTRIES), 0.5)
     best = between(process, "cosine", scale=0.5)
-    problem = problem_of(process, between(process, "cosine", steps=400, scale=0.5))
+    problem = problem_of(process, between(process, "cosine", steps=100, scale=0.5))
     problem = replace(problem, denoiser=data.denoiser(PROCESSES[process]))
     begun = between(process, start) if isinstance(start, str) else drawn(best, start)
     found = refined(GapCoordinates(begun, distance=1e-6), *halves(problem), rounds=60, least_gain=0.0)
