@@ -9,7 +9,12 @@ from typing import BinaryIO
 
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
+
+# half of what hypothesis tries by default, for tests that do not say a number
+settings.register_profile("half", max_examples=50, deadline=None)
+settings.load_profile("half")
 
 # PSNR at 5 NFE by method, and how the seeds move it; 6 dB more at 10 NFE
 PSNR = {"oss": 24.0, "ays": 23.0, "edm": 22.7, "logsnr": 22.75}

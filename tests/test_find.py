@@ -78,6 +78,7 @@ def test_the_numbers_of_the_answer_are_those_of_the_unseen_samples(found: Found)
     assert f"the search took {found.search.evaluations:,} evaluations" in found.answer
 
 
+@pytest.mark.slow
 def test_the_best_of_several_solvers() -> None:
     several = find(solver=["dpmpp_2m", "euler", "heun"])
     assert {row.rival for row in several.verdicts} >= {"logsnr with euler", "logsnr with dpmpp_2m"}

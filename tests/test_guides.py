@@ -209,8 +209,8 @@ def runnable(pages: list[Path]) -> list[Command]:
 @pytest.mark.parametrize(
     "command",
     [
-        # its whole pool names candidates for the network: tests/cli/test_run.py runs method=evolution
-        pytest.param(c, marks=[pytest.mark.slow] * ("method=bayesian" in c.words))
+        # the whole pool names candidates for the network: tests/cli/test_run.py runs solver=auto and method=evolution
+        pytest.param(c, marks=[pytest.mark.slow] * bool({"method=bayesian", "solver=auto"} & set(c.words)))
         for c in runnable(GUIDES[:1])
         if "-m" not in c.words
     ],

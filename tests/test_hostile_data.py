@@ -391,6 +391,7 @@ def test_runs_of_which_none_can_be_read(trap: Trap, write_run: Any, monkeypatch:
     assert not (trap.folder / "report").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is on the PATH")
 def test_a_browser_runs_nothing_of_the_names(trap: Trap, write_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, name in enumerate(NAMES.values()):

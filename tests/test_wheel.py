@@ -34,6 +34,7 @@ def test_configs_weights_and_types_travel(unpacked: Path) -> None:
     assert (unpacked / "optsteps" / "reporting" / "sweep" / "page.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

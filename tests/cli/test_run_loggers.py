@@ -129,6 +129,7 @@ def test_an_offline_run_of_wandb_holds_every_metric(tmp_path: Path, monkeypatch:
     assert first["log-SNR"] == pytest.approx(-4.382, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_started_again_goes_on_under_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also with another logger mode; another configuration, which has a folder of its own, is another run."""
     own = [*SMALL, "test.oracle=0", "logger=wandb"]

@@ -104,6 +104,7 @@ def build(process, device, name):
 """
 
 
+@pytest.mark.slow
 def test_a_job_that_would_find_something_else_now_is_run_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -224,6 +225,7 @@ def test_slurm_is_asked_for_what_the_launcher_says(tmp_path: Path, monkeypatch: 
         assert f"#SBATCH {line}" in script
 
 
+@pytest.mark.slow
 def test_optuna_finds_the_better_value(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

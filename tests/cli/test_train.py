@@ -119,6 +119,7 @@ def test_an_interrupted_run_leaves_a_checkpoint_and_no_weights(interrupted: Run)
     assert [row["step"] for row in _rows(interrupted)] == [4, 5, 8, 10, 12]
 
 
+@pytest.mark.slow
 def test_a_second_start_continues_from_the_checkpoint(folder: Path, interrupted: Run, resumed: Run) -> None:
     assert (resumed.steps_taken, resumed.checkpoint["global_step"]) == (STEPS - 12, STEPS)
     # the learning rate went on down its cosine, to zero

@@ -73,6 +73,7 @@ def test_the_plain_example_is_forty_lines_of_code(outside: Path) -> None:
     assert len([line for line in lines if line]) <= 45
 
 
+@pytest.mark.slow
 def test_the_examples_own_test(outside: Path) -> None:
     python(outside, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_best_rho.py")
 

@@ -89,7 +89,7 @@ def test_a_saved_pipeline_and_a_file_of_prompts(
     assert "DPMSolverMultistepScheduler" in use
 
 
-@pytest.mark.parametrize("name", ["sd", "flux"])
+@pytest.mark.parametrize("name", ["sd", pytest.param("flux", marks=pytest.mark.slow)])
 def test_monitors_on_a_saved_pipeline(
     name: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,7 +108,10 @@ def test_monitors_on_a_saved_pipeline(
         assert times[-1] == (-1 if name == "sd" else 0)
 
 
-@pytest.mark.parametrize(("kind", "solver"), [("sd", "dpmpp_2m"), ("sd3", "euler"), ("sd3", "heun")])
+@pytest.mark.parametrize(
+    ("kind", "solver"),
+    [("sd", "dpmpp_2m"), *(pytest.param("sd3", s, marks=pytest.mark.slow) for s in ("euler", "heun"))],
+)
 def test_paths_on_latents(
     kind: str, solver: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +130,7 @@ def test_paths_on_latents(
         assert row["times"] is None or row["times"][-1] == (-1 if kind == "sd" else 0)
 
 
+@pytest.mark.slow
 def test_published_is_of_the_pipelines_own_kind_however_it_is_named(
     prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,6 +233,7 @@ def test_the_snippet_samples_with_the_schedule(
     assert times == pytest.approx(wanted, rel=0, abs=1e-3)  # Euler finds times by its levels, in float32
 
 
+@pytest.mark.slow
 def test_times_of_a_pipeline_with_timesteps_are_timesteps(
     sd: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,7 +373,7 @@ def test_prompts_are_lines(tmp_path: Path) -> None:
     assert read_prompts(tmp_path / "a.txt") == ["a cat", "{a dog}"]
 
 
-@pytest.mark.parametrize("kind", ["sd", "flux", "wan"])
+@pytest.mark.parametrize("kind", ["sd", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("flux", "wan"))])
 def test_methods_without_a_search_of_their_own(
     kind: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

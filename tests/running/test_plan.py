@@ -49,26 +49,20 @@ def spent(said: str) -> dict[str, int]:
     "overrides",
     [
         WHOLE,  # pooled, its mean as a rival, others, the oracle
-        ["method=oss_mean", "solver=dpmpp_2m", "test.oracle=0"],
-        [
-            "process=flow",
-            "teacher.family=flow_shift",
-            "method.grid_steps=all",
-            "test.oracle=0",
-        ],  # ranges of edm and logsnr are tried
-        ["solver=heun", "teacher.final=zero", "method.grid_steps=6"],
-        [
-            "solver=heun",
-            "teacher.solver=euler",
-            "method.grid_steps=all",
-            "method.start=free",
-            "process=flow",
-            "steps=3",
-        ],
-        ["method=oss", "method.grid_steps=all", "method.amplitude=true", "model=digits", "model.guidance=2"],
+        # ranges of edm and logsnr are tried
+        ["process=flow", "teacher.family=flow_shift", "method.grid_steps=all", "test.oracle=0"],
         ["method=ays", "method.choose=optimum", "method.levels=16", "search.data=200"],
-        ["method=ays", "method.choose=last", "method.levels=16", "solver=ddim_stochastic"],
-        ["method=oss_euler", "method.method.grid_steps=all", "method.samples=2", "solver=sde_dpmpp_2m", "nfe=[2,4]"],
+        *(
+            pytest.param(overrides.split(), marks=pytest.mark.slow)
+            for overrides in (
+                "method=oss_mean solver=dpmpp_2m test.oracle=0",
+                "solver=heun teacher.final=zero method.grid_steps=6",
+                "solver=heun teacher.solver=euler method.grid_steps=all method.start=free process=flow steps=3",
+                "method=oss method.grid_steps=all method.amplitude=true model=digits model.guidance=2",
+                "method=ays method.choose=last method.levels=16 solver=ddim_stochastic",
+                "method=oss_euler method.method.grid_steps=all method.samples=2 solver=sde_dpmpp_2m nfe=[2,4]",
+            )
+        ),
     ],
     ids=lambda overrides: " ".join(overrides) or "default",
 )

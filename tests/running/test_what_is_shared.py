@@ -19,8 +19,10 @@ TINY += ["search.samples=8", "test.samples=36", "test.oracle=0", "rivals=none"]
 
 @pytest.mark.parametrize(
     "overrides",
-    [["solver=auto", "steps=[3]", "method.refine=false"], ["method=oss", "method.start=free", "steps=[2,3]"]],
-    ids=["several solvers", "a free start"],
+    [
+        pytest.param(["solver=auto", "steps=[3]", "method.refine=false"], id="several solvers", marks=pytest.mark.slow),
+        pytest.param(["method=oss", "method.start=free", "steps=[2,3]"], id="a free start"),
+    ],
 )
 @pytest.mark.usefixtures("blank_pictures")
 def test_the_first_rank_finds_all_that_it_compares(

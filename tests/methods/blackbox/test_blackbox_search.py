@@ -233,6 +233,7 @@ def test_a_figure_of_pure_noise_replaces_nobody_more_often_than_its_interval_all
     assert taken <= 3
 
 
+@pytest.mark.slow
 def test_evolution_does_better_than_uniform_times_where_there_is_much_to_gain() -> None:
     problem = replace(problem_of("vp", samples=512), data=three_gaussians().sample(512))
     start = {"time_uniform": HandMade("time_uniform")}

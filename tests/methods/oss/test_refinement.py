@@ -86,6 +86,7 @@ def test_windows_are_kept_to() -> None:
     assert sum(watched.batches) == 3 * (10 + 2 + 3)
 
 
+@pytest.mark.slow
 def test_nearly_always_the_path_of_the_whole_grid() -> None:
     """On the same samples: its mean error, in the mean of six problems and two counts, for fewer evaluations."""
     ratios = []

@@ -240,6 +240,7 @@ def _browse(page: Path, *options: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is on the PATH")
 def test_a_browser_draws_the_page(report: Path, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
@@ -264,6 +265,7 @@ def test_a_browser_draws_the_page(report: Path, tmp_path: Path) -> None:
     assert {(0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2)} <= colours
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is on the PATH")
 def test_the_choosers_change_what_is_seen(report: Path, tmp_path: Path) -> None:
     """The last of every choice: FID at 10 NFE, ten steps, the last seed, a solver of which there is one run."""
