@@ -125,7 +125,7 @@ class TrueSamples:
             distance = _distance(_projected(x[index], self._directions), self._projected)
             return torch.tensor(distance, dtype=torch.float64)
 
-        return set_wise(float(measured(torch.arange(len(x)))), jackknife(measured, len(x)), False)
+        return set_wise(float(measured(torch.arange(len(x)))), jackknife(measured, len(x), groups=10), False)
 
 
 def _directions(dimensions: int, number: int = 256, seed: int = 0) -> Tensor:
