@@ -274,6 +274,27 @@ def test_an_offloaded_network_is_called_through_its_hooks() -> None:
     assert pipeline.unet.device.type == "meta"
 
 
+def test_a_pipeline_is_asked_for_its_device_again_only_after_its_network_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    pipeline, asked = sd(), list[int]()
+    _, model = wrapped("sd", pipeline)
+    x, t, cond = noise_for(model), torch.full((3,), 500.0, dtype=torch.float64), cond_of(model)
+    monkeypatch.setattr(type(pipeline), "_execution_device", property(lambda _: asked.append(1) or CPU))
+
+    def call_thrice() -> None:
+        with torch.no_grad():
+            for _ in range(3):
+                model.denoiser(x, t, cond)
+
+    call_thrice()
+    assert len(asked) == 0  # it was asked when it was wrapped
+    accelerate.cpu_offload(pipeline.unet, execution_device=CPU)
+    call_thrice()
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_oss_and_ays_search_end_to_end(name: str) -> None:
     _, model = wrapped(name)

@@ -47,6 +47,8 @@ class Family(ABC):
     embeds_guidance: bool = False
     num_classes: int = 0
     null_label: int | None = None
+    # where the network was and which hooks it had when the pipeline was asked for its device, and the answer
+    _device: tuple[tuple[Any, ...], torch.device] | None = None
 
     def __init__(self, pipeline: Any, size: Size) -> None:
         self.pipeline = pipeline
@@ -93,9 +95,16 @@ class Family(ABC):
 
     @property
     def device(self) -> torch.device:
-        """The device that the pipeline runs its models on. With CPU offload they lie elsewhere between calls."""
-        device: torch.device = self.pipeline._execution_device
-        return device
+        """The device that the pipeline runs its models on. With CPU offload they lie elsewhere between calls.
+
+        A pipeline looks for it among the hooks of all its modules, which takes as long as a call of a small network. So
+        it is asked again only after the network was moved, or was given hooks or rid of them.
+        """
+        hooks = tuple(hasattr(self.network, hook) for hook in ("_hf_hook", "_diffusers_hook"))
+        where = next(self.network.parameters()).device, *hooks
+        if self._device is None or self._device[0] != where:
+            self._device = where, self.pipeline._execution_device
+        return self._device[1]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -104,7 +113,7 @@ class Family(ABC):
         return dtype
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
-        device = self.device  # which a pipeline looks for among the hooks of all its modules
+        device = self.device
         # the network embeds times in float32 and casts only the embedding: its dtype is never the times'
         inputs = {
             self.sample_name: x.to(device, self.dtype),
