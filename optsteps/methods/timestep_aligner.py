@@ -46,7 +46,8 @@ class TimestepAligner(Method):
     - With order="sequential" the states are those of the problem's own solver, of any order; the authors have DDIM.
       With order="parallel" nothing is remembered, and the step is DDIM's, as there.
     - The samples are the search's, a few, which every iteration draws from. The authors draw new images.
-    - Told times are held within the process. A rho that does not lower the loss on all samples stays 1.
+    - Told times are held within the process, and below zero terminal SNR, where a step's rho stays 1. A rho that does
+      not lower the loss on all samples stays 1 too.
 
     Args:
         base: the method whose schedules are told other times.
@@ -255,6 +256,7 @@ class _Alignment:
         t, t_next = self.schedule.times[i], self.schedule.times[i + 1]
         # the clocks of EDM and of a flow have no least time with noise
         least = self.process.t_positive if self.process.name == "vp" else torch.finfo(torch.float64).tiny
+        largest = self.process.t_finite if self.process.name == "vp" else self.process.t_limit
         with torch.no_grad():
             target = self._eps(x, t, self.cond)
 
@@ -268,6 +270,8 @@ class _Alignment:
         ratio = torch.ones((), dtype=torch.float64)
         with torch.no_grad():
             before = float(loss(ratio, everything))
+        if self.process.name == "vp" and bool(self.process.alpha(t) == 0):  # eps says nothing about x_0 there
+            return 1.0, (before, before)
         ratio.requires_grad_()
         adam = torch.optim.Adam([ratio], lr=self.method.rate)
         for _ in range(self.method.iterations):
@@ -281,7 +285,7 @@ class _Alignment:
             ratio.grad = gradient
             adam.step()
             with torch.no_grad():  # a clamp within the loss would stop the gradient at the first time
-                ratio.clamp_(float(least / t), float(self.process.t_limit / t))
+                ratio.clamp_(float(least / t), max(1.0, float(largest / t)))
         with torch.no_grad():
             after = float(loss(ratio, everything))
         return (float(ratio), (before, after)) if after < before else (1.0, (before, before))

@@ -38,11 +38,11 @@ class Measurement:
     def difference(self, rival: Measurement) -> Interval | None:
         """This number minus that of a rival on the same noise, with the 95 % interval that their pairing gives.
 
-        None where one of the two has neither values nor sets, so that nothing can be paired.
+        None where nothing can be paired: one of the two has neither values nor sets, or not as many sets.
         """
         if self.values is not None and rival.values is not None:
             return paired_difference(self.values, rival.values)
-        if self.sets is not None and rival.sets is not None:
+        if self.sets is not None and rival.sets is not None and len(self.sets) == len(rival.sets):
             return spread(self.sets - rival.sets, center=self.interval.value - rival.interval.value)
         return None
 

@@ -175,6 +175,19 @@ def kid_of_sets(samples: Tensor, reference: Tensor, sets: int, settings: Fidelit
     return torch.tensor(values, dtype=torch.float64)
 
 
+def check_number(samples: int, sets: int, settings: FidelitySettings) -> None:
+    """Refuse so few samples that a figure or its interval is none.
+
+    Raises:
+        ValueError: fewer than two times what the neighbours of precision and recall need, or too few for KID's sets.
+    """
+    least = 2 * (settings.neighbours + 1)
+    if samples < least:
+        raise ValueError(f"{samples} samples are too few for {', '.join(settings.figures)}: take at least {least}")
+    if "kid" in settings.figures:
+        size_of_sets(samples, sets, settings)
+
+
 def size_of_sets(samples: int, sets: int, settings: FidelitySettings) -> int:
     """The size of each of the disjoint sets of samples behind an interval.
 
@@ -186,7 +199,7 @@ def size_of_sets(samples: int, sets: int, settings: FidelitySettings) -> int:
     size, least = samples // sets, settings.neighbours + 1
     if size < least:
         raise ValueError(
-            f"{samples} samples make {sets} sets of {size}, too few for {', '.join(settings.figures)}: take at least "
+            f"{samples} samples make {sets} sets of {size}, too few for KID: take at least "
             f"{sets * least} samples, or fewer sets (an interval needs sets of {least} or more)"
         )
     return size

@@ -15,10 +15,10 @@ from optsteps.metrics.features import (
     DEFAULT_SETTINGS,
     HIGHER_IS_BETTER,
     FidelitySettings,
+    check_number,
     fidelity_pseudo_values,
     fidelity_values,
     kid_of_sets,
-    size_of_sets,
 )
 from optsteps.metrics.toy import Distribution
 from optsteps.models.checkpoint import load_network, resolve_weights
@@ -49,7 +49,7 @@ def fidelity_measurements(
     Raises:
         ValueError: too few samples for that many sets, or as in `fidelity_values`.
     """
-    size_of_sets(len(features), sets, settings)
+    check_number(len(features), sets, settings)
     values = fidelity_values(features, reference, settings)
     repeated = fidelity_pseudo_values(features, reference, settings)
     if "kid" in values:
@@ -75,7 +75,7 @@ class _SetJudge(Judge):
 
     def check(self, samples: int, shape: Sequence[int] | None) -> None:
         super().check(samples, shape)
-        size_of_sets(samples, self.sets, self.settings)
+        check_number(samples, self.sets, self.settings)
 
 
 class FidelityJudge(_SetJudge):

@@ -141,12 +141,17 @@ def jackknife(figure: Callable[[Tensor], Tensor], samples: int, groups: int = 20
 
     Returns:
         float64 [G, ...].
+
+    Raises:
+        ValueError: fewer than two samples.
     """
+    if samples < 2:
+        raise ValueError(f"a jackknife leaves out some samples and keeps others: it needs at least 2, got {samples}")
     dealt = torch.randperm(samples, generator=torch.Generator().manual_seed(seed)).tensor_split(min(groups, samples))
     everything = torch.ones(samples, dtype=torch.bool)
-    without = torch.stack([figure(everything.index_fill(0, group, False).nonzero()[:, 0]) for group in dealt])
-    of_all = figure(torch.arange(samples))
-    return (len(dealt) * of_all - (len(dealt) - 1) * without).double()
+    without = [figure(everything.index_fill(0, group, False).nonzero()[:, 0]) for group in dealt]
+    of_all = figure(torch.arange(samples)).double()
+    return len(dealt) * of_all - (len(dealt) - 1) * torch.stack(without).double()
 
 
 def verdict(difference: Interval, higher_is_better: bool) -> Verdict:

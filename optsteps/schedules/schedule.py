@@ -59,7 +59,7 @@ class Schedule:
     Raises:
         ValueError: fewer than two times; a time that is not finite, not below the one before it, or outside the
             process; orders, scale, amplitude, weights or told times that do not fit; both orders and weights; the slope
-            at told times from where alpha is 0, which says nothing about x_0 there. The message names the value.
+            at another time than the step's own where one of them has alpha 0. The message names the value.
     """
 
     times: Tensor
@@ -176,11 +176,16 @@ class Schedule:
                 f"{self.process!r} with noise: its times run from above {self.process.t_clean:g} to "
                 f"{self.process.t_limit:g}"
             )
-        if self.told_as == "slope" and self.process.name != "flow" and bool(self.process.alpha(self.times[0]) == 0):
-            raise ValueError(
-                f"the schedule begins at {self.times[0].item()!r}, where alpha is 0 and eps says nothing about x_0: "
-                "give told times that are told_as='x0', or begin below it"
-            )
+        if self.told_as == "slope" and self.process.name != "flow":
+            own = self.times.detach()[:-1]
+            pure_noise = (self.process.alpha(own) == 0) | (self.process.alpha(told) == 0)
+            if bool((pure_noise & (own.cpu() != told)).any()):
+                step = int((pure_noise & (own.cpu() != told)).nonzero()[0])
+                raise ValueError(
+                    f"step {step + 1} is at {own[step].item()!r} and the network is told {told[step].item()!r}, and at "
+                    "one of them alpha is 0 and eps says nothing about x_0: tell it the step's own time, or give told "
+                    "times that are told_as='x0'"
+                )
 
     @property
     def steps(self) -> int:

@@ -63,6 +63,8 @@ class Denoise:
         With a = alpha for eps, and a = alpha + sigma for the velocity eps - x_0, the slope is (x - a x_0) / sigma.
         """
         of_told, of_t = (self._signal(time) for time in (told, t))
+        if bool((of_t == 0).any()):  # where only its own time is told
+            return answer
         share = self.process.sigma(t) / self.process.sigma(told)
         return expand((1 - share) / of_t, x) * x + expand(share * of_told / of_t, x) * answer
 

@@ -15,7 +15,8 @@ from optsteps.denoisers import ModelError
 from optsteps.methods import HandMade, SearchProblem, TimestepAligner
 from optsteps.models.analytic import Gaussian
 from optsteps.processes import EDM, VP
-from optsteps.schedules import Schedule
+from optsteps.sampling import sample
+from optsteps.schedules import Schedule, build_schedule
 from optsteps.solvers import build_solver
 
 ZERO_SNR = VP.from_betas(torch.cat([torch.linspace(1e-4, 0.02, 999), torch.ones(1)]).double().numpy())
@@ -80,6 +81,24 @@ def test_every_process_and_memory(process: str, order: Any) -> None:
         assert sum(after) <= sum(before)
 
 
+@pytest.mark.parametrize("order", ["sequential", "parallel"])
+def test_from_zero_terminal_snr_the_first_step_keeps_its_time(order: Any) -> None:
+    """There eps says nothing about x_0."""
+    denoiser = Gaussian(torch.tensor([0.5, -0.2]), 0.7).denoiser(ZERO_SNR)
+    problem = dataclasses.replace(
+        gaussian_problem(),
+        denoiser=denoiser,
+        process=ZERO_SNR,
+        teacher=build_schedule("time_uniform", ZERO_SNR, 12, 999.0, 0.0, final="zero"),
+    )
+    result = TimestepAligner(HandMade("time_uniform"), order, iterations=20).search(problem, [4])
+    found = result.schedules[4]
+    assert found.told_times is not None
+    assert found.told_times[0] == found.times[0] == 999
+    assert bool((found.told_times[1:3] != found.times[1:3]).any())
+    assert bool(sample(denoiser, found, problem.solver, noise(6, 2)).isfinite().all())
+
+
 def test_a_network_and_its_labels() -> None:
     problem = unet_problem(torch.float64, 4, 6)
     first, again = (TimestepAligner(HandMade("edm"), iterations=3, batch=2).search(problem, [3]) for _ in range(2))
@@ -98,7 +117,6 @@ def test_what_it_refuses() -> None:
         ({"solver": build_solver("heun")}, {}, ValueError, "two evaluations"),
         ({"solver": build_solver("ddim_stochastic")}, {}, ValueError, "ddim_stochastic does not repeat"),
         ({"denoiser": rounding}, {}, ModelError, "rounds its time"),
-        ({"process": ZERO_SNR, "teacher": Schedule([999, 500, 100], ZERO_SNR)}, {}, ValueError, "alpha is 0"),
     ):
         with pytest.raises(error, match=message):
             TimestepAligner(Fixed("edm"), iterations=1, **options).search(dataclasses.replace(problem, **changes), [3])

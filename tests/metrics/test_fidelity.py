@@ -109,7 +109,7 @@ def test_errors(extractor: nn.Module, tmp_path: Path) -> None:
     judge = FidelityJudge(str(tmp_path / "features.safetensors"), ["fid"], 2, extractor=NAME)
     with pytest.raises(ValueError, match=r"compare images \[B, C, H, W\], not samples of shape \(2,\)"):
         judge.judge(torch.zeros(20, 2), torch.zeros(20, 2), None)
-    with pytest.raises(ValueError, match="3 samples make 2 sets of 1, too few"):
+    with pytest.raises(ValueError, match="3 samples are too few for fid: take at least 8"):
         judge.check(3, (1, 8, 8))
     with pytest.raises(ValueError, match="either a classifier or the name of an extractor"):
         FidelityJudge(str(tmp_path / "features.safetensors"), ["fid"], 2)

@@ -274,7 +274,7 @@ def test_an_offloaded_network_is_called_through_its_hooks() -> None:
     assert pipeline.unet.device.type == "meta"
 
 
-def test_a_pipeline_is_asked_for_its_device_again_only_after_its_network_changed(
+def test_a_pipeline_without_hooks_is_asked_for_its_device_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     accelerate = pytest.importorskip("accelerate")
@@ -292,7 +292,7 @@ def test_a_pipeline_is_asked_for_its_device_again_only_after_its_network_changed
     assert len(asked) == 0  # it was asked when it was wrapped
     accelerate.cpu_offload(pipeline.unet, execution_device=CPU)
     call_thrice()
-    assert len(asked) == 1
+    assert len(asked) == 3  # hooks may say another device at any time
 
 
 @pytest.mark.parametrize("name", NAMES)

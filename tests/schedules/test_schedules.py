@@ -19,6 +19,7 @@ from optsteps.processes import EDM, VP, Flow, Process
 from optsteps.schedules import FAMILIES, Final
 
 SD = VP.scaled_linear()
+ZERO_SNR = VP.from_betas(torch.cat([torch.linspace(1e-4, 0.02, 999), torch.ones(1)]).double().numpy())
 # a process and a range of its times with finite positive noise levels
 RANGES: dict[str, tuple[Process, float, float]] = {
     "edm": (EDM(), 80.0, 0.002),
@@ -177,6 +178,14 @@ def test_equality_sees_every_field() -> None:
         ({"told_times": [3.0]}, r"told_times must be 2 times, one a step; got shape \(1,\)"),
         ({"told_times": [3.0, 2.0, 1.0]}, r"got shape \(3,\)"),
         ({"told_as": "eps"}, r"told_as must be 'x0' or 'slope', got 'eps'"),
+        (
+            {"told_times": [998, 600], "told_as": "slope", "times": [999, 600, 0], "process": ZERO_SNR},
+            r"step 1 is at 999\.0 and the network is told 998\.0, and at one of them alpha is 0",
+        ),
+        (
+            {"told_times": [998, 999], "told_as": "slope", "times": [998, 600, 0], "process": ZERO_SNR},
+            r"step 2 is at 600\.0 and the network is told 999\.0",
+        ),
         ({"told_as": "slope"}, r"says how told times are taken, and there are none"),
         ({"told_times": [3.0, math.nan]}, r"the network is told nan at step 2"),
         ({"told_times": [math.inf, 2.0]}, r"told inf at step 1"),

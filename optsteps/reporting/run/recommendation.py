@@ -18,7 +18,8 @@ def recommendations(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> list
     oss's schedule: it is better than the best other (edm) by 1.31 dB PSNR [1.20, 1.42].". Where rows were sampled with
     several solvers, the schedule's is named too. A rival with the very schedule of the main method is named beside it;
     a formula with that schedule, which needs no search, is named before others that are no worse. A rival from which no
-    difference shows in the digits of the figure is named beside it too, and not as better or worse.
+    difference shows in the digits of the figure is named beside it too, and not as better or worse; if it is a formula,
+    in its place.
 
     What is better by one figure may be worse by another: nearness can be bought with spread. Where the main method's
     schedule is named, but is worse than the best hand-made one by the interval of a further figure that says nothing of
@@ -37,12 +38,16 @@ def recommendations(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> list
 
 def _recommendation(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> str:
     same = _with_the_same_schedule(rows, verdicts)
+    formulas = {row.method for row in rows if row.nfe == verdicts[0].nfe and _is_hand_made(row)}
     even = [v.rival for v in verdicts if v.rival not in same and _shows_nothing(v)]
-    if len(same) + len(even) < len(verdicts):  # that one is no better than oneself says nothing
-        verdicts = [v for v in verdicts if v.rival not in (*same, *even)]
+    # a formula that is as good needs no search: it is a rival like others
+    searched = [rival for rival in even if rival not in formulas]
+    if len(same) + len(searched) < len(verdicts):  # that one is no better than oneself says nothing
+        verdicts = [v for v in verdicts if v.rival not in (*same, *searched)]
     else:
-        same, even = [], []
+        same, searched = [], []
     nearest = max(verdicts, key=lambda v: _merit(rows, v))
+    said = "no better" if nearest.rival in even else nearest.verdict
     method, rival, shown = nearest.method, nearest.rival, number_format(nearest.figure)
     solvers = {row.method: row.solver for row in rows if row.nfe == nearest.nfe and row.solver}
 
@@ -53,20 +58,20 @@ def _recommendation(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> str:
     budget = f"{nearest.nfe:g} evaluations per sample"
     budget += "" if nearest.nfe == nearest.steps else f" ({nearest.steps} steps)"
     by = f"by {shown.difference(nearest.difference)}"
-    if nearest.verdict == "better":
+    if said == "better":
         which = f", which is {' and '.join(same)}'s" if same else ""
-        which += f", as good as {' and '.join(even)}'s" if even else ""
+        which += f", as good as {' and '.join(map(schedule_of, searched))}" if searched else ""
         than = f"{rival}'s" if len(verdicts) == 1 else f"the best other ({rival})"
         better = f"With {budget} use {schedule_of(method)}{which}: it is better than {than} {by}"
         return f"{better}{_bought_with(rows, verdicts)}."
-    if nearest.verdict == "worse":
+    if said == "worse":
         return f"With {budget} use {schedule_of(rival)}: {method}'s is worse {by}."
     amount = f"{shown.number(nearest.difference.value, '+')} {shown.amount or shown.label}"
     interval = shown.interval(nearest.difference, "+")
-    formulas = [row.method for row in rows if row.method in same and row.nfe == nearest.nfe and _is_hand_made(row)]
-    if formulas:
+    own = [name for name in same if name in formulas]
+    if own:
         held = f"it is no better than the best other ({rival}), {amount} {interval}"
-        return f"With {budget} use {schedule_of(formulas[0])}, which is {method}'s: {held}, and needs no search."
+        return f"With {budget} use {schedule_of(own[0])}, which is {method}'s: {held}, and needs no search."
     return f"With {budget} use {schedule_of(rival)}: {method}'s is no better ({amount} {interval})."
 
 

@@ -65,13 +65,18 @@ def test_a_rival_with_the_same_schedule_is_named_beside_it() -> None:
 def test_a_difference_that_does_not_show_is_none() -> None:
     rows = [row("mine", 24.0), row("edm", 20.0), row("parallel", 24.001)]
     assert said(rows) == [
-        "With 5 evaluations per sample use mine's schedule, as good as parallel's: it is better than edm's by 4.00 dB "
-        "PSNR [4.00, 4.00]."
+        "With 5 evaluations per sample use mine's schedule, as good as parallel's schedule: it is better than edm's by "
+        "4.00 dB PSNR [4.00, 4.00]."
     ]
     assert said([rows[0], row("parallel", 24.006), rows[1]])[0].startswith(
         "With 5 evaluations per sample use parallel's schedule: mine's is worse by 0.01 dB PSNR"
     )
-    assert "use parallel's schedule" in said([rows[0], rows[2]])[0]
+    no_better = "use parallel's schedule: mine's is no better ("
+    assert no_better in said([rows[0], rows[2]])[0]
+    assert no_better in said([row("mine", 24.002), rows[2]])[0]
+    formula = Schedule([3.0, 1.0, 0.0], EDM(), metadata={"family": "edm"})
+    with_formula = [rows[0], replace(row("edm", 24.001), schedule=formula), row("other", 20.0)]
+    assert "use edm's schedule: mine's is no better (" in said(with_formula)[0]
 
 
 def test_a_formula_with_the_same_schedule_is_named_before_others_that_are_no_worse() -> None:

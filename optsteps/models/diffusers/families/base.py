@@ -47,8 +47,8 @@ class Family(ABC):
     embeds_guidance: bool = False
     num_classes: int = 0
     null_label: int | None = None
-    # where the network was and which hooks it had when the pipeline was asked for its device, and the answer
-    _device: tuple[tuple[Any, ...], torch.device] | None = None
+    # where the network without hooks was when the pipeline was asked for its device, and the answer
+    _device: tuple[torch.device, torch.device] | None = None
 
     def __init__(self, pipeline: Any, size: Size) -> None:
         self.pipeline = pipeline
@@ -98,12 +98,15 @@ class Family(ABC):
         """The device that the pipeline runs its models on. With CPU offload they lie elsewhere between calls.
 
         A pipeline looks for it among the hooks of all its modules, which takes as long as a call of a small network. So
-        it is asked again only after the network was moved, or was given hooks or rid of them.
+        it is asked again only where the network has hooks, or was moved.
         """
-        hooks = tuple(hasattr(self.network, hook) for hook in ("_hf_hook", "_diffusers_hook"))
-        where = next(self.network.parameters()).device, *hooks
-        if self._device is None or self._device[0] != where:
-            self._device = where, self.pipeline._execution_device
+        parameter = next(iter(self.network.parameters()), None) if isinstance(self.network, torch.nn.Module) else None
+        hooked = any(hasattr(self.network, hook) for hook in ("_hf_hook", "_diffusers_hook"))
+        if parameter is None or hooked:
+            device: torch.device = self.pipeline._execution_device
+            return device
+        if self._device is None or self._device[0] != parameter.device:
+            self._device = parameter.device, self.pipeline._execution_device
         return self._device[1]
 
     @property
