@@ -317,7 +317,7 @@ def test_a_run_leaves_what_it_promises_and_is_repeatable(
         (["metric.judges.2.sets=1"], ["at least 2 disjoint sets"]),
         (["objective.figure=fid"], ["objective.figure=fid", "kid"]),
         (["objective.figure=psnr", "objective.steps=7"], ["objective.steps=7", "[2, 3]"]),
-        (["method=ays_fid", "search.samples=4"], ["4 samples make 2 sets of 2"]),
+        (["method=ays_fid", "search.samples=4"], ["4 samples are too few for fid"]),
         (["solver=deis", "solver.kind=rho"], ["tab", "logrho", "rho"]),
         (["solver=unipc", "solver.order=5"], ["unipc", "5"]),
         (["nfe=[1]", "solver=heun"], ["1", "heun"]),
