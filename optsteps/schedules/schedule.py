@@ -178,9 +178,9 @@ class Schedule:
             )
         if self.told_as == "slope" and self.process.name != "flow":
             own = self.times.detach()[:-1].cpu()
-            pure_noise = (self.process.alpha(own) == 0) | (self.process.alpha(told) == 0)
-            if bool((pure_noise & (own != told)).any()):
-                step = int((pure_noise & (own != told)).nonzero()[0])
+            of_pure_noise = ((self.process.alpha(own) == 0) | (self.process.alpha(told) == 0)) & (own != told)
+            if bool(of_pure_noise.any()):
+                step = int(of_pure_noise.nonzero()[0])
                 raise ValueError(
                     f"step {step + 1} is at {own[step].item()!r} and the network is told {told[step].item()!r}, and at "
                     "one of them alpha is 0 and eps says nothing about x_0: tell it the step's own time, or give told "

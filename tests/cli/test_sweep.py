@@ -72,6 +72,20 @@ def finished(sweep: Path) -> dict[str, Path]:
     return {(folder / ".hydra" / "overrides.yaml").read_text(): folder for folder in done}
 
 
+@pytest.mark.slow
+def test_a_sweep_of_a_range_runs_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Five jobs after two of them: three run, whatever number the finished ones now have."""
+    sweep(monkeypatch, tmp_path, "seed=1,3")
+    assert "finished" not in capsys.readouterr().out
+    sweep(monkeypatch, tmp_path, "seed=range(5)")
+    said = capsys.readouterr().out
+    assert said.count("is finished") == 2
+    assert said.count("report and schedules") == 0  # jobs speak in their own logs
+    assert len(finished(tmp_path)) == 5
+
+
 def test_a_sweep_goes_on_and_names_what_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
