@@ -73,6 +73,11 @@ class Multistep(Solver):
         """The largest number of outputs that the state holds, K."""
         return self.order - 1
 
+    def usable_orders(self, schedule: Schedule) -> list[int]:
+        """The orders [n] of the steps of a walk: those of the schedule, or else the solver's own, as far as the memory
+        allows."""
+        return self._planned(schedule)[-1].tolist()
+
     def own_weights(self, schedule: Schedule, columns: int | None = None) -> Tensor:
         """The solver's own weights of the steps of `schedule`, in float64: a walk of the same schedule with these as
         its `weights`, and no orders, gives the same samples to the last bit.

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from optsteps.methods.base import Method, SearchProblem
 from optsteps.methods.blackbox.search import BlackBox
-from optsteps.methods.blackbox.spaces import Space, StickBreaking, at_share, share_of
+from optsteps.methods.blackbox.spaces import Space, at_share, share_of
+from optsteps.methods.blackbox.step_orders import gaps
 from optsteps.methods.blackbox.trials import Trials
+from optsteps.methods.oss.programme import Orders
 from optsteps.schedules import Schedule
 
 # points of which the one of most expected improvement is asked for: spread over the box, and about the best so far
@@ -35,6 +37,7 @@ class Bayesian(BlackBox):
 
     Args:
         criterion, pool, free_ends, rounds, seed, max_batch: see `BlackBox`.
+        orders: "fixed": the solver's own. "chosen": those of the steps are searched too (`StepOrders`).
         batch: schedules that a round asks for.
 
     Raises:
@@ -47,6 +50,7 @@ class Bayesian(BlackBox):
         criterion: str,
         pool: Mapping[str, Method],
         free_ends: bool = True,
+        orders: Orders = "fixed",
         rounds: int = 24,
         batch: int = 4,
         seed: int = 0,
@@ -55,14 +59,14 @@ class Bayesian(BlackBox):
         super().__init__(criterion, pool, free_ends, rounds, seed, max_batch)
         if batch < 1:
             raise ValueError(f"batch must be at least 1, got {batch}")
-        self.batch = batch
+        self.batch, self.orders = batch, orders
 
     @property
     def asked_per_round(self) -> int:
         return self.batch
 
-    def space(self, problem: SearchProblem, steps: int, candidates: Sequence[Schedule]) -> StickBreaking:
-        return StickBreaking.around(problem.teacher, steps, self.free_ends, candidates)
+    def space(self, problem: SearchProblem, steps: int, candidates: Sequence[Schedule]) -> Space:
+        return gaps(problem, steps, self.free_ends, self.orders, candidates)
 
     def ask(self, space: Space, trials: Trials, number: int) -> Tensor:
         size, before = len(space.lower), number * self.batch

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from optsteps.methods.base import Method, SearchProblem
 from optsteps.methods.blackbox.search import BlackBox
-from optsteps.methods.blackbox.spaces import Space, StickBreaking, at_share, share_of
+from optsteps.methods.blackbox.spaces import Space, at_share, share_of
+from optsteps.methods.blackbox.step_orders import gaps
 from optsteps.methods.blackbox.trials import Trials
+from optsteps.methods.oss.programme import Orders
 from optsteps.schedules import Schedule
 
 # the first standard deviation, in widths of the box
@@ -25,6 +27,7 @@ class CMAES(BlackBox):
 
     Args:
         criterion, pool, free_ends, rounds, seed, max_batch: see `BlackBox`.
+        orders: "fixed": the solver's own. "chosen": those of the steps are searched too (`StepOrders`).
         population: schedules that a round asks for.
 
     Raises:
@@ -37,6 +40,7 @@ class CMAES(BlackBox):
         criterion: str,
         pool: Mapping[str, Method],
         free_ends: bool = True,
+        orders: Orders = "fixed",
         rounds: int = 12,
         population: int = 8,
         seed: int = 0,
@@ -45,14 +49,14 @@ class CMAES(BlackBox):
         super().__init__(criterion, pool, free_ends, rounds, seed, max_batch)
         if population < 2:
             raise ValueError(f"population must be at least 2, got {population}")
-        self.population = population
+        self.population, self.orders = population, orders
 
     @property
     def asked_per_round(self) -> int:
         return self.population
 
-    def space(self, problem: SearchProblem, steps: int, candidates: Sequence[Schedule]) -> StickBreaking:
-        space = StickBreaking.around(problem.teacher, steps, self.free_ends, candidates)
+    def space(self, problem: SearchProblem, steps: int, candidates: Sequence[Schedule]) -> Space:
+        space = gaps(problem, steps, self.free_ends, self.orders, candidates)
         if len(space.lower) < 2:
             raise ValueError(f"CMA-ES needs two numbers to search, and {steps} steps here have {len(space.lower)}")
         return space
