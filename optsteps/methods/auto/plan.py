@@ -19,15 +19,18 @@ from optsteps.solvers.multistep import Multistep
 Refinement = Literal["times", "told times", "weights", "start"]
 
 # fit samples: so many, or as many as hold so many numbers, but at most half of the problem's
-FIT, NUMBERS = 16, 64
+FIT, NUMBERS = 16, 32
 # the fewest that a budget brings them down to
 _FEWEST = 4
 # the fewest steps of a teacher, for one of the longest schedule
 _FINER = 4
 # candidates that a method of the pool names, about, of which none coincide
 _CANDIDATES = 1.7
-# rounds that a refinement takes, about
-_ROUNDS = 4
+# of the finalists of a race: how many are refined a little, for so many rounds on a share of the fit samples, of which
+# the nearest is refined on
+FINALISTS, BRIEF_ROUNDS, BRIEF_SHARE = 3, 2, 1 / 4
+# rounds that a refinement takes of those that it may take, about; and how many are left of it where it is cut short
+_TAKEN, _CUT = 2 / 3, 2
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Plan:
         lanes: for every solver, by its name, what is tried.
         fit: number of the fit samples.
         refinements: what is refined, one after the other, each together with what came before.
+        rounds: of a refinement, at most.
+        finalists: of every race, how many are refined a little before one of them is refined on.
         left_out: what is left out, and why.
     """
 
@@ -63,6 +68,8 @@ class Plan:
     lanes: Mapping[str, Lane]
     fit: int
     refinements: Sequence[Refinement]
+    rounds: int
+    finalists: int = FINALISTS
     left_out: Sequence[str] = field(default=())
 
     @classmethod
@@ -73,6 +80,7 @@ class Plan:
         pool: Mapping[str, Method],
         solvers: Mapping[str, Solver],
         refinements: Sequence[Refinement],
+        rounds: int,
         free_start: bool,
     ) -> Plan:
         """The plan of a search without a budget: everybody takes part who can, and all is refined that a solver
@@ -95,7 +103,7 @@ class Plan:
             lanes[label], left_out = Lane(lane, counts, taking_part), [*left_out, *unable]
         obeyed = [kind for kind in refinements if any(obeys(lane.problem, kind) for lane in lanes.values())]
         left_out += [f"refined {kind}, which no solver here obeys" for kind in refinements if kind not in obeyed]
-        return cls(problem, steps, lanes, fit, obeyed, left_out)
+        return cls(problem, steps, lanes, fit, obeyed, rounds, left_out=left_out)
 
     def within(self, budget: int) -> Plan:
         """The first of ever smaller plans that fits, which takes no more samples than it counts.
@@ -116,6 +124,11 @@ class Plan:
     def pool(self) -> Mapping[str, Method]:
         """The methods that take part with any solver, by name."""
         return {name: method for lane in self.lanes.values() for name, method in lane.pool.items()}
+
+    @property
+    def brief(self) -> Tensor:
+        """The numbers of the fit samples on which the finalists are refined a little."""
+        return torch.arange(max(_FEWEST, int(self.fit * BRIEF_SHARE)))
 
     @property
     def racing(self) -> Tensor:
@@ -152,10 +165,19 @@ class Plan:
             race, running, new, samples = race + running * new, max(1.0, running / 2), samples, 2 * samples
         race += 2 * max(0, self.asked - 2 * fit)  # two who cannot be told apart
         stages["the race"] = round(race * sum(students)) * nfe
+        if self.compares_finalists:
+            brief = self.finalists * BRIEF_ROUNDS * len(self.brief)
+            stages["the finalists"] = sum(brief * _round(n, 1) + self.finalists * fit * n for n in students) * nfe
+        rounds = max(1, round(_TAKEN * self.rounds))
         for kinds, refinement in enumerate(self.refinements, 1):
-            taken = sum(_ROUNDS * (fit * _round(n, kinds) + held * n) for n in students) * nfe
+            taken = sum(rounds * (fit * _round(n, kinds) + held * n) for n in students) * nfe
             stages[f"refined {refinement}"] = taken
         return stages
+
+    @property
+    def compares_finalists(self) -> bool:
+        """Whether there are several, whose times are refined."""
+        return self.finalists > 1 and "times" in self.refinements
 
     @property
     def evaluations(self) -> int:
@@ -215,9 +237,17 @@ class Plan:
             gone = f"refined {last}, for the budget"
             plan = replace(plan, refinements=kept, left_out=[*plan.left_out, gone])
             yield plan
+        if plan.refinements:
+            gone = "refined finalists other than the race's winner, for the budget"
+            plan = replace(plan, finalists=1, left_out=[*plan.left_out, gone])
+            yield plan
         coarser = plan.coarser()
         if coarser is not None:
             plan = coarser
+            yield plan
+        if plan.refinements and plan.rounds > _CUT:
+            gone = f"all but {_CUT} rounds of every refinement, for the budget"
+            plan = replace(plan, rounds=_CUT, left_out=[*plan.left_out, gone])
             yield plan
         for fit in self._fewer(3 / 8, 1 / 4):
             plan = replace(plan, fit=fit)

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from optsteps.denoisers import CountedDenoiser
 from optsteps.methods.auto.paid_once import PaidOnce
-from optsteps.methods.auto.plan import Plan, Refinement, obeys
+from optsteps.methods.auto.plan import BRIEF_ROUNDS, Plan, Refinement, obeys
 from optsteps.methods.auto.race import Heat, Track, race
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, checked_steps
 from optsteps.methods.blackbox.search import BlackBox, Sought
 from optsteps.methods.blackbox.target import NEARNESS
 from optsteps.methods.candidates import Candidate, distinct, proposed
-from optsteps.methods.nearness import Nearness
+from optsteps.methods.nearness import Nearness, decibels
 from optsteps.methods.oss.programme import Start
 from optsteps.methods.refine.coordinates import (
     Coordinates,
@@ -26,7 +26,7 @@ from optsteps.methods.refine.coordinates import (
     ToldTimeCoordinates,
     WeightCoordinates,
 )
-from optsteps.methods.refine.gauss_newton import Refined, refined
+from optsteps.methods.refine.gauss_newton import Refined, descended, refined
 from optsteps.metrics.base import Judge
 from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
@@ -44,9 +44,12 @@ class Auto(Method):
     1. Every method of the pool names its candidates, from the first samples, the fit samples.
     2. The candidates race on the fit samples and as many others with the real solver (`race`), and those whom these
        cannot tell apart on the rest.
-    3. The winner's times are refined (`refined`): steps are fitted on the fit samples, and the schedule that is best on
-       the selection samples, all others, replaces the winner if it is better there by its paired interval.
-    4. With `told_times`, the times that the network is told are refined with the times in the same way, with `weights`
+    3. The best three candidates of different methods are the finalists. Their times are refined for two rounds, on a
+       quarter of the fit samples, because whoever is nearest before need not be so after. The one that is then nearest
+       on all of them is refined on.
+    4. Its times are refined (`refined`): steps are fitted on the fit samples, and the schedule that is best on the
+       selection samples, all others, replaces the winner of the race if it is better there by its paired interval.
+    5. With `told_times`, the times that the network is told are refined with the times in the same way, with `weights`
        the weights of the multistep steps with all of these, and last, with a free start, all with the start.
 
     All this is by the nearness to the teacher's samples. By another criterion there is nothing to be refined by least
@@ -71,8 +74,8 @@ class Auto(Method):
             steps. None: "free" with `weights`, otherwise "teacher".
         rounds: of a refinement of times, at most.
         budget: network evaluations of the whole search by nearness, about. Where the plan takes more, there are fewer
-            samples, then no method that evaluates more than the teacher, no free start, no weights, a coarser teacher,
-            no refinement.
+            samples, then no method that evaluates more than the teacher, no free start, no weights, no other finalist
+            than the winner, a coarser teacher, two rounds of refinement, none.
         max_batch: most samples in one call of the denoiser.
         shard_size: samples that are walked together.
         criterion: "nearness", "data_distance", or a figure of the problem's judges, see `BlackBox`.
@@ -173,7 +176,7 @@ class Auto(Method):
             "start": free,
         }
         wanted = [kind for kind, chosen in kinds.items() if self.refine and chosen]
-        plan = Plan.whole(problem, steps, self.pool, solvers, wanted, free)
+        plan = Plan.whole(problem, steps, self.pool, solvers, wanted, self.rounds, free)
         return plan if self.budget is None else plan.within(self.budget)
 
     def find(self, problem: SearchProblem, steps: Sequence[int], workers: Workers) -> SearchResult:
@@ -196,19 +199,26 @@ class Auto(Method):
             heats[n] = race(distinct(proposals[n]), track)
             ledger.decide(_told(n, heats[n]), "the race")
         for n in steps:
-            winner, found[n] = heats[n][-1].ran[0], []
+            winner, found[n] = heats[n][-1].ran[0], list[Refined]()
             label, fit = winner.solver, torch.arange(plan.fit)
-            solver, samples, selection = plan.lanes[label].problem.solver, runs[label], [one[label] for one in held]
-            schedules[n], solvers[n] = winner.schedule, solver
+            samples, selection = runs[label], [one[label] for one in held]
+            schedules[n], solvers[n] = winner.schedule, plan.lanes[label].problem.solver
+            origin, start = winner, winner.schedule
+            if plan.compares_finalists:
+                origin, start = _leader(finalists(heats[n], plan.finalists), samples, plan)
+                names = " and ".join(origin.names)
+                ledger.decide(f"{n} steps: {names} is nearest after {BRIEF_ROUNDS} rounds", "the finalists")
             for k, kind in enumerate(plan.refinements):
                 if not obeys(samples.problem, kind):
                     continue
-                coordinates = _coordinates(samples.problem, schedules[n], plan.refinements[: k + 1])
-                ridges, rounds = (_RIDGES, _RIDGE_ROUNDS) if coordinates.corrections.any() else ((0.0,), self.rounds)
-                found[n].append(refined(coordinates, samples, selection, fit, rounds, ridges))
-                schedules[n] = found[n][-1].schedule
+                coordinates = _coordinates(samples.problem, start, plan.refinements[: k + 1])
+                ridges, rounds = (_RIDGES, _RIDGE_ROUNDS) if coordinates.corrections.any() else ((0.0,), plan.rounds)
+                found[n].append(refined(coordinates, samples, selection, fit, rounds, ridges, incumbent=schedules[n]))
+                schedules[n] = start = found[n][-1].schedule
+                if schedules[n] is winner.schedule:
+                    origin = winner
                 ledger.decide(_refined_told(n, found[n][-1]), f"refined {kind}")
-            schedules[n] = replace(schedules[n], metadata=self._described(samples.problem, winner))
+            schedules[n] = replace(schedules[n], metadata=self._described(samples.problem, origin))
         evidence = {"decisions": ledger.sentences, "stages": ledger.stages, "heats": heats, "refined": found}
         return SearchResult(schedules, evidence=evidence, solvers=solvers if self.solvers else {})
 
@@ -277,6 +287,27 @@ class Auto(Method):
             "samples": len(problem.noise),
             "teacher_steps": problem.teacher.steps,
         }
+
+
+def finalists(heats: Sequence[Heat], most: int) -> list[Candidate]:
+    """Of a race the best candidates of different methods, that are sampled as the winner is; the winner first."""
+    ranked = [one for heat in reversed(heats) for one in heat.ran]
+    of_method: dict[str, Candidate] = {}
+    for one in ranked:
+        if one.solver == ranked[0].solver:
+            of_method.setdefault(one.names[0], one)
+    return list(of_method.values())[:most]
+
+
+def _leader(finalists: Sequence[Candidate], samples: Nearness, plan: Plan) -> tuple[Candidate, Schedule]:
+    """The finalist that is nearest on the fit samples after a few rounds on some of them, as it is then."""
+    begun = [
+        descended(_coordinates(samples.problem, one.schedule, ["times"]), samples, plan.brief, BRIEF_ROUNDS)
+        for one in finalists
+    ]
+    levels = decibels(samples.errors(begun, torch.arange(plan.fit))).mean(1)
+    best = int(levels.argmax())
+    return finalists[best], begun[best]
 
 
 def _coordinates(problem: SearchProblem, schedule: Schedule, moved: Sequence[Refinement]) -> Coordinates:

@@ -22,6 +22,8 @@ _ADDED = 0.1
 _LEAST_SCALE = 1e-3
 # of a secant: the least cosine between a step and the change of the gradient that is taken for a curvature
 _LEAST_COSINE = 1e-3
+# dB on the fit samples: a round that gains less is the last, by default
+_LEAST_GAIN = 0.05
 # of the interval by which a refined schedule must be better than its start
 LEVEL = 0.8
 # of a squared error, by the logarithm of its root
@@ -33,13 +35,13 @@ class Refined:
     """What a refinement came to.
 
     Attributes:
-        schedule: the best on the selection samples if it is better there than the start by its paired interval,
-            otherwise the start.
+        schedule: the best on the selection samples if it is better there than the incumbent by its paired interval,
+            otherwise the incumbent.
         moved: "times" or "times and weights".
-        gain: in dB on the selection samples, of the best over the start.
+        gain: in dB on the selection samples, of the best over the incumbent.
         samples: the number of selection samples that were needed.
-        best: the number of the iterate that is best on the first selection samples, 0 for the start.
-        iterates: the schedules on the way, the start first.
+        best: the number of the iterate that is best on the first selection samples, 0 for the incumbent.
+        iterates: the schedules on the way: the incumbent, the start if it is another one, and what came of it.
         held: by iterate the mean over the first selection samples of -10 log10 of the squared error, in dB.
     """
 
@@ -53,7 +55,7 @@ class Refined:
 
     @property
     def taken(self) -> bool:
-        """Whether the best has replaced the start."""
+        """Whether the best has replaced the incumbent."""
         return self.gain.low > 0
 
 
@@ -64,7 +66,8 @@ def refined(
     index: Tensor | None = None,
     rounds: int = 6,
     ridges: Sequence[float] = (0.0,),
-    least_gain: float = 0.05,
+    least_gain: float = _LEAST_GAIN,
+    incumbent: Schedule | None = None,
 ) -> Refined:
     """A schedule near a start whose ends are nearer to the teacher's, by Levenberg-Marquardt (Marquardt 1963).
 
@@ -78,8 +81,8 @@ def refined(
     of weights are held back by a ridge, which is lowered as long as the selection samples agree.
 
     Every schedule on the way is tried on the first selection samples, which no step sees. The best there replaces the
-    start if it is better by the 80 % interval of the paired differences. As long as the interval says neither that it
-    is better nor that it is worse, further selection samples are asked.
+    incumbent if it is better by the 80 % interval of the paired differences. As long as the interval says neither that
+    it is better nor that it is worse, further selection samples are asked.
 
     Args:
         coordinates: the numbers that are moved; zeros are the start.
@@ -90,9 +93,13 @@ def refined(
         ridges: what a sum of squared corrections of 1 adds to the mean logarithm of the root mean square error, one
             after the other.
         least_gain: a round that gains less, in dB on the fit samples, is the last.
+        incumbent: what the best replaces if it is better; None: the start.
     """
-    start, numbers = coordinates.start, torch.zeros(coordinates.size, dtype=torch.float64)
-    iterates, tried = [start], [decibels(held[0].errors([start])[0])]
+    numbers = torch.zeros(coordinates.size, dtype=torch.float64)
+    iterates = [coordinates.start]
+    if incumbent is not None and incumbent is not coordinates.start:
+        iterates.insert(0, incumbent)
+    tried = [*decibels(held[0].errors(iterates))]
     for ridge in ridges:
         path = list(_descent(coordinates, numbers, fit, index, rounds, ridge, least_gain))
         if not path:
@@ -109,13 +116,19 @@ def refined(
         differences = tried[best] - tried[0]
         gain = spread(differences, LEVEL)
         while 0 in gain and asked < len(held):
-            level, before_it = decibels(held[asked].errors([iterates[best], start]))
+            level, before_it = decibels(held[asked].errors([iterates[best], iterates[0]]))
             differences = torch.cat([differences, level - before_it])
             gain, asked = spread(differences, LEVEL), asked + 1
-    chosen = iterates[best] if gain.low > 0 else start
+    chosen = iterates[best] if gain.low > 0 else iterates[0]
     samples = sum(part.samples for part in held[:asked])
     levels = [float(some.mean()) for some in tried]
     return Refined(chosen, coordinates.moved, gain, samples, best, iterates, levels)
+
+
+def descended(coordinates: Coordinates, fit: Nearness, index: Tensor, rounds: int) -> Schedule:
+    """The schedule of lowest error on the samples `index` of `fit` after so many rounds of `refined`, at most."""
+    numbers = torch.zeros(coordinates.size, dtype=torch.float64)
+    return coordinates.schedule([numbers, *_descent(coordinates, numbers, fit, index, rounds, 0.0, _LEAST_GAIN)][-1])
 
 
 class Secant:
