@@ -1,4 +1,4 @@
-"""Auto: every method names candidates, the solver runs them against each other, and the winner is refined."""
+"""Auto: every method names candidates, the solver runs them against each other, and the best are refined."""
 
 from __future__ import annotations
 
@@ -299,15 +299,15 @@ def finalists(heats: Sequence[Heat], most: int) -> list[Candidate]:
     return list(of_method.values())[:most]
 
 
-def _leader(finalists: Sequence[Candidate], samples: Nearness, plan: Plan) -> tuple[Candidate, Schedule]:
-    """The finalist that is nearest on the fit samples after a few rounds on some of them, as it is then."""
+def _leader(candidates: Sequence[Candidate], samples: Nearness, plan: Plan) -> tuple[Candidate, Schedule]:
+    """The candidate that is nearest on the fit samples after a few rounds on some of them, and what it is then."""
     begun = [
         descended(_coordinates(samples.problem, one.schedule, ["times"]), samples, plan.brief, BRIEF_ROUNDS)
-        for one in finalists
+        for one in candidates
     ]
     levels = decibels(samples.errors(begun, torch.arange(plan.fit))).mean(1)
     best = int(levels.argmax())
-    return finalists[best], begun[best]
+    return candidates[best], begun[best]
 
 
 def _coordinates(problem: SearchProblem, schedule: Schedule, moved: Sequence[Refinement]) -> Coordinates:

@@ -21,11 +21,12 @@ Decided = Mapping[str, Any]
 
 # candidates that a table names for a step count, at most
 _NAMED = 8
-CAPTION = "How it was decided: the race of the candidates, and the refinement of the winner"
+CAPTION = "How it was decided: the race of the candidates, and the refinement"
 READING = (
     "Every line is a candidate, held against the winner of the race on the same samples; those far below are cut off. "
-    "To the right are the iterates of the refinement on the first selection samples. A ring marks the best of them; it "
-    "is filled where it was taken."
+    "To the right are the iterates of the refinement on the first selection samples, after the winner itself. They go on "
+    "from one of the best three, which need not be the winner. A ring marks the best of them; it is filled where it was "
+    "taken."
 )
 
 
@@ -35,7 +36,7 @@ def how_decided(searches: Mapping[str, SearchResult]) -> dict[str, Decided]:
     A search leaves under `SearchResult.evidence`:
         "stages": evaluations by name of the stage.
         "heats": by step count the rounds of a race of candidates.
-        "refined": by step count the refinements of the winner, one after the other.
+        "refined": by step count the refinements, one after the other.
     """
     found = {name: _decided(result.evidence) for name, result in searches.items()}
     return {name: decided for name, decided in found.items() if decided}
@@ -113,7 +114,8 @@ def _tables(decided: Decided, rate: float | None) -> list[str]:
         ]
     if refinements := decided.get("refinements"):
         parts += [
-            "Refinement: its gain over what it began with, on selection samples, which nothing was fitted on. "
+            "Refinement: its gain over what it takes the place of, the winner of the race or what was refined before, on "
+            "selection samples, which nothing was fitted on. "
             f"It is taken if the {100 * LEVEL:g} % interval lies above 0.",
             _refinements_table(refinements),
         ]

@@ -1,4 +1,4 @@
-"""Picture of how searches decided: the race of the candidates, and on its right the refinement of the winner."""
+"""Picture of how searches decided: the race of the candidates, and on its right the refinement."""
 
 from __future__ import annotations
 

@@ -18,8 +18,14 @@ from optsteps.denoisers import CountedDenoiser, ModelError
 from optsteps.methods import GITS, OSS, Bayesian, HandMade, Method, Path, SearchProblem, SearchResult
 from optsteps.methods.auto import Auto
 from optsteps.methods.auto.plan import Plan, Refinement
+from optsteps.methods.auto.race import Heat
+from optsteps.methods.auto.search import finalists
 from optsteps.methods.blackbox.search import parts
 from optsteps.methods.blackbox.target import Target, loss
+from optsteps.methods.candidates import Candidate
+from optsteps.methods.nearness import Nearness
+from optsteps.methods.refine.coordinates import Coordinates, GapCoordinates
+from optsteps.methods.refine.gauss_newton import descended
 from optsteps.models.analytic import GaussianMixture
 from optsteps.sampling import sample
 from optsteps.schedules import Schedule, build_schedule
@@ -137,12 +143,12 @@ def test_a_small_budget_keeps_the_first_solver() -> None:
 @given(st.integers(4, 5000), st.integers(1, 5000))
 def test_every_sample_has_one_part(samples: int, entries: int) -> None:
     problem = replace(problem_of(), noise=torch.tensor([1.0, -1.0]).repeat(entries)[:entries].expand(samples, entries))
-    plan = Plan.whole(problem, [3], pool(), {"": problem.solver}, ["times"], False)
+    plan = Plan.whole(problem, [3], pool(), {"": problem.solver}, ["times"], 6, False)
     fit, held = plan.fit, plan.held
     assert torch.cat([torch.arange(fit), *held]).tolist() == list(range(samples))
     assert plan.racing.tolist() == list(range(2 * fit))
     assert held[0].tolist() == plan.racing[fit:].tolist()
-    assert fit == samples // 2 or (fit >= 16 and fit * entries >= 64)
+    assert fit == samples // 2 or (fit >= 16 and fit * entries >= 32)
     assert all(len(part) > 0 for part in held)
 
 
@@ -180,6 +186,78 @@ def test_refined_it_is_better_on_samples_that_no_step_saw(process: str, solver: 
             was, now = levels(fresh, [plain.schedules[n], found.schedules[n]], torch.arange(200)).mean(1)
             assert now > was
     assert any(one.taken for (one,) in found.evidence["refined"].values())
+
+
+# --- the finalists
+
+
+def heat(*ran: Candidate) -> Heat:
+    return Heat(2, list(ran), [0.0] * len(ran), len(ran))
+
+
+def test_finalists_are_the_best_of_different_methods_with_the_winner_s_solver() -> None:
+    schedule = HandMade("edm").schedules(problem_of(), 3)[0]
+    first, again, second, third, other = (
+        Candidate((name,), schedule, solver)
+        for name, solver in (("a", "x"), ("a", "x"), ("b", "x"), ("c", "x"), ("d", "y"))
+    )
+    heats = [heat(other, third, second, again, first), heat(first, again, second)]
+    assert finalists(heats, 3) == [first, second, third]
+    assert finalists(heats, 9) == [first, second, third]
+    assert finalists(heats, 1) == [first]
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_the_finalist_goes_on_that_is_nearest_after_two_rounds(process: str) -> None:
+    problem = problem_of(process)
+    found = Auto(pool()).search(problem, [3])
+    [refined] = found.evidence["refined"][3]
+    fit = Nearness(counted(problem), ALONE)
+    tried = {
+        one.names: descended(GapCoordinates(one.schedule), fit, torch.arange(4), 2)
+        for one in finalists(found.evidence["heats"][3], 3)
+    }
+    assert len(tried) == 3
+    nearest = levels(problem, list(tried.values()), torch.arange(FIT)).mean(1).argmax()
+    torch.testing.assert_close(refined.iterates[1].times, list(tried.values())[nearest].times, rtol=1e-9, atol=1e-12)
+    assert refined.taken
+    assert found.schedules[3].metadata["from"] == list(list(tried)[nearest])
+
+
+def test_what_no_refinement_is_better_than_stays_the_winner_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever led the finalists."""
+
+    def worse(coordinates: Coordinates, *rest: Any) -> Schedule:
+        return HandMade("time_uniform").schedules(problem_of(), 3)[0]
+
+    def nothing(*rest: Any) -> list[Tensor]:
+        return []
+
+    monkeypatch.setattr("optsteps.methods.auto.search.descended", worse)
+    monkeypatch.setattr("optsteps.methods.refine.gauss_newton._descent", nothing)
+    found = Auto(pool()).search(problem_of(), [3])
+    winner = found.evidence["heats"][3][-1].ran[0]
+    assert torch.equal(found.schedules[3].times, winner.schedule.times)
+    assert found.schedules[3].metadata["from"] == list(winner.names)
+
+
+def test_a_budget_leaves_out_finalists_and_cuts_refinement_before_it_goes() -> None:
+    problem = problem_of("edm", "dpmpp_2m")
+    plan = whole = Plan.whole(problem, STEPS, methods(), {"": problem.solver}, ["times"], 6, False)
+    seen = [(plan.finalists, plan.rounds, bool(plan.refinements))]
+    while plan.refinements:
+        plan = whole.within(plan.evaluations - 1)
+        seen.append((plan.finalists, plan.rounds, bool(plan.refinements)))
+        found = Auto(methods(), budget=plan.evaluations).search(problem, STEPS)
+        assert ("the finalists" in found.evidence["stages"]) == (plan.finalists > 1)
+        for refined in (one for some in found.evidence["refined"].values() for one in some):
+            assert len(refined.iterates) <= 1 + (plan.finalists > 1) + plan.rounds
+    kinds = list(dict.fromkeys(seen))
+    assert kinds == [(3, 6, True), (1, 6, True), (1, 2, True), (1, 2, False)]
+    assert "all but 2 rounds of every refinement, for the budget" in plan.left_out
+
+
+# --- what else is refined
 
 
 def test_weights_are_refined_for_multistep_solvers_alone() -> None:
@@ -433,6 +511,7 @@ def test_a_plan_fits_its_budget_and_says_what_it_leaves_out(weights: bool) -> No
         {**methods(), "oss": OSS(grid_steps=7)},
         {"": problem.solver},
         wanted[: 3 if weights else 1],
+        6,
         False,
     )
     kept = whole.within(whole.evaluations)
@@ -458,7 +537,7 @@ def test_a_plan_fits_its_budget_and_says_what_it_leaves_out(weights: bool) -> No
 def test_a_budget_thins_a_teacher_that_stays_far_finer_than_the_schedules(steps: int) -> None:
     problem = problem_of("edm", "dpmpp_2m")
     problem = replace(problem, teacher=build_schedule("edm", problem.process, steps, 80.0, 0.002))
-    whole = Plan.whole(problem, STEPS, methods(), {"": problem.solver}, ["times"], False)
+    whole = Plan.whole(problem, STEPS, methods(), {"": problem.solver}, ["times"], 6, False)
     coarse = whole.coarser()
     assert coarse is not None
     fine, kept = problem.teacher.times, coarse.problem.teacher.times
@@ -472,7 +551,7 @@ def test_a_budget_thins_a_teacher_that_stays_far_finer_than_the_schedules(steps:
     found = Auto(methods(), budget=few.evaluations).search(problem, STEPS)
     assert {schedule.metadata["teacher_steps"] for schedule in found.schedules.values()} == {-(-steps // 2)}
     scarce = replace(problem, teacher=build_schedule("edm", problem.process, 8 * max(STEPS) - 1, 80.0, 0.002))
-    assert Plan.whole(scarce, STEPS, methods(), {"": problem.solver}, ["times"], False).coarser() is None
+    assert Plan.whole(scarce, STEPS, methods(), {"": problem.solver}, ["times"], 6, False).coarser() is None
 
 
 def test_a_search_within_a_budget_spends_about_that() -> None:

@@ -119,6 +119,18 @@ def test_a_free_start_comes_as_near_as_a_fixed_one(process: str, family: str) ->
     assert free_level > fixed_level - 0.3
 
 
+def test_an_incumbent_stays_where_what_came_of_another_start_is_not_better() -> None:
+    problem = problem_of("edm", between("edm", "cosine", steps=60))
+    start, fit, held = between("edm", "time_uniform"), *halves(problem)
+    best = refined(GapCoordinates(start), fit, held, rounds=30).schedule
+    for incumbent, taken in ((best, False), (between("edm", "time_quadratic"), True)):
+        found = refined(GapCoordinates(start), fit, held, rounds=3, incumbent=incumbent)
+        assert found.iterates[:2] == [incumbent, start]
+        assert found.taken == taken
+        assert (found.schedule is incumbent) != taken
+    assert refined(GapCoordinates(start), fit, held, rounds=0, incumbent=start).iterates == [start]
+
+
 def test_no_sample_of_few_entries_is_brought_to_0_alone() -> None:
     """With two entries a sample, and more numbers, a walk can end where the teacher's does: for one sample."""
     data = GaussianMixture(noise(4, 2, seed=3), torch.tensor([0.1, 0.2, 0.4, 0.3]))
