@@ -232,7 +232,7 @@ def main(rows: Sequence[RunRow]) -> None:
     for figure in dict.fromkeys(one.figure for one in distances):
         print(f"\n**Distance to the data ({number_format(figure).label}; a win is a lesser one) by model**\n")
         print(tally_table([one for one in distances if one.figure == figure], lambda one: one.model))
-    for rival in ("path", "oss_full", "oss_64", "auto_free", "auto_weights"):
+    for rival in ("path", "oss_full", "oss_64", "auto_quarter", "auto_free", "auto_weights"):
         if any(one.rival == rival for one in psnr):
             print(f"\n**{rival} minus {main}, dB of PSNR; bold: more than {NEAR} dB behind**\n")
             print(behind_table(psnr, rival))

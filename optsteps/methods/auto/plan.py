@@ -19,7 +19,7 @@ from optsteps.solvers.multistep import Multistep
 Refinement = Literal["times", "told times", "weights", "start"]
 
 # fit samples: so many, or as many as hold so many numbers, but at most half of the problem's
-FIT, NUMBERS = 16, 32
+FIT, NUMBERS = 16, 48
 # the fewest that a budget brings them down to
 _FEWEST = 4
 # the fewest steps of a teacher, for one of the longest schedule

@@ -24,9 +24,8 @@ _NAMED = 8
 CAPTION = "How it was decided: the race of the candidates, and the refinement"
 READING = (
     "Every line is a candidate, held against the winner of the race on the same samples; those far below are cut off. "
-    "To the right are the iterates of the refinement on the first selection samples, after the winner itself. They go on "
-    "from one of the best three, which need not be the winner. A ring marks the best of them; it is filled where it was "
-    "taken."
+    "To the right are the iterates of the refinement on the first selection samples, the winner first. They go on from "
+    "one of the best three, which need not be the winner. A ring marks the best of them, and is filled if it was taken."
 )
 
 
@@ -114,8 +113,8 @@ def _tables(decided: Decided, rate: float | None) -> list[str]:
         ]
     if refinements := decided.get("refinements"):
         parts += [
-            "Refinement: its gain over what it takes the place of, the winner of the race or what was refined before, on "
-            "selection samples, which nothing was fitted on. "
+            "Refinement: its gain over the winner of the race, or over what was refined before, on selection samples. "
+            "Nothing was fitted on them. "
             f"It is taken if the {100 * LEVEL:g} % interval lies above 0.",
             _refinements_table(refinements),
         ]
