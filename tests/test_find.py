@@ -98,6 +98,7 @@ def test_the_best_of_several_solvers() -> None:
         assert gap == pytest.approx((psnr(ends[0], goal, 10.0) - psnr(ends[1], goal, 10.0)).mean().item(), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_told_times_are_searched_where_they_are_wanted() -> None:
     found = find(solver="euler", told_times=True)
     assert {one.moved for one in found.search.evidence["refined"][6]} == {"times", "times and told times"}
@@ -126,6 +127,7 @@ def test_every_evaluation_is_counted() -> None:
     assert sum(int(number.replace(",", "")) for number in told) == sum(calls)
 
 
+@pytest.mark.slow
 def test_the_same_question_has_the_same_answer() -> None:
     first, second = find(16, 3), find(16, 3)
     assert first.answer == second.answer

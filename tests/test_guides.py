@@ -121,12 +121,13 @@ def at_desk(desk: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def composed_at_first(found: list[Command]) -> list[Any]:
-    """The commands; slow are those that have no pooled experiment but such as earlier ones have."""
+    """The commands; slow are those of experiments, and those whose pooled experiments earlier ones have too."""
     seen, marked = set[str](), list[Any]()
     for command in found:
         pooled = {name for word in command.words for one in POOLED.findall(word) for name in one.split(",")}
         repeated = bool(pooled) and pooled <= seen
-        marked.append(pytest.param(command, marks=[pytest.mark.slow] * repeated))
+        of_experiments = command.words[0] == "optsteps" and command.page.is_relative_to(ROOT / "experiments")
+        marked.append(pytest.param(command, marks=[pytest.mark.slow] * (repeated or of_experiments)))
         seen |= pooled
     return marked
 

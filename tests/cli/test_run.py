@@ -248,10 +248,10 @@ def test_every_choice_of_every_group_runs(
 
 # the solvers and methods are built below
 PLANNED = [c for c in CHOICES if c not in QUICK and c.split("=")[0] not in ("solver", "method")]
-# experiments beside one of the same kind, whose plans are slow; tests/test_guides.py composes them
+# experiments beside one of the same kind, whose plans are slow
 ALIKE = re.compile(
     r"rivals=beside_auto|"
-    r"experiment=(auto_(?!scenes)|rivals|auto$|ays_toys$|ays_toys_(?!8x8)|teacher_(?!edm)|blackbox_(?!scenes))"
+    r"experiment=(auto|rivals|ays_toys$|ays_toys_(?!8x8)|ays_cifar10|teacher_(?!edm)|blackbox_|solver_orders_(?!mixture))"
 )
 
 
@@ -300,46 +300,60 @@ def test_a_run_leaves_what_it_promises_and_is_repeatable(
     assert rivals == {"teacher", "oss", "edm", "time_uniform", "logsnr"}
 
 
+# slow are those beside another of the same place
+SLOW_ERRORS = ("solver=nonsense", "method@rivals.oss=oss_median", "+method@rivals.mine=oss", "metric.verdicts=[nll]")
+SLOW_ERRORS += ("objective.steps=7", "solver.kind=rho", "steps=[0]", "steps=[]", "metric=toy", "store.precision=float8")
+SLOW_ERRORS += ("teacher.family=nonsense", "solver.order=5", "metric.judges.2.sets=1", "search.samples=0", "nonsense=1")
+
+
+def slow_beside_another(wrong: list[str], expected: list[str]) -> Any:
+    return pytest.param(wrong, expected, marks=[pytest.mark.slow] * bool(set(SLOW_ERRORS) & set(wrong)))
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["method=nonsense"], ["nonsense", "oss"]),
-        (["solver=nonsense"], ["nonsense", "euler"]),
-        (["solver=er_sde_2"], ["oss: ", "er_sde_2", "deterministic"]),
-        (["solver=er_sde_2", "method=edm", "+method@rivals.mine=oss"], ["mine: ", "er_sde_2", "deterministic"]),
-        (["solver=er_sde_2", "method=edm", "method@rivals.oss=oss_median"], ["oss: ", "er_sde_2", "deterministic"]),
-        (["+method@rivals.mine=ays", "+rivals.mine.candidates=4"], ["candidates", "4"]),
-        (["method=ays", "method.starts=[edn]"], ["edn"]),
-        (["method.channels=[3]"], ["channels [3]"]),
-        (["metric.verdicts=[foo]"], ["'foo'", "psnr, accuracy, kid"]),
-        ([*TINY_PLANE, "metric.verdicts=[nll]"], ["'nll'", "mse, sliced_wasserstein"]),
-        (["test.samples=8"], ["8 samples make 4 sets of 2", "16"]),
-        (["metric.judges.2.sets=1"], ["at least 2 disjoint sets"]),
-        (["objective.figure=fid"], ["objective.figure=fid", "kid"]),
-        (["objective.figure=psnr", "objective.steps=7"], ["objective.steps=7", "[2, 3]"]),
-        (["method=ays_fid", "search.samples=4"], ["4 samples are too few for fid"]),
-        (["solver=deis", "solver.kind=rho"], ["tab", "logrho", "rho"]),
-        (["solver=unipc", "solver.order=5"], ["unipc", "5"]),
-        (["nfe=[1]", "solver=heun"], ["1", "heun"]),
-        (["steps=[9]"], ["9", "6"]),
-        (["steps=[0]"], ["0"]),
-        (["steps=[]"], ["[]"]),
-        (["teacher.family=nonsense"], ["nonsense", "time_uniform"]),
-        (["model.weights=/no/such/file"], ["/no/such/file", "shipped:mnist"]),
-        (["model.shape=[1,27,28]"], ["27"]),
-        (["model=mixture", "metric=images"], ["image"]),
-        (["metric=toy"], ["density"]),
-        (["nonsense=1"], ["nonsense"]),
-        (["search.samples=0"], ["samples"]),
+        slow_beside_another(["method=nonsense"], ["nonsense", "oss"]),
+        slow_beside_another(["solver=nonsense"], ["nonsense", "euler"]),
+        slow_beside_another(["solver=er_sde_2"], ["oss: ", "er_sde_2", "deterministic"]),
+        slow_beside_another(
+            ["solver=er_sde_2", "method=edm", "+method@rivals.mine=oss"], ["mine: ", "er_sde_2", "deterministic"]
+        ),
+        slow_beside_another(
+            ["solver=er_sde_2", "method=edm", "method@rivals.oss=oss_median"], ["oss: ", "er_sde_2", "deterministic"]
+        ),
+        slow_beside_another(["+method@rivals.mine=ays", "+rivals.mine.candidates=4"], ["candidates", "4"]),
+        slow_beside_another(["method=ays", "method.starts=[edn]"], ["edn"]),
+        slow_beside_another(["method.channels=[3]"], ["channels [3]"]),
+        slow_beside_another(["metric.verdicts=[foo]"], ["'foo'", "psnr, accuracy, kid"]),
+        slow_beside_another([*TINY_PLANE, "metric.verdicts=[nll]"], ["'nll'", "mse, sliced_wasserstein"]),
+        slow_beside_another(["test.samples=8"], ["8 samples make 4 sets of 2", "16"]),
+        slow_beside_another(["metric.judges.2.sets=1"], ["at least 2 disjoint sets"]),
+        slow_beside_another(["objective.figure=fid"], ["objective.figure=fid", "kid"]),
+        slow_beside_another(["objective.figure=psnr", "objective.steps=7"], ["objective.steps=7", "[2, 3]"]),
+        slow_beside_another(["method=ays_fid", "search.samples=4"], ["4 samples are too few for fid"]),
+        slow_beside_another(["solver=deis", "solver.kind=rho"], ["tab", "logrho", "rho"]),
+        slow_beside_another(["solver=unipc", "solver.order=5"], ["unipc", "5"]),
+        slow_beside_another(["nfe=[1]", "solver=heun"], ["1", "heun"]),
+        slow_beside_another(["steps=[9]"], ["9", "6"]),
+        slow_beside_another(["steps=[0]"], ["0"]),
+        slow_beside_another(["steps=[]"], ["[]"]),
+        slow_beside_another(["teacher.family=nonsense"], ["nonsense", "time_uniform"]),
+        slow_beside_another(["model.weights=/no/such/file"], ["/no/such/file", "shipped:mnist"]),
+        slow_beside_another(["model.shape=[1,27,28]"], ["27"]),
+        slow_beside_another(["model=mixture", "metric=images"], ["image"]),
+        slow_beside_another(["metric=toy"], ["density"]),
+        slow_beside_another(["nonsense=1"], ["nonsense"]),
+        slow_beside_another(["search.samples=0"], ["samples"]),
         pytest.param(
             ["runner=gpu"],
             ["runner.accelerator='gpu'", "runner=cpu"],
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
-        (["model=digits", "metric=images"], ["(1, 28, 28)", "(1, 8, 8)", "metric=teacher"]),
-        (["store.precision=float8"], ["store.precision", "float8"]),
-        (["runner.states=tape"], ["runner.states", "tape"]),
-        (["store.folder="], ["store.folder=: ", "null keeps nothing"]),
+        slow_beside_another(["model=digits", "metric=images"], ["(1, 28, 28)", "(1, 8, 8)", "metric=teacher"]),
+        slow_beside_another(["store.precision=float8"], ["store.precision", "float8"]),
+        slow_beside_another(["runner.states=tape"], ["runner.states", "tape"]),
+        slow_beside_another(["store.folder="], ["store.folder=: ", "null keeps nothing"]),
     ],
 )
 def test_errors_are_one_paragraph(

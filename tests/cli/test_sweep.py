@@ -275,8 +275,16 @@ def test_optuna_finds_the_better_value(
     ("overrides", "message"),
     [
         ([], "give objective.figure="),
-        (["objective.figure=psnr"], "objective.figure=psnr, but the run has mse, nll, sliced_wasserstein"),
-        (["objective.figure=mse", "objective.steps=7"], "objective.steps=7, but the run has steps [2, 3]"),
+        pytest.param(
+            ["objective.figure=psnr"],
+            "objective.figure=psnr, but the run has mse, nll, sliced_wasserstein",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["objective.figure=mse", "objective.steps=7"],
+            "objective.steps=7, but the run has steps [2, 3]",
+            marks=pytest.mark.slow,
+        ),
         (
             ["objective.figure=mse", "hydra.sweeper.direction=maximize"],
             "would look for the worst mse; it takes minimize",

@@ -126,6 +126,7 @@ def test_a_second_start_continues_from_the_checkpoint(folder: Path, interrupted:
     assert resumed.checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_sees_and_learns_what_an_uninterrupted_one_does(
     interrupted: Run, resumed: Run, straight: Run
 ) -> None:

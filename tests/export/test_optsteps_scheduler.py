@@ -216,7 +216,10 @@ def schedule_for(process: Process, solver: str) -> Schedule:
 
 
 @pytest.mark.filterwarnings("ignore:the pipeline asks")
-@pytest.mark.parametrize("solver", ["dpmpp_2m", "dpmpp_2m with weights", "sde_dpmpp_2m", "heun"])
+@pytest.mark.parametrize(
+    "solver",
+    ["dpmpp_2m", "dpmpp_2m with weights", *(pytest.param(s, marks=pytest.mark.slow) for s in ("sde_dpmpp_2m", "heun"))],
+)
 @pytest.mark.parametrize("name", PIPELINES)
 def test_the_pipelines_own_call(name: str, solver: str, tmp_path: Path) -> None:
     pipe, model = wrapped(name)
@@ -244,7 +247,7 @@ def steps_left(name: str, steps: int, strength: float) -> int:
     return int(kept) if name in ("sd", "sdxl") else steps - int(steps - kept)
 
 
-@pytest.mark.parametrize("solver", ["dpmpp_2m", "heun"])
+@pytest.mark.parametrize("solver", ["dpmpp_2m", pytest.param("heun", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "flux"])
 def test_a_strength_runs_the_last_part(name: str, solver: str) -> None:
     pipe, call = edited(name, "img2img")

@@ -35,7 +35,7 @@ def schedule_of(name: str) -> Schedule:
 
 
 @pytest.mark.parametrize("kind", ["img2img", "inpaint"])
-@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("name", ["sd", "flux", *(pytest.param(n, marks=pytest.mark.slow) for n in ("sdxl", "sd3"))])
 def test_a_strength_runs_the_last_part_of_the_schedule(name: str, kind: str) -> None:
     pipe, call = edited(name, kind)
     schedule, times = schedule_of(name), record(pipe)

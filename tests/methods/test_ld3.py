@@ -141,7 +141,7 @@ def gaussian_problem(samples: int = 40, entries: int = 4, std: float = 0.5) -> S
     )
 
 
-@pytest.mark.parametrize("steps", [3, 6])
+@pytest.mark.parametrize("steps", [3, pytest.param(6, marks=pytest.mark.slow)])
 def test_it_finds_the_best_schedule_of_a_gaussian(steps: int) -> None:
     problem = gaussian_problem(samples=100)
     found = LD3().search(problem, [steps])
@@ -258,6 +258,7 @@ def test_noise_moves_within_its_ball_and_validation_noise_not_at_all(ball: float
         assert float(least[nearest < 6].max()) == pytest.approx(ball * 4 / 3**2)
 
 
+@pytest.mark.slow
 def test_told_times_are_learned_in_the_second_phase() -> None:
     """On Gaussian data every step of Euler shrinks too much. A network that is told less noise removes less."""
     problem = gaussian_problem()

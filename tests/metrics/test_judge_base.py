@@ -24,7 +24,13 @@ print(time.process_time() - began, *(name for name in {heavy} if name in sys.mod
 
 @pytest.mark.parametrize(
     ("module", "seconds"),
-    [("optsteps.comparison", 0.3), ("optsteps.metrics.judges", 0.3), ("optsteps.metrics.geneval", 2.0)],
+    [
+        ("optsteps.metrics.judges", 0.3),
+        *(
+            pytest.param(*one, marks=pytest.mark.slow)
+            for one in (("optsteps.comparison", 0.3), ("optsteps.metrics.geneval", 2.0))
+        ),
+    ],
 )
 def test_imports_are_quick(module: str, seconds: float) -> None:
     """Beyond torch, in a fresh interpreter; one time of three, because other processes share the machine."""
