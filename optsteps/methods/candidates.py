@@ -26,6 +26,18 @@ class Candidate:
     solver: str = ""
 
 
+def pool_of(pool: Mapping[str, Method]) -> dict[str, Method]:
+    """The pool, of which every member is a method.
+
+    Raises:
+        ValueError: one is none, such as settings that are left where the choice of the method was removed.
+    """
+    for name, method in pool.items():
+        if not isinstance(method, Method):
+            raise ValueError(f"{name} of the pool is no method but {method}: remove it with ~method.pool.{name}")
+    return dict(pool)
+
+
 def able(
     pool: Mapping[str, Method], problem: SearchProblem, steps: Sequence[int], called: str = "{}"
 ) -> tuple[dict[str, Method], list[str]]:

@@ -128,7 +128,7 @@ class Plan:
     @property
     def brief(self) -> Tensor:
         """The numbers of the fit samples on which the finalists are refined a little."""
-        return torch.arange(max(_FEWEST, int(self.fit * BRIEF_SHARE)))
+        return torch.arange(min(self.fit, max(_FEWEST, int(self.fit * BRIEF_SHARE))))
 
     @property
     def racing(self) -> Tensor:

@@ -16,7 +16,7 @@ from optsteps.methods.auto.race import Heat, Track, race
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, checked_steps
 from optsteps.methods.blackbox.search import BlackBox, Sought
 from optsteps.methods.blackbox.target import NEARNESS
-from optsteps.methods.candidates import Candidate, distinct, proposed
+from optsteps.methods.candidates import Candidate, distinct, pool_of, proposed
 from optsteps.methods.nearness import Nearness, decibels
 from optsteps.methods.oss.programme import Start
 from optsteps.methods.refine.coordinates import (
@@ -85,7 +85,7 @@ class Auto(Method):
     the rounds of the race and the refinements; or "sought", of the last stage.
 
     Raises:
-        ValueError: an empty pool, a budget below 1, or a criterion for which there is no last stage, or beside which
+        ValueError: an empty pool or a member that is no method, a budget below 1, or a criterion for which there is no last stage, or beside which
             there are weights or a budget; in `check`, a stochastic solver, fewer than 4 samples, a pool of
             which nobody can take part, or a budget that is too small.
     """
@@ -120,7 +120,7 @@ class Auto(Method):
             raise ValueError(f"a budget is for criterion=nearness; with {criterion}, give the last stage fewer rounds")
         self.criterion = criterion
         self.last_stage = None if last_stage is None else last_stage.by(criterion, pool)
-        self.pool, self.refine, self.rounds = dict(pool), refine, rounds
+        self.pool, self.refine, self.rounds = pool_of(pool), refine, rounds
         self.weights, self.told_times = weights, told_times
         self.solvers = dict(solvers) if solvers else None
         self.start: Start = start or ("free" if weights else "teacher")

@@ -25,7 +25,7 @@ from optsteps.methods.base import (
 from optsteps.methods.blackbox.spaces import Space
 from optsteps.methods.blackbox.target import Target, difference_error, judge_of, loss
 from optsteps.methods.blackbox.trials import Trials
-from optsteps.methods.candidates import Candidate, able, distinct, proposed
+from optsteps.methods.candidates import Candidate, able, distinct, pool_of, proposed
 from optsteps.metrics.base import Judge, Measurement
 from optsteps.metrics.statistics import Interval, verdict
 from optsteps.schedules import Schedule
@@ -102,8 +102,8 @@ class BlackBox(Method, ABC):
     `SearchResult.evidence`: "decisions"; "sought", the `Sought` of every step count.
 
     Raises:
-        ValueError: an empty pool or no rounds; in `check`, too few samples for the judge in one of the three parts, a
-            criterion that nobody measures, or a pool of which nobody can take part.
+        ValueError: a member of the pool that is no method, or no rounds; in `check`, too few samples for the judge in
+            one of the three parts, a criterion that nobody measures, or a pool of which nobody can take part.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class BlackBox(Method, ABC):
     ) -> None:
         if rounds < 1:
             raise ValueError(f"rounds must be at least 1, got {rounds}")
-        self.criterion, self.pool, self.free_ends = criterion, dict(pool), free_ends
+        self.criterion, self.pool, self.free_ends = criterion, pool_of(pool), free_ends
         self.rounds, self.seed, self.max_batch = rounds, seed, max_batch
 
     def by(self, criterion: str, pool: Mapping[str, Method]) -> BlackBox:

@@ -147,6 +147,7 @@ def test_every_sample_has_one_part(samples: int, entries: int) -> None:
     fit, held = plan.fit, plan.held
     assert torch.cat([torch.arange(fit), *held]).tolist() == list(range(samples))
     assert plan.racing.tolist() == list(range(2 * fit))
+    assert plan.brief.tolist() == list(range(min(fit, max(4, fit // 4))))
     assert held[0].tolist() == plan.racing[fit:].tolist()
     assert fit == samples // 2 or (fit >= 16 and fit * entries >= 48)
     assert all(len(part) > 0 for part in held)
@@ -605,3 +606,9 @@ def test_a_criterion_needs_a_last_stage_that_can_search_by_it() -> None:
         Auto(pool(), criterion="geneval", last_stage=stage, budget=5000)
     with pytest.raises(ValueError, match="criterion=geneval, but the criteria here are nearness, data_distance"):
         Auto(pool(), criterion="geneval", last_stage=stage).check(problem_of(), STEPS)
+
+
+def test_settings_without_their_method_are_no_member_of_a_pool() -> None:
+    for search in (Auto, lambda pool: Bayesian("nearness", pool)):
+        with pytest.raises(ValueError, match=r"oss of the pool is no method but .*remove it with ~method\.pool\.oss"):
+            search({**pool(), "oss": {"grid_steps": 25}})  # type: ignore[dict-item]
