@@ -85,9 +85,9 @@ class Auto(Method):
     the rounds of the race and the refinements; or "sought", of the last stage.
 
     Raises:
-        ValueError: an empty pool or a member that is no method, a budget below 1, or a criterion for which there is no last stage, or beside which
-            there are weights or a budget; in `check`, a stochastic solver, fewer than 4 samples, a pool of
-            which nobody can take part, or a budget that is too small.
+        ValueError: an empty pool or a member that is no method, a budget below 1, or a criterion for which there is no
+            last stage, or beside which there are weights or a budget; in `check`, a stochastic solver, fewer than 4
+            samples, a pool of which nobody can take part, or a budget that is too small.
     """
 
     def __init__(
@@ -199,28 +199,46 @@ class Auto(Method):
             heats[n] = race(distinct(proposals[n]), track)
             ledger.decide(_told(n, heats[n]), "the race")
         for n in steps:
-            winner, found[n] = heats[n][-1].ran[0], list[Refined]()
-            label, fit = winner.solver, torch.arange(plan.fit)
-            samples, selection = runs[label], [one[label] for one in held]
-            schedules[n], solvers[n] = winner.schedule, plan.lanes[label].problem.solver
-            origin, start = winner, winner.schedule
-            if plan.compares_finalists:
-                origin, start = _leader(finalists(heats[n], plan.finalists), samples, plan)
-                names = " and ".join(origin.names)
-                ledger.decide(f"{n} steps: {names} is nearest after {BRIEF_ROUNDS} rounds", "the finalists")
-            for k, kind in enumerate(plan.refinements):
-                if not obeys(samples.problem, kind):
-                    continue
-                coordinates = _coordinates(samples.problem, start, plan.refinements[: k + 1])
-                ridges, rounds = (_RIDGES, _RIDGE_ROUNDS) if coordinates.corrections.any() else ((0.0,), plan.rounds)
-                found[n].append(refined(coordinates, samples, selection, fit, rounds, ridges, incumbent=schedules[n]))
-                schedules[n] = start = found[n][-1].schedule
-                if schedules[n] is winner.schedule:
-                    origin = winner
-                ledger.decide(_refined_told(n, found[n][-1]), f"refined {kind}")
-            schedules[n] = replace(schedules[n], metadata=self._described(samples.problem, origin))
+            label = heats[n][-1].ran[0].solver
+            selection = [part[label] for part in held]
+            schedules[n], found[n] = self._refined(n, heats[n], plan, runs[label], selection, ledger)
+            solvers[n] = plan.lanes[label].problem.solver
         evidence = {"decisions": ledger.sentences, "stages": ledger.stages, "heats": heats, "refined": found}
         return SearchResult(schedules, evidence=evidence, solvers=solvers if self.solvers else {})
+
+    def _refined(
+        self,
+        steps: int,
+        heats: Sequence[Heat],
+        plan: Plan,
+        samples: Nearness,
+        held: Sequence[Nearness],
+        ledger: _Ledger,
+    ) -> tuple[Schedule, list[Refined]]:
+        """The schedule that the winner of a race gives way to, or its own, and the refinements on the way there.
+
+        Args:
+            samples: those of the race, the fit samples first.
+            held: the selection samples.
+        """
+        winner = origin = heats[-1].ran[0]
+        schedule = start = winner.schedule
+        if plan.compares_finalists:
+            origin, start = _leader(finalists(heats, plan.finalists), samples, plan)
+            names = " and ".join(origin.names)
+            ledger.decide(f"{steps} steps: {names} is nearest after {BRIEF_ROUNDS} rounds", "the finalists")
+        fit, found = torch.arange(plan.fit), list[Refined]()
+        for k, kind in enumerate(plan.refinements):
+            if not obeys(samples.problem, kind):
+                continue
+            coordinates = _coordinates(samples.problem, start, plan.refinements[: k + 1])
+            ridges, rounds = (_RIDGES, _RIDGE_ROUNDS) if coordinates.corrections.any() else ((0.0,), plan.rounds)
+            found.append(refined(coordinates, samples, held, fit, rounds, ridges, incumbent=schedule))
+            schedule = start = found[-1].schedule
+            ledger.decide(_refined_told(steps, found[-1]), f"refined {kind}")
+            if schedule is winner.schedule:
+                origin = winner
+        return replace(schedule, metadata=self._described(samples.problem, origin)), found
 
     @property
     def _by_figure(self) -> BlackBox | None:
