@@ -157,7 +157,7 @@ def test_many_steps_end_with_the_data_s_variance(case: str, where: str) -> None:
 
 @pytest.mark.parametrize("case", SOLVERS)
 def test_strong_order(case: str) -> None:
-    """Additive noise: the walk nears the path's own solution with order 1, measured against 8 times finer steps."""
+    """Additive noise: the walk nears the path's own solution with order 1, measured against 16 times finer steps."""
     process = EDM()
     denoiser = Gaussian(torch.zeros(1), STD).denoiser(process)
     noise = torch.randn(1, 400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -166,7 +166,7 @@ def test_strong_order(case: str) -> None:
         schedule = build_schedule("logsnr", process, steps, t_max=5.0, t_min=0.1)
         return sample(apart(denoiser), schedule, build(case), noise, seed=2)
 
-    truth = end(192)
+    truth = end(384)
     counts = [12, 24]
     errors = [(end(n) - truth).square().mean().sqrt().item() for n in counts]
     slope = -np.polyfit(np.log(counts), np.log(errors), 1)[0]

@@ -90,8 +90,8 @@ def test_no_schedule_of_a_grid_errs_less(process: str, solver: str) -> None:
     problem = replace(gaussian_problem(process, solver), data=noise(50, 4) @ torch.linalg.cholesky(covariance()).T)
     found = Gaussian().search(problem, [3])
     error = GaussianError(problem, *covariance_spectrum(problem.data))
-    grid = torch.linspace(*error.inner_ends, 14, dtype=torch.float64)
-    tried = [float(error(grid[[0, *inner, 13]])) for inner in combinations(range(1, 13), 2)]
+    grid = torch.linspace(*error.inner_ends, 20, dtype=torch.float64)
+    tried = [float(error(grid[[0, *inner, 19]])) for inner in combinations(range(1, 19), 2)]
     assert found.evidence["errors"][3] <= min(tried)
     schedule = found.schedules[3]
     assert schedule.times[[0, -1]].tolist() == problem.teacher.times[[0, -1]].tolist()
@@ -143,8 +143,8 @@ def test_only_the_teacher_is_walked_and_not_even_that_where_there_are_data() -> 
 
 def test_it_beats_the_hand_made_where_data_are_gaussian() -> None:
     for process in ("edm", "vp"):
-        problem = gaussian_problem(process, teacher_steps=100)
-        problem = replace(problem, noise=noise(64, 4), teacher_solver=build_solver("heun"))
+        problem = gaussian_problem(process, teacher_steps=200)
+        problem = replace(problem, noise=noise(200, 4), teacher_solver=build_solver("heun"))
         exact = sample(problem.denoiser, problem.teacher, problem.walker, problem.noise)
         schedules = [method.search(problem, [5]).schedules[5] for method in (Gaussian(), HandMade("logsnr"))]
         ours, theirs = (

@@ -167,7 +167,7 @@ def _as_metadata(asked: dict[str, Any]) -> Metadata:
 def test_agrees_with_the_restatement(task: str) -> None:
     chance = random.Random(TASKS.index(task))
     right = 0
-    for _ in range(3000):
+    for _ in range(10_000):
         asked = _asked(task, chance)
         found = _found(asked, chance)
         nms = chance.choice([1.0, 1.0, 0.9, 0.5, 0.0])
@@ -178,7 +178,7 @@ def test_agrees_with_the_restatement(task: str) -> None:
         assert said.correct == expected, (asked, found, nms, said)
         assert bool(said.reasons) != said.correct
         right += expected
-    assert 150 < right < 2850  # both verdicts were put to the test
+    assert 500 < right < 9500  # both verdicts were put to the test
 
 
 def test_recorded_detections(tmp_path: Path) -> None:
