@@ -104,8 +104,7 @@ def pretrained(
             precision.
     """
     network, notes = load_network(weights, UNet)
-    # the layout in which convolutions are quickest, on CPUs and GPUs alike
-    network = network.to(device).to(memory_format=torch.channels_last)
+    network = network.to(device)
     denoiser: Denoiser = EDMDenoiser(in_precision(network, precision, device), process, notes["sigma_data"])
     if guidance != 1.0:
         if network.num_classes == 0:

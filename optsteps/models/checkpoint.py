@@ -50,6 +50,8 @@ def save_network(
 def load_network(path: str | Path, expected: type[N]) -> tuple[N, dict[str, Any]]:
     """The network in evaluation mode, on the CPU and without gradients, and the notes saved with it.
 
+    Its weights lie channels last, the layout in which convolutions are quickest, on CPUs and GPUs alike.
+
     Args:
         path: a file, or `shipped:NAME` for the weights that come with the package.
         expected: the class the caller needs, or a base of those that serve.
@@ -79,7 +81,7 @@ def load_network(path: str | Path, expected: type[N]) -> tuple[N, dict[str, Any]
         network.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"weights file {path} does not fit the {header['class']} it describes: {error}") from error
-    return network.eval().requires_grad_(False), notes
+    return network.to(memory_format=torch.channels_last).eval().requires_grad_(False), notes  # type: ignore[call-overload]
 
 
 def resolve_weights(path: str | Path) -> Path:
