@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from optsteps.metrics.fidelity import CoordinateJudge, FidelityJudge
     from optsteps.metrics.own_function import FunctionJudge
     from optsteps.metrics.perception import ClipJudge, PerceptualJudge
+    from optsteps.metrics.second import SecondJudge
     from optsteps.metrics.teacher_judge import TeacherJudge
     from optsteps.metrics.toy import DistributionJudge
 
@@ -36,6 +37,7 @@ __all__ = [
     "Measurement",
     "MeasurementCriterion",
     "PerceptualJudge",
+    "SecondJudge",
     "TeacherJudge",
     "sample_wise",
     "set_wise",
@@ -50,6 +52,7 @@ _MODULES = {
     "fidelity": ("CoordinateJudge", "FidelityJudge"),
     "own_function": ("FunctionJudge",),
     "perception": ("ClipJudge", "PerceptualJudge"),
+    "second": ("SecondJudge",),
     "teacher_judge": ("TeacherJudge",),
     "toy": ("DistributionJudge",),
 }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from optsteps.metrics.second import SECOND
 from optsteps.metrics.statistics import Interval
 from optsteps.text.escaping import printable
 
@@ -82,5 +83,11 @@ NUMBER_FORMATS = {
 
 
 def number_format(name: str) -> NumberFormat:
-    """The format of the number `name`. One that is not listed has its own name as label, and three digits."""
+    """The format of the number `name`: of a second judge that of the first's, with a label of its own. One that is not
+    listed has its own name as label, and three digits."""
+    if name.startswith(SECOND):
+        first = number_format(name.removeprefix(SECOND))
+        return replace(
+            first, label=f"second {first.label}", amount=first.amount and f"{first.amount} of the second judge"
+        )
     return NUMBER_FORMATS.get(name, NumberFormat(printable(name)))

@@ -111,11 +111,18 @@ def check_figures(judges: Sequence[Judge], config: DictConfig, shape: tuple[int,
         steps: the students' step counts.
 
     Raises:
-        ValueError: a judge cannot take so many samples of this shape, or a figure is not measured.
+        ValueError: a judge cannot take so many samples of this shape, two have a figure of one name, or a figure is not
+            measured.
     """
     figures: dict[str, bool | None] | None = {}
     for judge in judges:
         judge.check(config.test.samples, shape)
+        twice = sorted(set(figures or ()) & set(judge.figures or ()))
+        if twice:
+            raise ValueError(
+                f"two judges of metric.judges measure {', '.join(twice)}, and one would hide the other: put one inside "
+                "optsteps.metrics.judges.SecondJudge, whose figures are named second_..."
+            )
         figures = None if figures is None or judge.figures is None else {**figures, **judge.figures}
     check_objective(config.objective, figures, steps)
     if figures is None:  # a judge of somebody's own, whose figures are known when it has measured them

@@ -183,6 +183,13 @@ ALONGSIDE = {
     "method=file": [*TINY_PLANE, "method.path=published:sd15"],
     # precision and recall compare every pair of 10,000 features: tests/metrics has them, on fewer
     "metric=fidelity": ["metric.judges.2.sets=4", "metric.judges.2.figures=[fid,kid]"],
+    "metric=fidelity_twice": [
+        "metric.trained_on=mnist",
+        "metric.judges.2.sets=4",
+        "metric.judges.3.judge.sets=4",
+        "metric.judges.3.judge.classifier=shipped:mnist_classifier",
+        "metric.judges.3.judge.features=shipped:mnist_features",
+    ],
     "experiment=mnist_fid": ["test.samples=32", "metric.judges.2.sets=4", "metric.judges.2.figures=[fid,kid]", FLOAT32],
 }
 
@@ -300,6 +307,7 @@ def test_a_run_leaves_what_it_promises_and_is_repeatable(
     assert rivals == {"teacher", "oss", "edm", "time_uniform", "logsnr"}
 
 
+TEACHER_JUDGE = "{_target_:optsteps.metrics.judges.TeacherJudge,data_range:2.0}"
 # slow are those beside another of the same place
 SLOW_ERRORS = ("solver=nonsense", "method@rivals.oss=oss_median", "+method@rivals.mine=oss", "metric.verdicts=[nll]")
 SLOW_ERRORS += ("objective.steps=7", "solver.kind=rho", "steps=[0]", "steps=[]", "metric=toy", "store.precision=float8")
@@ -329,6 +337,7 @@ def slow_beside_another(wrong: list[str], expected: list[str]) -> Any:
         slow_beside_another([*TINY_PLANE, "metric.verdicts=[nll]"], ["'nll'", "mse, sliced_wasserstein"]),
         slow_beside_another(["test.samples=8"], ["8 samples make 4 sets of 2", "16"]),
         slow_beside_another(["metric.judges.2.sets=1"], ["at least 2 disjoint sets"]),
+        slow_beside_another([f"metric.judges=[{TEACHER_JUDGE},{TEACHER_JUDGE}]"], ["mse, psnr", "SecondJudge"]),
         slow_beside_another(["objective.figure=fid"], ["objective.figure=fid", "kid"]),
         slow_beside_another(["objective.figure=psnr", "objective.steps=7"], ["objective.steps=7", "[2, 3]"]),
         slow_beside_another(["method=ays_fid", "search.samples=4"], ["4 samples are too few for fid"]),

@@ -9,6 +9,7 @@ import torch
 from optsteps.metrics import judges
 from optsteps.metrics.base import Measurement, sample_wise
 from optsteps.metrics.decoded import DecodedJudge
+from optsteps.metrics.second import SecondJudge
 from optsteps.metrics.teacher_judge import TeacherJudge
 
 # torchmetrics brings transformers along; both take seconds
@@ -55,3 +56,15 @@ def test_a_measurement_says_whether_it_compares_with_the_teacher() -> None:
     assert all(measurement.compares_with_teacher for measurement in (*measured.values(), *decoded.values()))
     assert not sample_wise(x[0], True).compares_with_teacher
     assert not Measurement(measured["mse"].interval, None).compares_with_teacher
+
+
+def test_a_second_judge_measures_what_the_first_does_under_names_of_its_own() -> None:
+    x = torch.arange(12.0).reshape(4, 3)
+    first = TeacherJudge(2.0)
+    second = SecondJudge(first)
+    measured, again = first.judge(x, x + 1, None), second.judge(x, x + 1, None)
+    assert list(again) == ["second_mse", "second_psnr"]
+    assert [again[f"second_{name}"].interval for name in measured] == [one.interval for one in measured.values()]
+    assert second.figures == {f"second_{name}": higher for name, higher in first.figures.items()}
+    with pytest.raises(ValueError, match="at least 2 samples"):
+        second.check(1, None)

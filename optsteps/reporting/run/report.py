@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from optsteps.comparison import TEACHER, Row, VerdictRow
+from optsteps.metrics.second import SECOND
 from optsteps.reporting.run.decided import CAPTION, Decided, decided_markdown
 from optsteps.reporting.run.recommendation import recommendations
 from optsteps.reporting.run.tables import (
@@ -70,7 +71,7 @@ def report_markdown(
 
 
 def _notes(rows: Sequence[Row], facts: Mapping[str, str]) -> list[str]:
-    names = set(figure_names(rows))
+    names = {name.removeprefix(SECOND) for name in figure_names(rows)}
     judged = next((len(row.samples) for row in rows if not row.oracle), 0)
     notes = [
         f"Every row starts from the same noise: {judged} samples that no search saw, an oracle from the first n.",

@@ -129,10 +129,18 @@ def test_the_terminal_shows_the_same_numbers_in_80_columns() -> None:
         ("accuracy", 0.9765, "97.7"),
         ("lpips", 0.5, "0.500"),
         ("kid", 12345678.9, "1.2e+10"),
+        ("second_kid", 0.01234, "12.34"),
     ],
 )
 def test_digits(name: str, value: float, written: str) -> None:
     assert number_format(name).number(value) == written
+
+
+def test_a_second_judge_has_the_format_of_the_first_and_a_label_of_its_own() -> None:
+    first, second = number_format("accuracy"), number_format("second_accuracy")
+    assert (second.label, second.amount) == ("second accuracy", "points of accuracy of the second judge")
+    assert (second.unit, second.scale, second.digits) == (first.unit, first.scale, first.digits)
+    assert second.higher_is_better is first.higher_is_better is True
 
 
 def _verdict(rival: str, value: float, low: float, high: float, said: str, figure: str = "psnr") -> VerdictRow:
