@@ -23,6 +23,7 @@ SCRIPTS = {
     "geneval_scenes/table.py": 1,
     "oss_solver_orders/solver_table.py": 1,
     "oss_solver_orders/teacher_table.py": 2,
+    "rivals/leaderboard.py": 1,
     "rivals/rivals_table.py": 1,
 }
 
@@ -184,3 +185,42 @@ def test_rivals_are_counted_against_oss(
     assert "| edm | 1 / 0 / 1 (-0.75) |\n" in out  # of the first model alone
     assert f" | {cost:,.0f} |" in out
     assert (tmp_path / "quality_and_cost.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_leaderboard_ranks_by_the_mean_of_the_seeds(
+    write_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """edm is first in neither run and first in the mean; what took part in one cell of three comes last."""
+
+    def psnr(of: dict[str, float]) -> Callable[[dict[str, Any]], None]:
+        def change(metrics: dict[str, Any]) -> None:
+            template = next(row for row in metrics["rows"] if row["method"] == "edm")
+            metrics["rows"] = [
+                template
+                | {"method": name, "figures": {"psnr": {"value": value, "low": value - 1, "high": value + 1}}}
+                for name, value in of.items()
+            ]
+
+        return change
+
+    edited(write_run(tmp_path / "0", seed=0), psnr({"oss": 30.0, "edm": 29.0, "dm": 20.0, "dm_without_orders": 99.0}))
+    edited(write_run(tmp_path / "1", seed=1), psnr({"oss": 20.0, "edm": 29.0, "dm": 30.0}))
+    edited(write_run(tmp_path / "2", solver="dpmpp_2m"), psnr({"edm": 40.0, "oss": 39.5, "rare": 41.0}))
+    edited(write_run(tmp_path / "3", solver="unipc"), psnr({"edm": 40.0, "oss": 39.0}))
+    status, out, error = run(monkeypatch, capsys, "rivals/leaderboard.py", tmp_path)
+    assert (status, error) == (0, "")
+    whole, cells = (
+        [line.strip("| ").split(" | ") for line in part.splitlines() if line.startswith("|")][2:]
+        for part in out.split("**Every cell")
+    )
+    assert [line[:3] for line in whole] == [
+        ["edm", "0.33", "2 / 3 / 3"],
+        ["oss", "2.17", "0 / 3 / 3"],
+        ["rare", "0.00", "1 / 1 / 1"],
+        ["dm", "4.00", "0 / 1 / 1"],
+    ]
+    assert [line[1:2] + line[3:] for line in cells] == [
+        ["dpmpp_2m", "rare 41.00", "edm 40.00", "oss 39.50", "-", "-"],
+        ["euler", "edm 29.00", "oss 25.00", "dm 25.00", "-", "-"],
+        ["unipc", "edm 40.00", "oss 39.00", "-", "-", "-"],
+    ]
