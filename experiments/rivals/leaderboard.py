@@ -53,7 +53,7 @@ def cells_of(rows: Sequence[RunRow]) -> dict[Cell, dict[str, float]]:
 
 
 def methods_table(cells: dict[Cell, dict[str, float]], costs: dict[str, float]) -> str:
-    """All methods by how far they are behind the first of a cell, in the mean; last those of less than half the cells."""
+    """All methods by their mean distance to the first of a cell, those of less than half the cells at the end."""
     names = {name for methods in cells.values() for name in methods}
     lines = []
     for name in names:
@@ -74,7 +74,9 @@ def cells_table(cells: dict[Cell, dict[str, float]]) -> str:
             markdown(cell.model),
             markdown(cell.solver),
             f"{cell.budget:g}",
-            *([f"{markdown(name)} {PSNR.number(value)}" for name, value in methods.items()] + [NOTHING] * FIRST)[:FIRST],
+            *([f"{markdown(name)} {PSNR.number(value)}" for name, value in methods.items()] + [NOTHING] * FIRST)[
+                :FIRST
+            ],
         ]
         for cell, methods in cells.items()
     ]
