@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+from zlib import crc32
 
 import pytest
 import torch
@@ -15,6 +16,24 @@ from PIL import Image
 # half of what hypothesis tries by default, for tests that do not say a number
 settings.register_profile("half", max_examples=50, deadline=None)
 settings.load_profile("half")
+
+
+@pytest.hookimpl(tryfirst=True)  # before the cases are chosen by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the cases of a test marked `mostly_slow(k)` the first stays, and one of k of the others; the rest are slow.
+
+    The names choose, so the cases that stay are of all values of all parameters, and are the same in every process.
+    """
+    first = set[str]()
+    for item in items:
+        mark = item.get_closest_marker("mostly_slow")
+        if mark is None or item.get_closest_marker("slow") is not None:
+            continue
+        test = item.nodeid.partition("[")[0]
+        if test in first and crc32(item.nodeid.encode()) % mark.args[0]:
+            item.add_marker(pytest.mark.slow)
+        first.add(test)
+
 
 # PSNR at 5 NFE by method, and how the seeds move it; 6 dB more at 10 NFE
 PSNR = {"oss": 24.0, "ays": 23.0, "edm": 22.7, "logsnr": 22.75}

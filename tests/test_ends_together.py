@@ -67,6 +67,7 @@ def varied(solver: Solver, process: Process) -> list[Schedule]:
 
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 @pytest.mark.parametrize("solver", CASES.values(), ids=CASES)
+@pytest.mark.mostly_slow(3)
 def test_the_ends_are_those_of_sample(solver: Solver, process: Process) -> None:
     schedules, denoiser = varied(solver, process), CountedDenoiser(labelled(process))
     cond = {"label": torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)}

@@ -355,6 +355,7 @@ def check_tables(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", RUNS)
+@pytest.mark.mostly_slow(3)
 def test_a_run_folder(trap: Trap, variant: str, write_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     harm, expected = RUNS[variant]
     write_run(trap.folder / "good", seed=1)

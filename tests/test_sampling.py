@@ -58,6 +58,7 @@ def _mixture_solution(schedule: Schedule) -> np.ndarray:
 @pytest.mark.parametrize(("data", "solution"), [(GAUSSIAN, _gaussian_solution), (MIXTURE, _mixture_solution)])
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.mostly_slow(3)
 def test_order_of_convergence(name: str, process: Process, data: GaussianMixture, solution: Any) -> None:
     counts = np.array([40, 57, 80, 113, 160])
     exact = solution(_build(process, 1))

@@ -6,7 +6,6 @@ import logging
 import math
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,7 +40,7 @@ class _Stage:
         found_before: evaluations found in the store when it began.
         fraction: how much of it is done, where `total` is None.
         shard: number of the last shard, and of how many.
-        done: finished shards of every round.
+        done: finished shards of the search under way, with their round and how many rounds and shards it has.
     """
 
     name: str
@@ -51,7 +50,7 @@ class _Stage:
     begun: float = field(default_factory=lambda: time.monotonic())
     fraction: float = 0.0
     shard: str = ""
-    done: Counter[int] = field(default_factory=Counter)
+    done: set[tuple[int, ...]] = field(default_factory=set)
     last_line: float = -math.inf
     announced: bool = False
 
@@ -156,13 +155,19 @@ class Progress:
             self._found += shard[1]
 
     def shard(self, name: Mapping[str, Any]) -> None:
-        """Count a finished shard of a search: number `shard` of `of` in round `round` of `rounds`."""
+        """Count a finished shard of a search: number `shard` of `of` in round `round` of `rounds`.
+
+        A stage may be several searches: one begins where a shard comes again, or is one of other numbers.
+        """
         if self._stage is None:
             return
         self._announce()
-        stage = self._stage
-        stage.done[name["round"]] += 1
-        done, of, rounds = stage.done[name["round"]], name["of"], name["rounds"]
+        stage, of, rounds = self._stage, name["of"], name["rounds"]
+        part = (of, rounds, name["round"], name["shard"])
+        if part in stage.done or any(other[:2] != part[:2] for other in stage.done):
+            stage.done.clear()
+        stage.done.add(part)
+        done = sum(other[2] == name["round"] for other in stage.done)
         stage.shard = (f"round {name['round'] + 1} of {rounds}, " if rounds > 1 else "") + f"shard {done} of {of}"
         self.advance((name["round"] + done / of) / rounds)
 

@@ -84,6 +84,7 @@ def test_jobs_that_are_refused_do_not_end_the_sweep(
     ],
 )
 @pytest.mark.usefixtures("desk")
+@pytest.mark.mostly_slow(3)
 def test_what_is_wrong_with_the_line(
     arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

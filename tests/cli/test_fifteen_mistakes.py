@@ -97,6 +97,7 @@ def check_answer(mistake: str, desk: Path, program: str, out: str, err: str) -> 
 
 
 @pytest.mark.parametrize("mistake", [mistake for mistake in MISTAKES if mistake != NOT_INSTALLED])
+@pytest.mark.mostly_slow(2)
 def test_a_mistake_is_answered_in_one_paragraph(
     mistake: str, desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

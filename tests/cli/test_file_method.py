@@ -62,6 +62,7 @@ def test_a_changed_file_is_another_run(tmp_path: Path, monkeypatch: pytest.Monke
         (["method.path=three.json", "method.resample=maybe"], ["method.resample=maybe", "boolean"]),
     ],
 )
+@pytest.mark.mostly_slow(3)
 def test_refused_before_anything_runs(
     options: list[str], expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

@@ -105,6 +105,7 @@ def facts_and_config() -> tuple[dict[str, str], DictConfig]:
         ("Own", "a class", "Flow()", "no device"),
     ],
 )
+@pytest.mark.mostly_slow(2)
 def test_a_model_s_function_takes_none_some_or_all_of_name_process_and_device(
     function: str, name: str, process: str, device: str, desk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +133,7 @@ def test_a_model_s_function_takes_none_some_or_all_of_name_process_and_device(
         ((16,), {"decode": torch.nn.Identity()}, "pixels"),
     ],
 )
+@pytest.mark.mostly_slow(3)
 def test_the_metric_that_fits(shape: tuple[int, ...], parts: dict[str, Any], metric: str) -> None:
     model = Model("mine", lambda x, t, cond=None: x, EDM(), shape, (10.0, 0.1), **parts)
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):

@@ -77,6 +77,7 @@ def test_a_rival_of_the_list_is_the_method_of_that_name() -> None:
         ("edm", ["method@rivals.flow_shift=flow_shift"], True),
     ],
 )
+@pytest.mark.mostly_slow(3)
 def test_flow_shift_is_a_flow_s_rival_by_default(
     process: str, added: list[str], there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -263,6 +263,7 @@ ALIKE = re.compile(
 
 
 @pytest.mark.parametrize("choice", [pytest.param(c, marks=[pytest.mark.slow] * bool(ALIKE.match(c))) for c in PLANNED])
+@pytest.mark.mostly_slow(3)
 def test_every_other_choice_has_a_plan(
     choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -365,6 +366,7 @@ def slow_beside_another(wrong: list[str], expected: list[str]) -> Any:
         slow_beside_another(["store.folder="], ["store.folder=: ", "null keeps nothing"]),
     ],
 )
+@pytest.mark.mostly_slow(2)
 def test_errors_are_one_paragraph(
     overrides: list[str], expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

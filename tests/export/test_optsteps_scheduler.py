@@ -64,6 +64,7 @@ def walked(scheduler: Any, x: Tensor, prediction: str = "x0", generator: Any = N
 @pytest.mark.filterwarnings("ignore:the pipeline asks")
 @pytest.mark.parametrize("process", TIMES)
 @pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.mostly_slow(3)
 def test_every_solver_walks_as_sample_does(solver: str, process: str, tmp_path: Path) -> None:
     schedule = Schedule(TIMES[process][1], TIMES[process][0])
     expected = sample(MODEL.denoiser(schedule.process), schedule, build_solver(solver), noise(), seed=3)

@@ -102,6 +102,7 @@ def must_obey(schedule: Schedule, name: str) -> bool:
 )
 @given(schedule=vp_schedules(), spacing=st.sampled_from(SPACINGS), karras=st.booleans())
 @few
+@pytest.mark.mostly_slow(3)
 def test_vp(name: str, schedule: Schedule, spacing: str, karras: bool) -> None:
     options = {"timestep_spacing": spacing, "use_karras_sigmas": karras}
     if name in ("EulerAncestralDiscreteScheduler", "DPMSolverSinglestepScheduler"):

@@ -104,6 +104,7 @@ def near(schedule: Schedule, part: str) -> tuple[list[Schedule], Tensor]:
 @pytest.mark.parametrize("part", ["times", "weights"])
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "ipndm", "unipc"])
+@pytest.mark.mostly_slow(3)
 def test_a_linearisation_has_the_gradients_of_sample(solver: str, process: str, part: str, added: float | None) -> None:
     problem, schedule = problem_of(process, solver), schedule_of(process)
     assert isinstance(problem.solver, Multistep)

@@ -296,6 +296,7 @@ def test_a_pipeline_without_hooks_is_asked_for_its_device_once(
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.mostly_slow(3)
 def test_oss_and_ays_search_end_to_end(name: str) -> None:
     _, model = wrapped(name)
     t_max, t_min = model.time_range

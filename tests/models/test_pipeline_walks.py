@@ -129,6 +129,7 @@ class ArctanEuler(diffusers.EDMEulerScheduler):
 
 
 @pytest.mark.parametrize("name", DRIVEN)
+@pytest.mark.mostly_slow(3)
 def test_it_walks_as_the_pipelines_own_scheduler_does(name: str) -> None:
     pipe, calls = DRIVEN[name]()
     if not isinstance(pipe.scheduler, diffusers.FlowMatchEulerDiscreteScheduler) and not is_edm(pipe.scheduler):
@@ -168,6 +169,7 @@ SOLVERS = [pytest.param("dpmpp_2m", marks=pytest.mark.slow), "dpmpp_2m with weig
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("name", DRIVEN)
+@pytest.mark.mostly_slow(4)
 def test_every_solver(name: str, solver: str) -> None:
     """Against the steps of `sample` with the pipeline's answers, and the pipeline's own call with what is given out."""
     pipe, calls = DRIVEN[name]()

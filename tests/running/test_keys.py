@@ -300,6 +300,7 @@ SLOW = ("weights in a folder", "weights in a path from home", "a solver's enviro
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in CASES])
+@pytest.mark.mostly_slow(3)
 def test_what_changes_a_result_is_computed_again(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     environment = {key: value.format(tmp_path) for key, value in case.environment.items()}

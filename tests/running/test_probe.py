@@ -384,6 +384,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]
         ("conditions", "the model raised KeyError, asked for the conditions of samples 0 to"),
     ],
 )
+@pytest.mark.mostly_slow(3)
 def test_the_command_refuses_before_the_search(
     kind: str, said: str, start: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,6 +43,23 @@ def test_a_line_for_each_event(capsys: pytest.CaptureFixture[str], caplog: pytes
     assert denoiser.nfe == 2  # type: ignore[attr-defined]
 
 
+def test_shards_of_one_search_after_another(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search in several parts, such as OSS's on ever more samples: every part counts its own shards."""
+    monkeypatch.setattr("optsteps.running.progress._LINE", -1.0)
+    with Progress("cpu") as progress, progress.stage("search oss"):
+        for of in (2, 2, 3):
+            for number in range(of):
+                progress.shard({"round": 0, "rounds": 2, "shard": of - 1 - number, "of": of})
+        progress.shard({"round": 1, "rounds": 2, "shard": 0, "of": 3})
+    found = re.findall(r"round (\d) of 2, shard (\d of \d)", capsys.readouterr().err)
+    assert found == [
+        *[("1", f"{number} of {of}") for of in (2, 2, 3) for number in range(1, of + 1)],
+        ("2", "1 of 3"),
+    ]
+
+
 def test_ranks_are_counted_together(capsys: pytest.CaptureFixture[str]) -> None:
     board = HashStore()
     further = Progress("NVIDIA H200", 1, 3, board)

@@ -150,12 +150,14 @@ def test_the_truth_is_true() -> None:
 
 
 @pytest.mark.parametrize(("name", "options", "order"), _named(SINGLE_STEP + MEMORY))
+@pytest.mark.mostly_slow(3)
 def test_order_of_convergence(name: str, options: dict[str, Any], order: int) -> None:
     assert _order(build_solver(name, **options), EDM(), jagged, STEPS) == pytest.approx(order, abs=0.2)
 
 
 @pytest.mark.parametrize("process", ["vp", "flow"])
 @pytest.mark.parametrize(("name", "options", "order"), _named(SOME))
+@pytest.mark.mostly_slow(3)
 def test_order_under_every_process(name: str, options: dict[str, Any], order: int, process: str) -> None:
     measured = _order(build_solver(name, **options), PROCESSES[process], jagged, STEPS)
     assert measured == pytest.approx(order, abs=0.2)

@@ -83,6 +83,7 @@ def test_no_deterministic_solver_is_left_out() -> None:
 
 @every_walk
 @every_solver
+@pytest.mark.mostly_slow(4)
 def test_gradients_of_the_times(name: str, options: Options, walk: str) -> None:
     process, levels = WALKS[walk]
     # ends that lie on the border of the process are fixed; one of VP's many times is as large as one of the others'

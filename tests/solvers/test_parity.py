@@ -407,6 +407,7 @@ LOWERED += [(*walk, "euler_at_final") for walk in WALKS if walk[0] in ("dpmpp_2m
 @finals
 @kinds
 @pytest.mark.parametrize(("name", "where"), WALKS)
+@pytest.mark.mostly_slow(4)
 def test_diffusers(name: str, where: str, kind: str, final: str, dtype: torch.dtype) -> None:
     for steps in STEPS:
         schedule = _schedule(where, kind, final, steps)
@@ -415,6 +416,7 @@ def test_diffusers(name: str, where: str, kind: str, final: str, dtype: torch.dt
 
 @finals
 @pytest.mark.parametrize(("name", "where", "lowered"), LOWERED)
+@pytest.mark.mostly_slow(3)
 def test_diffusers_with_a_lower_order_at_the_end(name: str, where: str, lowered: str, final: str) -> None:
     for steps in STEPS:
         assert _compare(name, _schedule(where, "random", final, steps), lowered) < 1e-8
@@ -426,6 +428,7 @@ def test_diffusers_with_a_lower_order_at_the_end(name: str, where: str, lowered:
     [walk for walk in WALKS if walk[0].startswith(("dpmpp_2m", "dpmpp_3m", "sde_dpmpp_2m", "deis", "unipc", "ipndm"))],
 )
 @pytest.mark.parametrize("steps", [5, 14, 15])
+@pytest.mark.mostly_slow(4)
 def test_orders_at_the_end_are_diffusers_own_by_default(name: str, where: str, steps: int, final: str) -> None:
     assert _compare(name, _schedule(where, "random", final, steps), "default") < 1e-8
 

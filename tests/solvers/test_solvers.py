@@ -67,6 +67,7 @@ def _perturbed(schedule: Schedule, count: int) -> Tensor:
 @pytest.mark.parametrize("steps", [2, 3, 5, 10, 20])
 @pytest.mark.parametrize("std", [0.1, 0.5, 3.0])
 @pytest.mark.parametrize("where", RANGES)
+@pytest.mark.mostly_slow(3)
 def test_arctan_uniform_is_the_best_schedule_of_euler_on_a_gaussian(where: str, std: float, steps: int) -> None:
     process, t_max, t_min = RANGES[where]
     best = build_schedule("cosine", process, steps=steps, t_max=t_max, t_min=t_min, scale=std)

@@ -132,6 +132,7 @@ def closed_form_variance(case: str, process: Process, schedule: Schedule) -> flo
 @pytest.mark.parametrize("steps", [4, 12])
 @pytest.mark.parametrize("where", ENDS)
 @pytest.mark.parametrize("case", SOLVERS)
+@pytest.mark.mostly_slow(3)
 def test_final_variance_on_a_gaussian(case: str, where: str, steps: int) -> None:
     process = ENDS[where][0]
     schedule = walk(process, where, steps)
@@ -146,6 +147,7 @@ def test_final_variance_on_a_gaussian(case: str, where: str, steps: int) -> None
 
 @pytest.mark.parametrize("where", ENDS)
 @pytest.mark.parametrize("case", SOLVERS)
+@pytest.mark.mostly_slow(3)
 def test_many_steps_end_with_the_data_s_variance(case: str, where: str) -> None:
     process = ENDS[where][0]
     schedule = walk(process, where, 400)
@@ -156,6 +158,7 @@ def test_many_steps_end_with_the_data_s_variance(case: str, where: str) -> None:
 
 
 @pytest.mark.parametrize("case", SOLVERS)
+@pytest.mark.mostly_slow(3)
 def test_strong_order(case: str) -> None:
     """Additive noise: the walk nears the path's own solution with order 1, measured against 16 times finer steps."""
     process = EDM()

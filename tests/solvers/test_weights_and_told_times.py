@@ -68,6 +68,7 @@ def _solver(name: str, options: dict[str, Any]) -> Multistep:
 
 @pytest.mark.parametrize("where", WALKS)
 @pytest.mark.parametrize(("name", "options"), CASES)
+@pytest.mark.mostly_slow(4)
 def test_own_weights_give_the_same_samples_to_the_last_bit(name: str, options: dict[str, Any], where: str) -> None:
     solver, plain = _solver(name, options), _schedule(where)
     own = solver.own_weights(plain)
@@ -152,6 +153,7 @@ def _state(solver: Multistep, times: Tensor, outputs: list[Tensor], left: int) -
 @pytest.mark.parametrize("where", [name for name in WALKS if "t = 1" not in name])
 @pytest.mark.parametrize("name", MULTISTEP)
 @given(data=st.data())
+@pytest.mark.mostly_slow(3)
 def test_any_weights_against_a_naive_loop(name: str, where: str, data: st.DataObject) -> None:
     solver = _solver(name, data.draw(st.sampled_from(OPTIONS[name])))
     plain = _schedule(where)
@@ -279,6 +281,7 @@ def test_the_network_is_told_these_times(name: str, process: Process) -> None:
 
 @pytest.mark.parametrize("where", WALKS)
 @pytest.mark.parametrize("name", ONE_EVALUATION)
+@pytest.mark.mostly_slow(4)
 def test_a_slope_told_at_the_times_themselves_changes_nothing(name: str, where: str) -> None:
     plain, solver = _schedule(where), build_solver(name)
     told = replace(plain, told_times=plain.times[:-1], told_as="slope")

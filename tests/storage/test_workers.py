@@ -73,6 +73,7 @@ def test_a_second_search_evaluates_nothing(name: str, tmp_path: File) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.mostly_slow(3)
 def test_an_interrupted_search_goes_on(name: str, tmp_path: File) -> None:
     """Wherever it is cut off, the result is the same, and what is computed again is less than a shard's walk."""
     everything = StoredWorkers(ShardStore(tmp_path / "whole"), {})

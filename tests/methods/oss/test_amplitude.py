@@ -31,6 +31,7 @@ def quantiles(states: Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize("model", ["edm", "vp", "flow", "network"])
 @pytest.mark.parametrize("start", ["teacher", "free"])
+@pytest.mark.mostly_slow(3)
 def test_quantiles_are_the_teachers_at_every_node(model: str, start: str) -> None:
     problem = (
         unet_problem(torch.float64, samples=5, teacher_steps=12)

@@ -53,6 +53,7 @@ def check_published(problem: SearchProblem, counts: Sequence[int], start: str = 
 
 @pytest.mark.parametrize("start", ["free", "teacher"])
 @pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.mostly_slow(3)
 def test_published_search_is_the_released_loops(process: str, start: str) -> None:
     check_published(mixture_problem(process, samples=3, teacher_steps=16), [1, 2, 4, 7, 12], start)
     check_published(rough_problem(process, samples=4, teacher_steps=12), [3, 6], start)
@@ -133,6 +134,7 @@ def check_exact(problem: SearchProblem, counts: Sequence[int], start: str = "tea
 
 @pytest.mark.parametrize("start", ["teacher", "free"])
 @pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.mostly_slow(3)
 def test_search_is_the_naive_programme_on_a_mixture(process: str, start: str) -> None:
     check_exact(mixture_problem(process, samples=2, teacher_steps=16), [1, 2, 5, 9, 16], start)
     check_exact(rough_problem(process, samples=3, teacher_steps=12), [3, 6], start)
@@ -195,6 +197,7 @@ def end_mse(problem: SearchProblem, schedule: Schedule) -> Tensor:
 
 @pytest.mark.parametrize("start", ["teacher", "free"])
 @pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.mostly_slow(3)
 def test_search_comes_near_the_best_subset(process: str, start: str) -> None:
     problem = mixture_problem(process, samples=100, teacher_steps=12)
     rows = script("brute_force").against_brute_force(problem, [3, 4], start)
@@ -215,6 +218,7 @@ def test_search_comes_near_the_best_subset(process: str, start: str) -> None:
     "options", [{"average": "mean"}, {"average": "mean", "start": "free"}, {"published": True, "start": "free"}]
 )
 @pytest.mark.parametrize("model", ["mixture", "network"])
+@pytest.mark.mostly_slow(3)
 def test_indices_do_not_depend_on_max_batch(model: str, options: dict[str, object]) -> None:
     problem = (
         mixture_problem("edm", samples=9, teacher_steps=24)

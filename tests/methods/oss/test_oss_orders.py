@@ -63,6 +63,7 @@ def naive(problem: SearchProblem, number: int, steps: int, stride: int = 1) -> t
 
 @pytest.mark.parametrize("process", ["edm", "vp", "flow"])
 @pytest.mark.parametrize("solver", MULTISTEP)
+@pytest.mark.mostly_slow(3)
 def test_search_is_the_naive_programme(solver: str, process: str) -> None:
     problem = problem_with(process, solver, samples=2, teacher_steps=9)
     found = full_grid(average="mean").search(problem, [2, 4])

@@ -46,6 +46,7 @@ def candidates(method: Path, problem: SearchProblem, steps: list[int]) -> dict[i
 @pytest.mark.parametrize(("weight", "norm"), [("edm", "l2"), ("flow", "squared"), (0.5, "l2")])
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("process", ["edm", "vp", "flow"])
+@pytest.mark.mostly_slow(4)
 def test_no_path_has_a_smaller_error(process: str, solver: str, weight: Any, norm: Any) -> None:
     """For every kind of edges there is a candidate whose total, of steps that are really taken, is the least of all."""
     problem = stated(process, solver, samples=2, teacher_steps=5)
@@ -121,6 +122,7 @@ def nearness(problem: SearchProblem, schedule: Schedule, samples: int) -> Tensor
 @pytest.mark.parametrize("samples", [1, 5])
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("process", ["edm", "flow"])
+@pytest.mark.mostly_slow(3)
 def test_the_winner_is_the_best_of_the_finalists(process: str, solver: str, samples: int) -> None:
     problem = stated(process, solver, samples, teacher_steps=9)
     method = Path(finalists=2, shard_size=2)
@@ -148,6 +150,7 @@ def test_a_candidate_that_diverged_does_not_win() -> None:
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize(("process", "guided"), [("edm", False), ("edm", True), ("vp", False), ("flow", True)])
+@pytest.mark.mostly_slow(3)
 def test_the_teachers_walk_and_the_race_are_all_that_is_evaluated(process: str, solver: str, guided: bool) -> None:
     problem = stated(process, solver, samples=5, teacher_steps=8)
     watched: Any = Watched(problem.denoiser)
@@ -192,6 +195,7 @@ def test_far_fewer_evaluations_than_oss_for_schedules_as_good() -> None:
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("process", ["edm", "vp", "flow"])
+@pytest.mark.mostly_slow(3)
 def test_batches_and_shards_change_nothing(process: str, solver: str) -> None:
     problem = stated(process, solver, samples=5, teacher_steps=12)
     whole = Path().search(problem, [3, 5])

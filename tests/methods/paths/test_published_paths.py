@@ -41,6 +41,7 @@ def test_gits(number: int, metric: str, coefficient: float) -> None:
 
 
 @pytest.mark.parametrize("method", [BOSS(), GITS(), GITS("l2", 1.0)])
+@pytest.mark.mostly_slow(3)
 def test_on_the_shipped_network(method: Method) -> None:
     problem = shipped_problem(torch.float32, samples=4, teacher_steps=16)
     costs = boss_costs(problem) if isinstance(method, BOSS) else gits_costs(problem, method.metric)  # type: ignore[attr-defined]

@@ -28,6 +28,7 @@ SOLVERS = [
 
 @pytest.mark.parametrize("walker", ["euler", "heun", "ipndm", "unipc"])
 @pytest.mark.parametrize("process", ["edm", "vp", "flow"])
+@pytest.mark.mostly_slow(3)
 def test_errors_are_those_of_the_steps(process: str, walker: str) -> None:
     """To 1e-9 relative, for every multistep solver and order and every teacher, at every node."""
     problem = replace(mixture_problem(process, samples=3, teacher_steps=7), teacher_solver=build_solver(walker))

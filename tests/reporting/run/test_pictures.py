@@ -38,6 +38,7 @@ def _has(image: np.ndarray, colour: str) -> bool:
         (VP.from_betas(torch.linspace(1e-4, 0.02, 1000)), 999.0, "zero"),
     ],
 )
+@pytest.mark.mostly_slow(3)
 def test_curves_of_every_method_in_its_colour(draw, process, t_max, final) -> None:
     rows = made_up(torch.zeros(8, 2), process, t_max, final)
     image = _pixels(draw(rows))

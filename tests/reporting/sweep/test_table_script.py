@@ -196,8 +196,7 @@ def test_the_leaderboard_ranks_by_the_mean_of_the_seeds(
         def change(metrics: dict[str, Any]) -> None:
             template = next(row for row in metrics["rows"] if row["method"] == "edm")
             metrics["rows"] = [
-                template
-                | {"method": name, "figures": {"psnr": {"value": value, "low": value - 1, "high": value + 1}}}
+                template | {"method": name, "figures": {"psnr": {"value": value, "low": value - 1, "high": value + 1}}}
                 for name, value in of.items()
             ]
 
