@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
@@ -23,7 +24,7 @@ from optsteps.methods.base import (
     steps_between,
 )
 from optsteps.methods.blackbox.spaces import Space
-from optsteps.methods.blackbox.target import Target, difference_error, judge_of, loss
+from optsteps.methods.blackbox.target import Answer, Target, difference_error, judge_of, loss
 from optsteps.methods.blackbox.trials import Trials
 from optsteps.methods.candidates import Candidate, able, distinct, pool_of, proposed
 from optsteps.metrics.base import Judge, Measurement
@@ -54,7 +55,8 @@ class Sought:
 
     Attributes:
         schedule: the winner's if it is better than the incumbent in the re-test, otherwise the incumbent's.
-        incumbent: the best of the pool, and who proposed it.
+        incumbent: of the pool, and who proposed it: see `incumbent_of`.
+        as_good: how many of the pool the criterion cannot tell from the best, the best among them.
         trials: everything that was asked; the pool first, in the order in which it proposed.
         promised: the winner's figure minus the incumbent's on the samples that were searched on.
         kept: the same in the re-test, on samples that nothing was chosen by. What is lost of the promise is the
@@ -66,6 +68,7 @@ class Sought:
 
     schedule: Schedule
     incumbent: Candidate
+    as_good: int
     trials: Trials
     promised: float
     kept: Interval | None
@@ -77,7 +80,8 @@ class Sought:
 class BlackBox(Method, ABC):
     """The best schedule by any figure that can be measured, found by asking.
 
-    1. The pool names its candidates. With them, the *design*, the search begins; the best of them is the incumbent.
+    1. The pool names its candidates. With them, the *design*, the search begins. The incumbent is the nearest to the
+       teacher of those that the figure cannot tell from the best (`incumbent_of`).
     2. In every round the method asks for further schedules, given all that was measured before. All are measured on
        the same noise and prompts, the first half of the problem's samples. So most of the noise of the figure cancels
        in differences.
@@ -190,12 +194,15 @@ class BlackBox(Method, ABC):
         searched, rescoring, retest = self._targets(problem, workers)
         pool = distinct(proposals)
         space = self.space(problem, steps, [one.schedule for one in pool])
-        asked = [Asked(*pair) for pair in _measured(searched, [one.schedule for one in pool])]
+        answers = searched.answers([one.schedule for one in pool])
+        asked = [Asked(one.schedule, answer.criterion) for one, answer in zip(pool, answers, strict=True)]
         trials = _trials(torch.stack([space.numbers(one.schedule) for one in asked]), asked, asked)
-        incumbent = pool[trials.order[0]]
+        first, as_good = incumbent_of(answers)
+        incumbent = pool[first]
 
         def measure(points: Tensor) -> Trials:
-            more = [Asked(*pair) for pair in _measured(searched, [space.schedule(point) for point in points])]
+            schedules = [space.schedule(point) for point in points]
+            more = [Asked(*pair) for pair in zip(schedules, searched.measured(schedules), strict=True)]
             asked.extend(more)
             return _trials(points, more, asked)
 
@@ -211,17 +218,16 @@ class BlackBox(Method, ABC):
         chosen = list(dict.fromkeys([*self.ranked(space, trials)[:RESCORED], trials.order[0]]))
         scores = rescoring.measured([asked[k].schedule for k in chosen])
         winner = chosen[min(range(len(chosen)), key=lambda k: loss(scores[k]))]
-        first = next(k for k, one in enumerate(asked) if one.schedule is incumbent.schedule)
         promised = asked[winner].measurement.interval.value - asked[first].measurement.interval.value
         kept, taken = None, False
         if winner != first:
             ours, theirs = retest.measured([asked[winner].schedule, incumbent.schedule])
-            kept = ours.difference(theirs) or _apart(ours, theirs)
+            kept = _difference(ours, theirs)
             taken = verdict(kept, bool(ours.higher_is_better)) == "better"
         schedule = asked[winner].schedule if taken else incumbent.schedule
         described = self._described(problem, incumbent, taken)
         found = Sought(
-            replace(schedule, metadata=described), incumbent, trials, promised, kept, hits, taken, list[str]()
+            replace(schedule, metadata=described), incumbent, as_good, trials, promised, kept, hits, taken, list[str]()
         )
         return replace(found, sentences=self._told(steps, found, len(pool)))
 
@@ -260,7 +266,10 @@ class BlackBox(Method, ABC):
 
     def _told(self, steps: int, found: Sought, pool: int) -> list[str]:
         names = " and ".join(found.incumbent.names)
-        sentences = [f"{steps} steps: {names} is the best of {pool} candidates by {self.criterion}"]
+        what = f"the best of {pool} candidates by {self.criterion}"
+        if found.as_good > 1:
+            what = f"the nearest to the teacher of {found.as_good} that cannot be told from {what}"
+        sentences = [f"{steps} steps: {names} is {what}"]
         if found.hits:
             sentences.append(f"{steps} steps: the box was widened once, because the best had {', '.join(found.hits)}")
         if found.kept is None:
@@ -273,6 +282,25 @@ class BlackBox(Method, ABC):
             f"{self.criterion} over it, and in the re-test on fresh noise kept {kept}{outcome}"
         )
         return sentences
+
+
+def incumbent_of(answers: Sequence[Answer]) -> tuple[int, int]:
+    """The number of the candidate that stays if nothing proves better, and among how many it is chosen.
+
+    The best of many noisy numbers is as much luck as merit. So it is the nearest to the teacher of all that may be as
+    good: whose 95 % interval of the paired difference to the best holds 0.
+    """
+    losses = [loss(answer.criterion) for answer in answers]
+    best = min(range(len(answers)), key=losses.__getitem__)
+    first = answers[best].criterion
+    as_good = [
+        k
+        for k, answer in enumerate(answers)
+        if math.isfinite(losses[k])
+        and verdict(_difference(first, answer.criterion), bool(first.higher_is_better)) != "better"
+    ]
+    nearest = max(as_good, key=lambda k: answers[k].nearness.interval.value, default=best)
+    return nearest, max(1, len(as_good))
 
 
 def asked_for(
@@ -302,10 +330,6 @@ def parts(samples: int) -> list[Tensor]:
     return [torch.arange(start, end) for start, end in pairwise(ends)]
 
 
-def _measured(target: Target, schedules: Sequence[Schedule]) -> zip[tuple[Schedule, Measurement]]:
-    return zip(schedules, target.measured(schedules), strict=True)
-
-
 def _trials(points: Tensor, asked: Sequence[Asked], all_of_them: Sequence[Asked]) -> Trials:
     """Points [Q, P] with what was measured there."""
     first = all_of_them[0].measurement
@@ -314,8 +338,11 @@ def _trials(points: Tensor, asked: Sequence[Asked], all_of_them: Sequence[Asked]
     return Trials(points, *(torch.tensor(column, dtype=torch.float64) for column in (values, errors)))
 
 
-def _apart(ours: Measurement, theirs: Measurement) -> Interval:
-    """The difference of two numbers that cannot be paired, with its interval."""
+def _difference(ours: Measurement, theirs: Measurement) -> Interval:
+    """The difference of two numbers with its interval; of two that cannot be paired, by the errors of both."""
+    paired = ours.difference(theirs)
+    if paired is not None:
+        return paired
     difference = ours.interval.value - theirs.interval.value
     half = 1.96 * difference_error(ours, theirs)
     return Interval(difference, difference - half, difference + half)

@@ -17,6 +17,7 @@ from optsteps.metrics.statistics import Interval
 from optsteps.metrics.teacher import mse
 from optsteps.metrics.toy import TrueSamples
 from optsteps.schedules import Schedule
+from optsteps.storage.shards import storable
 from optsteps.storage.workers import Workers
 from optsteps.text.suggestion import suggestion
 from optsteps.trajectories import Trajectories
@@ -76,6 +77,20 @@ def judge_of(problem: SearchProblem, criterion: str) -> Judge:
     )
 
 
+@storable
+@dataclass(frozen=True)
+class Answer:
+    """What is measured of a schedule.
+
+    Attributes:
+        criterion: the target's.
+        nearness: to the teacher's samples of the same noise.
+    """
+
+    criterion: Measurement
+    nearness: Measurement
+
+
 @dataclass(frozen=True)
 class Target:
     """A criterion on the samples of a problem: the noise and prompts are the same for every schedule.
@@ -112,10 +127,14 @@ class Target:
 
     def measured(self, schedules: Sequence[Schedule]) -> list[Measurement]:
         """The criterion of every schedule."""
+        return [answer.criterion for answer in self.answers(schedules)]
+
+    def answers(self, schedules: Sequence[Schedule]) -> list[Answer]:
+        """The criterion of every schedule, and how near its samples are to the teacher's."""
         problem, counter, teacher = self.problem, self.problem.denoiser, self.teacher
         assert isinstance(counter, CountedDenoiser)
 
-        def measured(number: int) -> Measurement:
+        def answer(number: int) -> Answer:
             ends = Trajectories(counter, self.max_batch).ends(
                 schedules[number], problem.solver, problem.noise, problem.cond, self.seed
             )
@@ -125,13 +144,13 @@ class Target:
                     f"{type(self.judge).__name__} has no figure {self.criterion!r} of these samples; it has "
                     f"{', '.join(found)}"
                 )
-            return found[self.criterion]
+            return Answer(found[self.criterion], NearnessJudge().judge(ends, teacher, problem.cond)[NEARNESS])
 
         workers, names = self.workers, [dict[str, object]() for _ in schedules]
         if workers.keeps:
-            workers = workers.on("measured", criterion=self.criterion, seed=self.seed, **problem.facts)
+            workers = workers.on("answers", criterion=self.criterion, seed=self.seed, **problem.facts)
             names = [{"schedule": schedule.facts} for schedule in schedules]
-        return counted_shards(counter, workers, names, measured)
+        return counted_shards(counter, workers, names, answer)
 
     @cached_property
     def teacher(self) -> Tensor:

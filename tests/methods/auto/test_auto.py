@@ -587,11 +587,18 @@ def test_by_another_criterion_the_pool_is_judged_by_it_and_the_search_goes_on_fr
     for n in STEPS:
         sought = found.evidence["sought"][n]
         candidates = by_nearness.evidence["heats"][n][0].ran
-        best = int(sought.trials.values[: len(candidates)].argmin())
         assert len(sought.trials) == len(candidates) + 6
-        measured = Target(counted(problem.part(parts(SAMPLES)[0])), "data_distance", ALONE)
-        (again,) = measured.measured([sought.incumbent.schedule])
-        assert loss(again) == pytest.approx(float(sought.trials.values[best]), rel=1e-9)
+        target = Target(counted(problem.part(parts(SAMPLES)[0])), "data_distance", ALONE)
+        answers = target.answers([candidate.schedule for candidate in candidates])
+        distances = [loss(answer.criterion) for answer in answers]
+        assert sorted(distances) == pytest.approx(sorted(sought.trials.values[: len(candidates)].tolist()), rel=1e-9)
+        best = answers[distances.index(min(distances))].criterion
+        gaps = [answer.criterion.difference(best) for answer in answers]
+        as_good = [answer for answer, gap in zip(answers, gaps, strict=True) if gap is not None and gap.low <= 0]
+        assert len(as_good) == sought.as_good
+        (incumbent,) = target.answers([sought.incumbent.schedule])
+        assert loss(incumbent.criterion) in [loss(one.criterion) for one in as_good]
+        assert incumbent.nearness.interval.value == max(one.nearness.interval.value for one in as_good)
         assert found.schedules[n].metadata["criterion"] == "data_distance"
         assert found.schedules[n].metadata["method"] == "auto"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,9 @@ from torch.distributed import HashStore
 from optsteps.datasets.scene_prompts import prompts_of_all_tasks
 from optsteps.denoisers import ModelError, counting
 from optsteps.methods import CMAES, OSS, Bayesian, Evolution, HandMade, Method, SearchProblem, SearchResult
-from optsteps.methods.blackbox.search import BlackBox, parts
-from optsteps.methods.blackbox.target import Target, difference_error, loss, standard_error
-from optsteps.metrics.base import Judge, Measurement
+from optsteps.methods.blackbox.search import BlackBox, incumbent_of, parts
+from optsteps.methods.blackbox.target import Answer, Target, difference_error, loss, standard_error
+from optsteps.metrics.base import Judge, Measurement, sample_wise
 from optsteps.metrics.geneval.judge import ScoreMeasurement
 from optsteps.metrics.geneval.rules import Judgement
 from optsteps.metrics.geneval.score import GenEvalScore
@@ -188,6 +189,24 @@ def test_a_method_that_finds_nothing_is_left_out_but_a_model_that_fails_is_told(
 
 
 # --- the winner
+
+
+def answer(liked: Tensor, nearness: float) -> Answer:
+    return Answer(sample_wise(liked, True), sample_wise(torch.full((len(liked),), nearness), True))
+
+
+def test_of_those_that_may_be_as_good_the_nearest_to_the_teacher_is_the_incumbent() -> None:
+    common, own = torch.randn(3, 64, generator=torch.Generator().manual_seed(0)).split([1, 2])
+    good = common[0]
+    as_good = good - 0.01 + 0.1 * own[0]  # a hundredth behind, and its difference is uncertain by more than that
+    worse = good - 1.0 + 0.1 * own[1]
+    assert incumbent_of([answer(worse, 40.0), answer(good, 10.0), answer(as_good, 20.0)]) == (2, 2)
+    assert incumbent_of([answer(worse, 40.0), answer(good, 10.0), answer(as_good, 5.0)]) == (1, 2)
+    assert incumbent_of([answer(worse, 40.0), answer(good, 10.0)]) == (1, 1)
+    # what diverged is nobody's equal
+    diverged = Answer(Measurement(Interval(math.nan, math.nan, math.nan), True), answer(good, 40.0).nearness)
+    assert incumbent_of([diverged, answer(worse, 1.0)]) == (1, 1)
+    assert incumbent_of([diverged]) == (0, 1)
 
 
 @pytest.mark.parametrize("name", ["evolution", "bayesian", "cmaes"])
