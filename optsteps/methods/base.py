@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ from optsteps.storage.workers import ALONE, Name, Workers
 from optsteps.trajectories import NO_CACHE, Cache
 
 T = TypeVar("T")
+# of the steps of a multistep solver: searched, or the solver's own
+Orders = Literal["chosen", "fixed"]
 
 # numbers whose standard deviation says whether they are unit noise
 _ENOUGH_NOISE = 64

@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optsteps.methods.base import Method, SearchProblem
+from optsteps.methods.base import Method, Orders, SearchProblem
 from optsteps.methods.blackbox.search import BlackBox
 from optsteps.methods.blackbox.spaces import Space, at_share, share_of
 from optsteps.methods.blackbox.step_orders import gaps
 from optsteps.methods.blackbox.trials import Trials
-from optsteps.methods.oss.programme import Orders
 from optsteps.schedules import Schedule
 
 # the first standard deviation, in widths of the box

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from optsteps.methods.base import SearchProblem
+from optsteps.methods.base import Orders, SearchProblem
 from optsteps.methods.blackbox.spaces import Space, StickBreaking
-from optsteps.methods.oss.programme import Orders
 from optsteps.schedules import Schedule
 from optsteps.solvers.multistep import Multistep
 

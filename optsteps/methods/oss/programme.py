@@ -13,14 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from optsteps.methods.base import SearchProblem
+from optsteps.methods.base import Orders, SearchProblem
 from optsteps.methods.entries import EntrySubset
 from optsteps.methods.oss.grid import Grid, grid_of
 from optsteps.solvers.singlestep import TwoStage
 
 Start = Literal["teacher", "free"]
 Average = Literal["mean", "median", "pooled"]
-Orders = Literal["chosen", "fixed"]
 
 
 @dataclass(frozen=True)

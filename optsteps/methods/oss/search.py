@@ -15,6 +15,7 @@ from torch import Tensor
 from optsteps.denoisers import call_nfe
 from optsteps.methods.base import (
     Evaluations,
+    Orders,
     SearchProblem,
     SearchResult,
     ShardedMethod,
@@ -26,7 +27,7 @@ from optsteps.methods.oss.amplitude import calibrate_amplitude
 from optsteps.methods.oss.grid import flow_scale, grid_of
 from optsteps.methods.oss.per_sample import PerSample
 from optsteps.methods.oss.pooled import Pooled
-from optsteps.methods.oss.programme import Average, Orders, Paths, Programme, Start
+from optsteps.methods.oss.programme import Average, Paths, Programme, Start
 from optsteps.methods.oss.refinement import RefinedSearch, planned_evaluations
 from optsteps.schedules import Schedule
 from optsteps.solvers.multistep import Multistep
