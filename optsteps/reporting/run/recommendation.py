@@ -16,7 +16,9 @@ def recommendations(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> list
     The main method's schedule is named if it is better than the best of its rivals at equal NFE, otherwise that
     rival's: what cannot be told from a rival is not worth a search. For example "With 5 evaluations per sample use
     oss's schedule: it is better than the best other (edm) by 1.31 dB PSNR [1.20, 1.42].". Where rows were sampled with
-    several solvers, the schedule's is named too. A rival with the very schedule of the main method is named beside it;
+    several solvers, the schedule's is named too. A rival that cannot be told from the main method, and whose search
+    takes more evaluations, is no reason against it, and is named beside the others' best. A rival with the very
+    schedule of the main method is named beside it;
     a formula with that schedule, which needs no search, is named before others that are no worse. A rival from which no
     difference shows in the digits of the figure is named beside it too, and not as better or worse; if it is a formula,
     in its place.
@@ -40,6 +42,8 @@ def _recommendation(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> str:
     same = _with_the_same_schedule(rows, verdicts)
     formulas = {row.method for row in rows if row.nfe == verdicts[0].nfe and _is_hand_made(row)}
     even = [v.rival for v in verdicts if v.rival not in same and _shows_nothing(v)]
+    dearer = [name for name in _dearer_draws(rows, verdicts) if name not in (*same, *even)]
+    verdicts = [v for v in verdicts if v.rival not in dearer] or verdicts
     # a formula that is as good needs no search: it is a rival like others
     searched = [rival for rival in even if rival not in formulas]
     if len(same) + len(searched) < len(verdicts):  # that one is no better than oneself says nothing
@@ -62,8 +66,9 @@ def _recommendation(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> str:
         which = f", which is {' and '.join(same)}'s" if same else ""
         which += f", as good as {' and '.join(map(schedule_of, searched))}" if searched else ""
         than = f"{rival}'s" if len(verdicts) == 1 else f"the best other ({rival})"
+        draws = f"; {' and '.join(dearer)} with a dearer search cannot be told from it" if dearer else ""
         better = f"With {budget} use {schedule_of(method)}{which}: it is better than {than} {by}"
-        return f"{better}{_bought_with(rows, verdicts)}."
+        return f"{better}{_bought_with(rows, verdicts)}{draws}."
     if said == "worse":
         return f"With {budget} use {schedule_of(rival)}: {method}'s is worse {by}."
     amount = f"{shown.number(nearest.difference.value, '+')} {shown.amount or shown.label}"
@@ -72,7 +77,17 @@ def _recommendation(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> str:
     if own:
         held = f"it is no better than the best other ({rival}), {amount} {interval}"
         return f"With {budget} use {schedule_of(own[0])}, which is {method}'s: {held}, and needs no search."
+    if rival in dearer:
+        return f"With {budget} use {schedule_of(method)}: {rival}'s takes a dearer search and cannot be told from it."
     return f"With {budget} use {schedule_of(rival)}: {method}'s is no better ({amount} {interval})."
+
+
+def _dearer_draws(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> list[str]:
+    """The rivals that cannot be told from the method, and whose search takes more evaluations."""
+    nfe = verdicts[0].nfe
+    evaluations = {row.method: row.search_evaluations for row in rows if row.nfe == nfe and not row.oracle}
+    own = evaluations.get(verdicts[0].method, 0)
+    return [v.rival for v in verdicts if v.verdict == "no better" and evaluations.get(v.rival, 0) > own]
 
 
 def _with_the_same_schedule(rows: Sequence[Row], verdicts: Sequence[VerdictRow]) -> list[str]:

@@ -48,6 +48,29 @@ def test_no_better_than_the_best_rival() -> None:
     assert sentence.endswith("])."), sentence
 
 
+def test_a_draw_with_a_dearer_search_is_no_reason_against_it() -> None:
+    mine = replace(row("mine", 24.0), search_evaluations=100)
+    dearer = replace(row("dearer", 24.01, doubt=1.0), search_evaluations=101)
+    as_dear = replace(dearer, method="as_dear", search_evaluations=100)
+    edm = row("edm", 20.0)
+    start = "With 5 evaluations per sample use mine's schedule: "
+    assert said([mine, dearer, edm]) == [
+        f"{start}it is better than edm's by 4.00 dB PSNR [4.00, 4.00]; dearer with a dearer search cannot be told from it."
+    ]
+    assert said([mine, dearer]) == [f"{start}dearer's takes a dearer search and cannot be told from it."]
+    assert said([mine, as_dear, edm])[0].startswith("With 5 evaluations per sample use as_dear's schedule")
+    # neither is it one for it: a formula that is as good stays the better choice
+    formula = replace(
+        row("edm", 24.0, doubt=1.0), schedule=Schedule([3.0, 1.0, 0.0], EDM(), metadata={"family": "edm"})
+    )
+    assert said([mine, dearer, formula])[0].startswith("With 5 evaluations per sample use edm's schedule: mine's is no")
+    # what is better is better at any price
+    better = replace(row("dearer", 25.0), search_evaluations=101)
+    assert said([mine, better, edm])[0].startswith(
+        "With 5 evaluations per sample use dearer's schedule: mine's is worse"
+    )
+
+
 def test_a_rival_with_the_same_schedule_is_named_beside_it() -> None:
     own, other = Schedule([3.0, 1.0, 0.0], EDM()), Schedule([3.0, 2.0, 0.0], EDM())
     rows = [replace(row("mine", 24.0), schedule=own), replace(row("path", 24.0), schedule=own)]
