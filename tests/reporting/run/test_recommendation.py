@@ -55,7 +55,8 @@ def test_a_draw_with_a_dearer_search_is_no_reason_against_it() -> None:
     edm = row("edm", 20.0)
     start = "With 5 evaluations per sample use mine's schedule: "
     assert said([mine, dearer, edm]) == [
-        f"{start}it is better than edm's by 4.00 dB PSNR [4.00, 4.00]; dearer with a dearer search cannot be told from it."
+        f"{start}it is better than edm's by 4.00 dB PSNR [4.00, 4.00]; dearer with a dearer search cannot be told from "
+        "it."
     ]
     assert said([mine, dearer]) == [f"{start}dearer's takes a dearer search and cannot be told from it."]
     assert said([mine, as_dear, edm])[0].startswith("With 5 evaluations per sample use as_dear's schedule")
