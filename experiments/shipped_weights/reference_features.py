@@ -2,12 +2,10 @@
 
     python experiments/shipped_weights/reference_features.py --data $OPTSTEPS_DATA --of mnist
     python experiments/shipped_weights/reference_features.py --data $OPTSTEPS_DATA --of cifar10
+    python experiments/shipped_weights/reference_features.py --data $OPTSTEPS_DATA --of cifar10_second
 
-write optsteps/models/weights/{mnist,cifar10}_features.safetensors. Features of a classifier of your own:
-
-    python experiments/shipped_weights/reference_features.py --data $OPTSTEPS_DATA --of cifar10 \
-        --classifier outputs/train/cifar10_second_classifier/cifar10_second_classifier.safetensors \
-        --out outputs/train/cifar10_second_classifier/features.safetensors
+write optsteps/models/weights/{mnist,cifar10,cifar10_second}_features.safetensors. These few lines serve any data set
+and classifier.
 """
 
 from __future__ import annotations
@@ -28,6 +26,7 @@ from optsteps.storage.files import write_atomically
 REFERENCES = {
     "mnist": (lambda folder: mnist(folder, train=True), torch.float32),
     "cifar10": (lambda folder: cifar10(folder, train=False), torch.float16),
+    "cifar10_second": (lambda folder: cifar10(folder, train=False), torch.float16),
 }
 
 if __name__ == "__main__":
@@ -35,14 +34,12 @@ if __name__ == "__main__":
     parser.add_argument("--data", required=True, help="folder with the images, or where to download them")
     parser.add_argument("--of", choices=sorted(REFERENCES), required=True)
     parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--classifier", help="another network than the shipped one, a file")
     parser.add_argument("--out", type=Path, help="another file than the shipped one")
     options = parser.parse_args()
 
     read, precision = REFERENCES[options.of]
     out = options.out or SHIPPED / f"{options.of}_features.safetensors"
-    classifier = options.classifier or f"shipped:{options.of}_classifier"
-    register_extractor("reference", lambda: load_network(classifier, FeatureClassifier)[0])
+    register_extractor("reference", lambda: load_network(f"shipped:{options.of}_classifier", FeatureClassifier)[0])
     features = extract_features(build_extractor("reference"), read(options.data).images[: options.count]).to(precision)
     write_atomically(out, save({"features": features.contiguous()}))
     print(f"{tuple(features.shape)} features to {out}")

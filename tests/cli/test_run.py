@@ -77,7 +77,7 @@ ALONGSIDE = {
         FLOAT32,
     ],
     "experiment=blackbox_cifar10": [
-        "steps=[2]",
+        "steps=[2,3]",
         "search.samples=8",
         "test.samples=40",
         "method.criterion=nearness",
@@ -86,7 +86,7 @@ ALONGSIDE = {
         "method.mutants=5",
         "method.crossovers=5",
         "metric.judges.2.sets=4",
-        "metric.judges.2.figures=[fid,kid]",
+        "metric.judges.3.judge.sets=4",
         "rivals=none",
         "~rivals.auto",
         "~rivals.ddim",
@@ -184,11 +184,13 @@ ALONGSIDE = {
     # precision and recall compare every pair of 10,000 features: tests/metrics has them, on fewer
     "metric=fidelity": ["metric.judges.2.sets=4", "metric.judges.2.figures=[fid,kid]"],
     "metric=fidelity_twice": [
-        "metric.trained_on=mnist",
+        "model=cifar10",
+        "search.samples=8",
+        "test.samples=40",
+        "test.oracle=0",
         "metric.judges.2.sets=4",
         "metric.judges.3.judge.sets=4",
-        "metric.judges.3.judge.classifier=shipped:mnist_classifier",
-        "metric.judges.3.judge.features=shipped:mnist_features",
+        FLOAT32,
     ],
     "experiment=mnist_fid": ["test.samples=32", "metric.judges.2.sets=4", "metric.judges.2.figures=[fid,kid]", FLOAT32],
 }
