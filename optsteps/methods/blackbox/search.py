@@ -55,7 +55,7 @@ class Sought:
 
     Attributes:
         schedule: the winner's if it is better than the incumbent in the re-test, otherwise the incumbent's.
-        incumbent: of the pool, and who proposed it: see `incumbent_of`.
+        incumbent: of the pool, and who proposed it.
         as_good: how many of the pool the criterion cannot tell from the best, the best among them.
         trials: everything that was asked; the pool first, in the order in which it proposed.
         promised: the winner's figure minus the incumbent's on the samples that were searched on.
@@ -81,7 +81,7 @@ class BlackBox(Method, ABC):
     """The best schedule by any figure that can be measured, found by asking.
 
     1. The pool names its candidates. With them, the *design*, the search begins. The incumbent is the nearest to the
-       teacher of those that the figure cannot tell from the best (`incumbent_of`).
+       teacher, on all samples, of those that the figure cannot tell from the best.
     2. In every round the method asks for further schedules, given all that was measured before. All are measured on
        the same noise and prompts, the first half of the problem's samples. So most of the noise of the figure cancels
        in differences.
@@ -164,7 +164,9 @@ class BlackBox(Method, ABC):
         teacher = problem.walker.nfe(problem.teacher) * len(problem.noise)
         students = sum(problem.solver.nfe(steps_between(problem.teacher, n)) for n in checked_steps(steps))
         asked = 2 * len(self.pool) + self.rounds * self.asked_per_round
-        each = asked * samples[0] + (RESCORED + 1) * samples[1] + 2 * samples[2]
+        # half of the design may be as good as the best, and is held against the teacher on all samples
+        as_good = len(self.pool)
+        each = asked * samples[0] + (RESCORED + 1 + as_good) * samples[1] + (2 + as_good) * samples[2]
         proposed = [method.evaluations(few, steps) for method in able(self.pool, few, steps)[0].values()]
         pool = sum(0 if found is None else found.count for found in proposed)
         return Evaluations((teacher + students * each) * call_nfe(problem.denoiser) + pool, exact=False)
@@ -197,7 +199,8 @@ class BlackBox(Method, ABC):
         answers = searched.answers([one.schedule for one in pool])
         asked = [Asked(one.schedule, answer.criterion) for one, answer in zip(pool, answers, strict=True)]
         trials = _trials(torch.stack([space.numbers(one.schedule) for one in asked]), asked, asked)
-        first, as_good = incumbent_of(answers)
+        as_good = as_good_as_the_best(answers)
+        first = self._nearest(as_good, answers, pool, [rescoring, retest])
         incumbent = pool[first]
 
         def measure(points: Tensor) -> Trials:
@@ -227,9 +230,28 @@ class BlackBox(Method, ABC):
         schedule = asked[winner].schedule if taken else incumbent.schedule
         described = self._described(problem, incumbent, taken)
         found = Sought(
-            replace(schedule, metadata=described), incumbent, as_good, trials, promised, kept, hits, taken, list[str]()
+            replace(schedule, metadata=described),
+            incumbent,
+            len(as_good),
+            trials,
+            promised,
+            kept,
+            hits,
+            taken,
+            list[str](),
         )
         return replace(found, sentences=self._told(steps, found, len(pool)))
+
+    def _nearest(
+        self, numbers: Sequence[int], answers: Sequence[Answer], pool: Sequence[Candidate], further: Sequence[Target]
+    ) -> int:
+        """Of these candidates the one whose samples are the nearest to the teacher's, the further targets' included."""
+        if len(numbers) == 1:
+            return numbers[0]
+        found = [target.answers([pool[k].schedule for k in numbers]) for target in further]
+        columns = zip([answers[k] for k in numbers], *found, strict=True)
+        means = [float(torch.cat([_values(answer.nearness) for answer in column]).mean()) for column in columns]
+        return numbers[means.index(max(means))]
 
     def _asked_once(
         self, space: Space, trials: Trials, number: int, steps: int, problem: SearchProblem, workers: Workers
@@ -284,23 +306,24 @@ class BlackBox(Method, ABC):
         return sentences
 
 
-def incumbent_of(answers: Sequence[Answer]) -> tuple[int, int]:
-    """The number of the candidate that stays if nothing proves better, and among how many it is chosen.
+def as_good_as_the_best(answers: Sequence[Answer]) -> list[int]:
+    """The numbers of the candidates that may be as good as the best by the criterion, the best among them.
 
-    The best of many noisy numbers is as much luck as merit. So it is the nearest to the teacher of all that may be as
-    good: whose 95 % interval of the paired difference to the best holds 0.
+    The best of many noisy numbers is as much luck as merit. As good may be whose 95 % interval of the paired difference
+    to the best holds 0.
     """
     losses = [loss(answer.criterion) for answer in answers]
     best = min(range(len(answers)), key=losses.__getitem__)
     first = answers[best].criterion
-    as_good = [
+    return [
         k
         for k, answer in enumerate(answers)
-        if math.isfinite(losses[k])
-        and verdict(_difference(first, answer.criterion), bool(first.higher_is_better)) != "better"
+        if k == best
+        or (
+            math.isfinite(losses[k])
+            and verdict(_difference(first, answer.criterion), bool(first.higher_is_better)) != "better"
+        )
     ]
-    nearest = max(as_good, key=lambda k: answers[k].nearness.interval.value, default=best)
-    return nearest, max(1, len(as_good))
 
 
 def asked_for(
@@ -336,6 +359,11 @@ def _trials(points: Tensor, asked: Sequence[Asked], all_of_them: Sequence[Asked]
     values = [loss(one.measurement) for one in asked]
     errors = [difference_error(one.measurement, first) for one in asked]
     return Trials(points, *(torch.tensor(column, dtype=torch.float64) for column in (values, errors)))
+
+
+def _values(measurement: Measurement) -> Tensor:
+    assert measurement.values is not None
+    return measurement.values
 
 
 def _difference(ours: Measurement, theirs: Measurement) -> Interval:

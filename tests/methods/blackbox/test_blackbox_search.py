@@ -18,7 +18,7 @@ from torch.distributed import HashStore
 from optsteps.datasets.scene_prompts import prompts_of_all_tasks
 from optsteps.denoisers import ModelError, counting
 from optsteps.methods import CMAES, OSS, Bayesian, Evolution, HandMade, Method, SearchProblem, SearchResult
-from optsteps.methods.blackbox.search import BlackBox, incumbent_of, parts
+from optsteps.methods.blackbox.search import BlackBox, as_good_as_the_best, parts
 from optsteps.methods.blackbox.target import Answer, Target, difference_error, loss, standard_error
 from optsteps.metrics.base import Judge, Measurement, sample_wise
 from optsteps.metrics.geneval.judge import ScoreMeasurement
@@ -195,18 +195,31 @@ def answer(liked: Tensor, nearness: float) -> Answer:
     return Answer(sample_wise(liked, True), sample_wise(torch.full((len(liked),), nearness), True))
 
 
-def test_of_those_that_may_be_as_good_the_nearest_to_the_teacher_is_the_incumbent() -> None:
+def test_who_may_be_as_good_as_the_best() -> None:
     common, own = torch.randn(3, 64, generator=torch.Generator().manual_seed(0)).split([1, 2])
     good = common[0]
     as_good = good - 0.01 + 0.1 * own[0]  # a hundredth behind, and its difference is uncertain by more than that
     worse = good - 1.0 + 0.1 * own[1]
-    assert incumbent_of([answer(worse, 40.0), answer(good, 10.0), answer(as_good, 20.0)]) == (2, 2)
-    assert incumbent_of([answer(worse, 40.0), answer(good, 10.0), answer(as_good, 5.0)]) == (1, 2)
-    assert incumbent_of([answer(worse, 40.0), answer(good, 10.0)]) == (1, 1)
+    assert as_good_as_the_best([answer(worse, 40.0), answer(good, 10.0), answer(as_good, 20.0)]) == [1, 2]
+    assert as_good_as_the_best([answer(worse, 40.0), answer(good, 10.0)]) == [1]
     # what diverged is nobody's equal
     diverged = Answer(Measurement(Interval(math.nan, math.nan, math.nan), True), answer(good, 40.0).nearness)
-    assert incumbent_of([diverged, answer(worse, 1.0)]) == (1, 1)
-    assert incumbent_of([diverged]) == (0, 1)
+    assert as_good_as_the_best([diverged, answer(worse, 1.0)]) == [1]
+    assert as_good_as_the_best([diverged]) == [0]
+
+
+def test_the_incumbent_is_the_nearest_on_all_samples_of_those_that_may_be_as_good() -> None:
+    """By a figure of pure noise all may be."""
+
+    def chance(x: Tensor, prompts: Any) -> Tensor:
+        return (x.double() * 1e9).long()[:, 0] % 1009 / 1009
+
+    problem = problem_of(judges=lambda numbers: [FunctionJudge(chance, "chance")])
+    sought = searches("chance")["evolution"].search(problem, [STEPS]).evidence["sought"][STEPS]
+    assert sought.as_good > 1
+    candidates = {name: one.schedules(problem, STEPS)[0] for name, one in pool().items()}
+    levels = [one.interval.value for one in measured(problem, "nearness", list(candidates.values()))]
+    assert list(candidates)[levels.index(max(levels))] in sought.incumbent.names
 
 
 @pytest.mark.parametrize("name", ["evolution", "bayesian", "cmaes"])
