@@ -246,7 +246,11 @@ def bring_few_methods_and_steps(page: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(optsteps, "tune", partial(optsteps.tune, samples=14, teacher=10))
 
 
-@pytest.mark.parametrize("page", GUIDES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=[pytest.mark.slow] * (p.parent.name == "diffusers")) for p in GUIDES],  # many pipelines
+    ids=[str(page.relative_to(ROOT)) for page in GUIDES],
+)
 def test_the_python_of_a_page_runs_in_its_order(
     page: Path, at_desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

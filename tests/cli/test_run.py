@@ -156,6 +156,7 @@ ALONGSIDE = {
         ]
         for model, few in {
             "": ["model=digits"],
+            "_cifar10": [],
             "_digits": [],
             "_grid": ["metric.judges.1.samples=64"],
             "_mixture": ["metric.judges.1.samples=64"],

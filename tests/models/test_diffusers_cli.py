@@ -110,8 +110,9 @@ def test_monitors_on_a_saved_pipeline(
 
 @pytest.mark.parametrize(
     ("kind", "solver"),
-    [("sd", "dpmpp_2m"), *(pytest.param("sd3", s, marks=pytest.mark.slow) for s in ("euler", "heun"))],
+    [("sd", "dpmpp_2m"), ("sd3", "euler"), ("sd3", "heun")],
 )
+@pytest.mark.slow
 def test_paths_on_latents(
     kind: str, solver: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
