@@ -250,7 +250,7 @@ class BlackBox(Method, ABC):
             return numbers[0]
         found = [target.answers([pool[k].schedule for k in numbers]) for target in further]
         columns = zip([answers[k] for k in numbers], *found, strict=True)
-        means = [float(torch.cat([_values(answer.nearness) for answer in column]).mean()) for column in columns]
+        means = [float(torch.cat([answer.nearness for answer in column]).mean()) for column in columns]
         return numbers[means.index(max(means))]
 
     def _asked_once(
@@ -359,11 +359,6 @@ def _trials(points: Tensor, asked: Sequence[Asked], all_of_them: Sequence[Asked]
     values = [loss(one.measurement) for one in asked]
     errors = [difference_error(one.measurement, first) for one in asked]
     return Trials(points, *(torch.tensor(column, dtype=torch.float64) for column in (values, errors)))
-
-
-def _values(measurement: Measurement) -> Tensor:
-    assert measurement.values is not None
-    return measurement.values
 
 
 def _difference(ours: Measurement, theirs: Measurement) -> Interval:

@@ -35,7 +35,7 @@ class NearnessJudge(Judge):
     figures = {NEARNESS: True}  # noqa: RUF012
 
     def judge(self, x: Tensor, teacher: Tensor, cond: object) -> dict[str, Measurement]:
-        return {NEARNESS: sample_wise(decibels(mse(x, teacher).double()), True)}
+        return {NEARNESS: sample_wise(_nearness(x, teacher), True)}
 
 
 class ProblemDataJudge(Judge):
@@ -84,11 +84,11 @@ class Answer:
 
     Attributes:
         criterion: the target's.
-        nearness: to the teacher's samples of the same noise.
+        nearness: of every sample [B] to the teacher's of the same noise, in dB.
     """
 
     criterion: Measurement
-    nearness: Measurement
+    nearness: Tensor
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Target:
                     f"{type(self.judge).__name__} has no figure {self.criterion!r} of these samples; it has "
                     f"{', '.join(found)}"
                 )
-            return Answer(found[self.criterion], NearnessJudge().judge(ends, teacher, problem.cond)[NEARNESS])
+            return Answer(found[self.criterion], _nearness(ends, teacher).cpu())
 
         workers, names = self.workers, [dict[str, object]() for _ in schedules]
         if workers.keeps:
@@ -158,6 +158,11 @@ class Target:
         problem = self.problem
         trajectories = Trajectories(problem.denoiser, self.max_batch, problem.cache)
         return trajectories.ends(problem.teacher, problem.walker, problem.noise, problem.cond, self.seed)
+
+
+def _nearness(x: Tensor, teacher: Tensor) -> Tensor:
+    """-10 log10 of every sample's mean squared difference to the teacher's [B]."""
+    return decibels(mse(x, teacher).double())
 
 
 def loss(measurement: Measurement) -> float:

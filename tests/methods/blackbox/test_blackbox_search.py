@@ -192,7 +192,7 @@ def test_a_method_that_finds_nothing_is_left_out_but_a_model_that_fails_is_told(
 
 
 def answer(liked: Tensor, nearness: float) -> Answer:
-    return Answer(sample_wise(liked, True), sample_wise(torch.full((len(liked),), nearness), True))
+    return Answer(sample_wise(liked, True), torch.full((len(liked),), nearness))
 
 
 def test_who_may_be_as_good_as_the_best() -> None:
