@@ -93,6 +93,13 @@ class VerdictRow:
     difference: Interval
     verdict: Verdict
 
+    def turned(self) -> VerdictRow:
+        """The verdict on the rival: the rival's number minus the method's."""
+        opposite: dict[Verdict, Verdict] = {"better": "worse", "worse": "better", "no better": "no better"}
+        return replace(
+            self, method=self.rival, rival=self.method, difference=-self.difference, verdict=opposite[self.verdict]
+        )
+
 
 # starts whose alpha / sigma differ by less count as one start
 _SAME_START = 2e-3

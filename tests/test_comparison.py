@@ -199,6 +199,10 @@ def test_verdicts_of_a_set_s_figure_rest_on_the_sets_differences() -> None:
     assert found.difference.value == -2
     assert found.verdict == "better"
     assert fid["oss"].interval.high > fid["edm"].interval.low  # what the intervals side by side would not show
+    turned, (of_rival,) = found.turned(), verdicts(rows, "edm", "fid")
+    assert dataclasses.astuple(turned.difference) == pytest.approx(dataclasses.astuple(of_rival.difference))
+    assert dataclasses.replace(turned, difference=of_rival.difference) == of_rival
+    assert (turned.verdict, turned.turned()) == ("worse", found)
     rows = [row(name, values, fid=Measurement(Interval(1, 0, 2), False)) for name in ("oss", "edm")]
     assert verdicts(rows, "oss", "fid") == []  # a single number cannot be paired
 

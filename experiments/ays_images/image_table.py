@@ -1,16 +1,19 @@
 """The tables and the stopping curves of the image sweeps, from their runs.
 
-python experiments/ays_images/image_table.py SWEEP_FOLDER
+    python experiments/ays_images/image_table.py SWEEP_FOLDER
+
+prints the tables and draws early_stopping.png into SWEEP_FOLDER.
 """
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from optsteps.reporting.markdown import markdown_lines
+from optsteps.reporting.markdown import NOTHING, markdown_lines
 from optsteps.reporting.number_format import number_format
 from optsteps.reporting.run.early_stopping import stopping_png
 from optsteps.reporting.sweep.pivot import value_and_interval
@@ -25,7 +28,13 @@ from optsteps.reporting.sweep.table_script import (
     teacher,
 )
 
-METHOD, CURVES = "ays_fid", ("ddim_stochastic", "sde_dpmpp_2m", "euler", "dpmpp_2m")
+PICTURE = "early_stopping.png"
+METHOD = "ays_fid"
+SEARCHED = (METHOD, "oss", "auto")
+RIVALS = ("edm", "logsnr", "oss", "auto")
+# what the picture shows of the solvers and step counts
+DRAWN = ("ddim_stochastic", "sde_dpmpp_2m", "euler", "dpmpp_2m")
+DRAWN_STEPS = ("5", "10")
 
 
 def stopping_table(curves: Mapping[str, Any], steps: str) -> str:
@@ -45,15 +54,33 @@ def stopping_table(curves: Mapping[str, Any], steps: str) -> str:
     return markdown_lines(header, [line + ["-"] * (longest - len(line)) for line in lines], left=2)
 
 
-def verdict_table(runs: Mapping[str, RunRow]) -> str:
-    """FID of AYS minus that of EDM's and of the log-SNR schedule, on the test's samples."""
-    lines = []
-    for solver, run_row in runs.items():
-        for said in run_row.verdicts:
-            if said.figure == "fid" and said.rival in ("edm", "logsnr", "oss"):
-                shown = value_and_interval(number_format("fid"), said.difference)
-                lines.append([solver, str(said.steps), said.rival, shown, said.verdict])
-    return markdown_lines(["solver", "NFE", "rival", "FID of AYS minus the rival's", "AYS is"], lines, left=3)
+def verdict_table(rows: Sequence[RunRow]) -> str:
+    """FID of searched schedules minus that of others with the same solver and evaluations, on the same noise.
+
+    Bold where the searched one is better, in italics where it is worse. Of runs on the same samples each adds what its
+    main method was compared with.
+    """
+    said = {}
+    for row in rows:
+        for held in row.verdicts:
+            for v in (held, held.turned()):
+                if v.figure == "fid":
+                    said[field(row, "solver.name"), v.steps, v.method, v.rival] = v
+
+    def cell(solver: str, steps: int, method: str, rival: str) -> str:
+        if (solver, steps, method, rival) not in said:
+            return NOTHING
+        v = said[solver, steps, method, rival]
+        mark = {"better": "**", "worse": "*", "no better": ""}[v.verdict]
+        return f"{mark}{value_and_interval(number_format('fid'), v.difference)}{mark}"
+
+    lines = [
+        [solver, str(steps), method, *(cell(solver, steps, method, rival) for rival in RIVALS)]
+        for solver, steps, method in dict.fromkeys(place[:3] for place in said)
+        if method in SEARCHED
+    ]
+    header = ["solver", "NFE", "FID of", *(f"minus that of {rival}" for rival in RIVALS)]
+    return markdown_lines(header, sorted(lines, key=lambda line: SEARCHED.index(line[2])), left=3)
 
 
 def curves_of(runs: Mapping[str, RunRow]) -> dict[str, Any]:
@@ -69,28 +96,25 @@ def curves_of(runs: Mapping[str, RunRow]) -> dict[str, Any]:
 
 @table_script(__doc__, "SWEEP_FOLDER")
 def main(run_rows: Sequence[RunRow]) -> None:
-    runs = {field(run_row, "solver.name"): run_row for run_row in run_rows}
     print("**FID**, 95 % intervals, by evaluations\n")
     print(table(students(run_rows), ["solver.name", "method"], "steps", "fid", min, value_and_interval))
     fid = figure(teacher(run_rows), "fid")
     print(f"\nThe teacher's: {value_and_interval(number_format('fid'), fid)}\n")
-    print("**Verdicts** on the same noise\n")
-    print(verdict_table(runs))
-    curves = curves_of(runs)
+    print("**Differences** on the same noise; bold: better, in italics: worse\n")
+    print(verdict_table(run_rows))
+    ays_last = sorted(run_rows, key=lambda run_row: run_row.fields["main"] == METHOD)
+    curves = curves_of({field(run_row, "solver.name"): run_row for run_row in ays_last})
     for steps in dict.fromkeys(steps for found in curves.values() for steps in found):
         print(f"\n**Early stopping, {steps} evaluations**: FID of the search's samples after every sweep\n")
         print(stopping_table(curves, steps))
     drawn = {
         f"{solver}, {steps} steps": curves[solver][steps]
-        for steps in ("5", "10")
-        for solver in CURVES
+        for steps in DRAWN_STEPS
+        for solver in DRAWN
         if steps in curves.get(solver, {})
     }
-    if len(drawn) == 2 * len(CURVES):
-        (Path(__file__).parent / "early_stopping.png").write_bytes(stopping_png(drawn))
-    else:
-        shown = f"5 and 10 steps of each of {', '.join(CURVES)}"
-        warnings.warn(f"early_stopping.png is left as it is: it shows {shown}", LeftOutWarning, stacklevel=2)
+    if drawn:
+        Path(os.path.commonpath([row.run.parent for row in run_rows]), PICTURE).write_bytes(stopping_png(drawn))
 
 
 if __name__ == "__main__":

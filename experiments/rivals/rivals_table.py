@@ -64,17 +64,17 @@ def judged(rows: Sequence[RunRow]) -> list[Judged]:
     Raises:
         ValueError: there are none.
     """
-    outcomes = {"better": "loss", "worse": "win", "no better": "draw"}
+    outcomes = {"better": "win", "worse": "loss", "no better": "draw"}
     by_run: dict[Path, list[RunRow]] = {}
     for row in rows:
         by_run.setdefault(row.run, []).append(row)
     found = []
     for row, *others in by_run.values():
         budgets = {one.fields["steps"]: one.fields["budget"] for one in (row, *others)}
-        for v in row.verdicts:
-            difference = Interval(-v.difference.value, -v.difference.high, -v.difference.low)
+        for held in row.verdicts:
+            v = held.turned()
             place = field(row, "model.name"), field(row, "solver.name"), budgets.get(v.steps, v.nfe)
-            found.append(Judged(*place, v.method, v.rival, v.figure, difference, outcomes[v.verdict]))
+            found.append(Judged(*place, v.rival, v.method, v.figure, v.difference, outcomes[v.verdict]))
     if not found:
         raise ValueError("no run compares its main method with anything; repeat the command of the table")
     if len(mains := {one.main for one in found}) > 1:

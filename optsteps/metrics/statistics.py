@@ -22,7 +22,8 @@ _DRAWS_AT_ONCE, _DRAWS_KEPT = 2**18, 2**25
 @storable
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its confidence interval [low, high]; `0 in interval` asks whether it covers a number."""
+    """An estimate with its confidence interval [low, high]; `0 in interval` asks whether it covers a number, and
+    `-interval` is that of the number with the other sign."""
 
     value: float
     low: float
@@ -30,6 +31,9 @@ class Interval:
 
     def __contains__(self, number: float) -> bool:
         return self.low <= number <= self.high
+
+    def __neg__(self) -> Interval:
+        return Interval(-self.value, -self.high, -self.low)
 
 
 def bootstrap(values: Tensor, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Interval:

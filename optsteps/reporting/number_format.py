@@ -44,7 +44,7 @@ class NumberFormat:
     def difference(self, interval: Interval) -> str:
         """The size of a difference in words, its direction left to the sentence around it."""
         if interval.value < 0:
-            interval = Interval(-interval.value, -interval.high, -interval.low)
+            interval = -interval
         return f"{self.number(interval.value)} {self.amount or self.label} {self.interval(interval)}"
 
 

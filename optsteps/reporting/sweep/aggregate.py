@@ -17,7 +17,6 @@ from optsteps.reporting.sweep.run_rows import RunRow, gather, in_order, with_fig
 from optsteps.reporting.sweep.table_layout import METHOD, TableLayout, field_label, listed
 
 Role = Literal["rival", "oracle", "reference"]
-_OPPOSITE: dict[Verdict, Verdict] = {"better": "worse", "worse": "better", "no better": "no better"}
 # the runs of a cell by their repetition, as in `gather`
 Runs = Mapping[tuple[Any, ...], RunRow]
 # an interval over repetitions takes so many: that of two would be 12.7 times as wide as they lie apart
@@ -179,13 +178,10 @@ def compared(mine: Runs, rival: Runs, figure: str, higher_is_better: bool) -> Co
 def _held(run: RunRow, rival: RunRow, figure: str) -> Comparison | None:
     """What the run says that compared the two, whichever of them was its main method."""
     method, other = run.fields[METHOD], rival.fields[METHOD]
-    for row in (*run.verdicts, *rival.verdicts):
-        if (row.figure, row.nfe) == (figure, run.fields["nfe"]):
-            if (row.method, row.rival) == (method, other):
+    for held in (*run.verdicts, *rival.verdicts):
+        for row in (held, held.turned()):
+            if (row.figure, row.nfe, row.method, row.rival) == (figure, run.fields["nfe"], method, other):
                 return Comparison(row.difference, row.verdict)
-            if (row.method, row.rival) == (other, method):
-                d = row.difference
-                return Comparison(Interval(-d.value, -d.high, -d.low), _OPPOSITE[row.verdict])
     return None
 
 

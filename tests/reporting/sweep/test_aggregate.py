@@ -86,7 +86,7 @@ def test_few_runs_have_no_interval_and_the_verdict_that_all_of_them_hold(said: l
         names, known = ("oss", "edm"), word
         if held:
             names, known = ("edm", "oss"), turned.get(str(word), word)
-            difference = Interval(-difference.value, -difference.high, -difference.low)
+            difference = -difference
         verdicts = () if word is None else (VerdictRow(*names, 5, 5, "psnr", difference, known),)  # type: ignore[arg-type]
         for method, psnr in (("oss", 21.0), ("edm", 20.0)):
             row = run_row(method, seed, psnr + seed)
