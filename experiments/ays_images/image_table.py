@@ -60,27 +60,19 @@ def verdict_table(rows: Sequence[RunRow]) -> str:
     Bold where the searched one is better, in italics where it is worse. Of runs on the same samples each adds what its
     main method was compared with.
     """
-    said = {}
+    cells: dict[tuple[str, str, str], dict[str, str]] = {}
     for row in rows:
         for held in row.verdicts:
             for v in (held, held.turned()):
-                if v.figure == "fid":
-                    said[field(row, "solver.name"), v.steps, v.method, v.rival] = v
-
-    def cell(solver: str, steps: int, method: str, rival: str) -> str:
-        if (solver, steps, method, rival) not in said:
-            return NOTHING
-        v = said[solver, steps, method, rival]
-        mark = {"better": "**", "worse": "*", "no better": ""}[v.verdict]
-        return f"{mark}{value_and_interval(number_format('fid'), v.difference)}{mark}"
-
-    lines = [
-        [solver, str(steps), method, *(cell(solver, steps, method, rival) for rival in RIVALS)]
-        for solver, steps, method in dict.fromkeys(place[:3] for place in said)
-        if method in SEARCHED
-    ]
-    header = ["solver", "NFE", "FID of", *(f"minus that of {rival}" for rival in RIVALS)]
-    return markdown_lines(header, sorted(lines, key=lambda line: SEARCHED.index(line[2])), left=3)
+                if v.figure == "fid" and v.method in SEARCHED and v.rival in RIVALS:
+                    mark = {"better": "**", "worse": "*", "no better": ""}[v.verdict]
+                    shown = f"{mark}{value_and_interval(number_format('fid'), v.difference)}{mark}"
+                    cells.setdefault((v.method, field(row, "solver.name"), str(v.steps)), {})[v.rival] = shown
+    rivals = [rival for rival in RIVALS if any(rival in line for line in cells.values())]
+    header = ["FID of", "solver", "NFE", *(f"minus that of {rival}" for rival in rivals)]
+    by_method = sorted(cells, key=lambda place: SEARCHED.index(place[0]))
+    lines = [[*place, *(cells[place].get(rival, NOTHING) for rival in rivals)] for place in by_method]
+    return markdown_lines(header, lines, left=3)
 
 
 def curves_of(runs: Mapping[str, RunRow]) -> dict[str, Any]:
