@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -97,13 +98,17 @@ def find(
 
     Raises:
         ValueError: too few samples; noise that is not unit noise; an `nfe` that pays for no step, or for as many as the
-            teacher's; a stochastic solver; weights or told times for a solver that obeys none; noise levels beside a
-            teacher's schedule, or beyond the process; a budget that is too small; noise and cond of different batch
-            sizes; a denoiser that fails (`ModelError`).
+            teacher's; a stochastic solver, or two of one name; weights or told times for a solver that obeys none;
+            noise levels beside a teacher's schedule, or beyond the process; a budget that is too small; noise and cond
+            of different batch sizes; a denoiser that fails (`ModelError`).
     """
     unseen = _unseen(noise)
     named = [solver] if isinstance(solver, (str, Solver)) else solver
-    solvers = {one.name: one for one in (build_solver(one) if isinstance(one, str) else one for one in named)}
+    built = [build_solver(one) if isinstance(one, str) else one for one in named]
+    solvers = {one.name: one for one in built}
+    if len(solvers) < len(built):
+        repeated = Counter(one.name for one in built).most_common(1)[0][0]
+        raise ValueError(f"solver has several solvers called {repeated!r}: give each name once")
     solver = next(iter(solvers.values()))
     if weights and not any(isinstance(one, Multistep) for one in solvers.values()):
         raise ValueError(

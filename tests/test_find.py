@@ -254,3 +254,8 @@ def test_what_cannot_be_found_is_said(options: dict[str, Any], message: str) -> 
 def test_noise_that_is_no_unit_noise_is_refused(noise: Tensor) -> None:
     with pytest.raises(ValueError, match=r"noise must be unit noise, torch\.randn"):
         optsteps.find(MIXTURE.denoiser(EDM()), EDM(), noise, 4)
+
+
+def test_two_solvers_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="several solvers called 'unipc': give each name once"):
+        find(solver=["euler", build_solver("unipc"), build_solver("unipc", order=3)])

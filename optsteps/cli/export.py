@@ -150,13 +150,14 @@ def _part(schedule: Schedule, text: str) -> Schedule:
     """The part that a text such as 2:8, levels=5:0.1 or strength=0.6 names."""
     by, _, ends = text.rpartition("=")
     try:
-        if by == "strength":
-            return schedule.part(strength=float(ends))
-        first, last = (float(end) if end else None for end in ends.split(":"))
+        numbers = [float(end) if end else None for end in ends.split(":")]
     except ValueError as error:
         raise ValueError(f"a part is written 2:8, levels=5:0.1 or strength=0.6, got {text!r} ({error})") from error
-    if by not in ("", "levels"):
+    if by == "strength" and len(numbers) == 1 and numbers[0] is not None:
+        return schedule.part(strength=numbers[0])
+    if by not in ("", "levels") or len(numbers) != 2:
         raise ValueError(f"a part is written 2:8, levels=5:0.1 or strength=0.6, got {text!r}")
+    first, last = numbers
     return schedule.part(first, last, "noise_level" if by else "step")
 
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -131,6 +131,17 @@ class SearchProblem:
                 f"{method} asks for predictions at states of its own, and this model gives whole walks alone"
             )
 
+    def check_repeats(self, method: str) -> None:
+        """Raises ValueError where a walk, the student's or the teacher's, has noise of its own, which the method cannot
+        tell from an error."""
+        for solver in (self.solver, self.walker):
+            if solver.stochastic:
+                raise ValueError(
+                    f"{method} compares with the teacher's samples, which the stochastic solver {solver.name!r} does "
+                    "not repeat; choose a deterministic solver, or a method for stochastic ones: ays, or oss_euler, "
+                    "which searches with Euler's"
+                )
+
     @contextmanager
     def uncounted(self) -> Iterator[None]:
         """Evaluations inside are not counted, because they repeat some that were: those of a shard's earlier round
@@ -152,7 +163,8 @@ class SearchResult:
             search that takes fewer samples than the problem has spends them on these alone.
         seconds: wall time. `Method.search` sets it.
         per_sample: for methods that choose per sample, for every step count the indices [B, n+1] into the teacher's
-            times, 0 being the noisy end; None otherwise.
+            times, 0 being the noisy end; None otherwise. A search that takes fewer samples than the problem has chooses
+            for these alone, the first.
         per_sample_orders: with them, for solvers of several orders, the orders of the steps [B, n]; None otherwise.
         evidence: numbers that the choice rests on, for plots; see the method. Under "decisions", a list of plain
             sentences on what the search decided on its way, which the report of a run shows.
@@ -263,13 +275,18 @@ class Method:
         """The schedule of every sample for one step count, from a result with `per_sample`.
 
         Raises:
-            ValueError: the result has none.
+            ValueError: the result has none, or not of every sample.
         """
         if result.per_sample is None:
             raise ValueError(
                 f"{type(self).__name__} searches every sample for itself, but its result has no per_sample"
             )
         paths = result.per_sample[steps]
+        if len(paths) < len(problem.noise):
+            raise ValueError(
+                f"the search took {len(paths)} of the {len(problem.noise)} samples, so the others have no schedule of "
+                "their own; search with alone(), which takes every sample by itself"
+            )
         orders = [None] * len(paths) if result.per_sample_orders is None else result.per_sample_orders[steps]
         return [self.path_schedule(problem, *pair) for pair in zip(paths, orders, strict=True)]
 
@@ -419,6 +436,13 @@ def counted_shards(
     shards = workers.shards(names, counted)
     counter.evaluations = before + sum(evaluations for _, evaluations in shards)
     return [result for result, _ in shards]
+
+
+def checked_orders(orders: Orders) -> Orders:
+    """The setting; ValueError where there is no such one."""
+    if orders not in get_args(Orders):
+        raise ValueError(f"orders must be 'chosen' or 'fixed', got {orders!r}")
+    return orders
 
 
 def checked_steps(steps: Sequence[int]) -> list[int]:

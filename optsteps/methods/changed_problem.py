@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from optsteps.deprecation import old_names
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult
+from optsteps.metrics.base import Judge
+from optsteps.schedules import Schedule
 from optsteps.solvers.base import Solver
 from optsteps.storage.workers import ALONE, Workers
 
@@ -37,11 +40,34 @@ class ChangedProblem(Method):
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
         self.method.check(self._changed(problem), steps)
 
+    @property
+    def starts_freely(self) -> bool:
+        return self.method.starts_freely
+
+    def chooses_orders(self, problem: SearchProblem) -> bool:
+        return self.method.chooses_orders(self._changed(problem))
+
+    def judge(self, problem: SearchProblem) -> Judge | None:
+        return self.method.judge(self._changed(problem))
+
     def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations | None:
         return self.method.evaluations(self._changed(problem), steps)
 
     def search(self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE) -> SearchResult:
         return self.method.search(self._changed(problem), steps, workers)
+
+    def proposals(
+        self, problem: SearchProblem, steps: Sequence[int], workers: Workers = ALONE
+    ) -> Mapping[int, Sequence[Schedule]]:
+        return self.method.proposals(self._changed(problem), steps, workers)
+
+    def alone(self) -> Method | None:
+        """With the other solver, and of every sample."""
+        method = self.method.alone()
+        return None if method is None else ChangedProblem(method, self.solver)
+
+    def path_schedule(self, problem: SearchProblem, path: Tensor, orders: Tensor | None = None) -> Schedule:
+        return self.method.path_schedule(self._changed(problem), path, orders)
 
     def _changed(self, problem: SearchProblem) -> SearchProblem:
         available = len(problem.noise)

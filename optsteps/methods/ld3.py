@@ -144,12 +144,7 @@ class LD3(Method):
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
         problem.check_answers("ld3")
-        if problem.solver.stochastic or problem.walker.stochastic:
-            solver = problem.solver if problem.solver.stochastic else problem.walker
-            raise ValueError(
-                f"ld3 compares with the teacher's samples, which the stochastic solver {solver.name!r} does not "
-                "repeat; choose a deterministic solver"
-            )
+        problem.check_repeats("ld3")
         if len(problem.noise) < 4:
             raise ValueError(
                 f"ld3 trains on half of the samples and validates on the others: it needs at least 4, got "

@@ -64,8 +64,8 @@ class TimestepAligner(Method):
     `SearchResult.evidence`: "decisions"; by step count "ratios", the rho_i, and "losses", before and after.
 
     Raises:
-        ValueError: a setting out of its range; in `check`, states="data" without data, a solver that obeys no told
-            times or is stochastic, or a base whose schedules have told times already.
+        ValueError: a setting out of its range; in `check`, states="data" without data, or a solver that obeys no told
+            times or is stochastic; in `search`, a base whose schedules have told times already.
         ModelError: in `search`, a denoiser through which no gradient flows to its time.
     """
 
@@ -99,8 +99,8 @@ class TimestepAligner(Method):
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
         self.base.check(problem, steps)
-        if problem.solver.stochastic:
-            raise ValueError(f"timestep_aligner follows a walk, which {problem.solver.name} does not repeat")
+        problem.check_answers("timestep_aligner")
+        problem.check_repeats("timestep_aligner")
         if self.states == "data" and problem.data is None:
             raise ValueError("timestep_aligner with states='data' needs data: give search.data, or states='teacher'")
         first = problem.teacher.times[:2]

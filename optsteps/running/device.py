@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from optsteps.denoisers import DeviceDenoiser, fitting_batch
 from optsteps.models import Model
 from optsteps.noise import unit_noise
+from optsteps.sampling import Walks
 
 # samples in a batch whose size is "auto", where they fit
 _LARGEST_BATCH = 256
@@ -54,7 +55,7 @@ def device_name(device: torch.device) -> str:
 
 def with_states_at(states: str, model: Model, device: torch.device) -> tuple[Model, torch.device]:
     """The model and the device for samples and states, where `runner.states` is `states`: unless they lie on the
-    device, the model's denoiser moves its inputs to it and its outputs back.
+    device, the model's denoiser moves its inputs to it and its outputs back. One that walks by itself does so already.
 
     Raises:
         ValueError: no such place.
@@ -63,7 +64,9 @@ def with_states_at(states: str, model: Model, device: torch.device) -> tuple[Mod
         raise ValueError(f"runner.states must be 'device', 'cpu' or 'disk', got {states!r}")
     if states == "device" or device.type == "cpu":
         return model, device
-    return replace(model, denoiser=DeviceDenoiser(model.denoiser, device)), torch.device("cpu")
+    if not isinstance(model.denoiser, Walks):
+        model = replace(model, denoiser=DeviceDenoiser(model.denoiser, device))
+    return model, torch.device("cpu")
 
 
 def set_max_batch(config: DictConfig, model: Model, device: torch.device) -> None:

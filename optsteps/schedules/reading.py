@@ -35,7 +35,8 @@ _LIST = re.compile(
     r"\s*(?:[\"']?[\w.]+[\"']?\s*(?::\s*[\w.\[\]]+\s*)?[:=]\s*)?(?:[\w.]+\(\s*)?"
     r"[\[(]([^\[\](){}]*)[\])](?:[^\[\](){}]*\))?[\s,;]*$"
 )
-_KEYS = ("sigmas", "noise_levels", "timesteps")
+# the keys of a JSON object's list, by the column of a table that holds the same
+_KEYS = {"sigmas": "sigma", "noise_levels": "noise_level", "timesteps": "timestep"}
 # a noise level that a sampler would leave visible in its samples
 _NOISY_END = 0.1
 
@@ -60,7 +61,7 @@ def read_schedule(
             brackets and one without them are the same.
         end: "as-listed": the last number is the last time; "append-zero": noise level 0 comes after it;
             "replace-by-zero": noise level 0 comes in its place, as some tools run a published list. None: append-zero
-            for arguments of diffusers and a column `timestep`, as-listed for all else.
+            for arguments of diffusers and timesteps by name, as-listed for all else.
 
     Raises:
         ValueError: not such text, a value that is no number (with its line), a level outside the range, not
@@ -82,9 +83,11 @@ def read_schedule(
             raise ValueError(f"the text is not of the form {form}; it looks like {actual_form}")
         if actual_form == "csv":
             return _from_table(text, process, end)
-        values = _numbers(text) if actual_form == "comfyui" else _listed(text)
+        key, values = (None, _numbers(text)) if actual_form == "comfyui" else _listed(text)
     else:
-        values = [float(x) for x in text]
+        key, values = None, [float(x) for x in text]
+    if key in ("noise_levels", "timesteps") and form not in ARGUMENT_FORMS:
+        return _of_column(_KEYS[key], values, process, end)
     if form == "diffusers-timesteps" or (form != "diffusers-sigmas" and _only_timesteps(values, process)):
         return _from_timesteps(values, process, end or "append-zero")
     end = end or ("append-zero" if form in ARGUMENT_FORMS else "as-listed")
@@ -146,8 +149,9 @@ def _numbers(text: str) -> list[float]:
     return _separated(body, r"[,;\s]+")
 
 
-def _listed(text: str) -> list[float]:
-    """The numbers of a list in the syntax of JSON or Python, or of the one list in a JSON object or workflow."""
+def _listed(text: str) -> tuple[str | None, list[float]]:
+    """The numbers of a list in the syntax of JSON or Python; or of the one list in a JSON object or workflow, with its
+    key."""
     body = _without_comments(text).lstrip("\ufeff")
     if body.lstrip().startswith("{"):
         return _of_object(text.lstrip("\ufeff"))
@@ -155,11 +159,11 @@ def _listed(text: str) -> list[float]:
     if found is None:
         opened = 1 + body[: len(body) - len(body.lstrip())].count("\n")
         raise ValueError(f"line {opened}: this list cannot be read; a schedule is one list of numbers in brackets")
-    return _separated("\n" * body[: found.start(1)].count("\n") + found[1], r"[,\s]+")
+    return None, _separated("\n" * body[: found.start(1)].count("\n") + found[1], r"[,\s]+")
 
 
-def _of_object(text: str) -> list[float]:
-    """The list that a JSON object, or one node of a saved workflow, holds as text or as a list."""
+def _of_object(text: str) -> tuple[str, list[float]]:
+    """The key and the list that a JSON object, or one node of a saved workflow, holds as text or as a list."""
     try:
         lists = list(_lists_in(json.loads(text, parse_float=_Typed, parse_int=_Typed)))
     except json.JSONDecodeError as error:
@@ -170,11 +174,13 @@ def _of_object(text: str) -> list[float]:
         raise ValueError(
             f"the text holds {len(lists)} lists called {', '.join(_KEYS)} where one is needed; give the list itself"
         )
-    return _numbers(lists[0]) if isinstance(lists[0], str) else lists[0]
+    key, found = lists[0]
+    return key, _numbers(found) if isinstance(found, str) else found
 
 
-def _lists_in(node: Any) -> Iterator[Any]:
-    """Every list under one of the keys, and the text of every node for sigmas in a workflow as its editor saves it.
+def _lists_in(node: Any) -> Iterator[tuple[str, Any]]:
+    """Every list under one of the keys, with it, and the text of every node for sigmas in a workflow as its editor
+    saves it.
 
     A link to another node's output is no such list.
     """
@@ -185,10 +191,10 @@ def _lists_in(node: Any) -> Iterator[Any]:
         return
     widgets = node.get("widgets_values")
     if "sigmas" in str(node.get("type", "")).lower() and isinstance(widgets, list):
-        yield from (widget for widget in widgets[:1] if isinstance(widget, str))
+        yield from (("sigmas", widget) for widget in widgets[:1] if isinstance(widget, str))
     for key, value in node.items():
         if key in _KEYS and (isinstance(value, str) or (isinstance(value, list) and _plain(value))):
-            yield value
+            yield key, value
         else:
             yield from _lists_in(value)
 
@@ -289,6 +295,13 @@ def _from_table(text: str, process: Process, end: End | None) -> Schedule:
     orders = None
     if "order" in columns:  # of the step that leaves each time; none leaves the last
         orders = [_number((row["order"] or "").strip(), line) for line, row in rows[:-1]]
+    return _of_column(column, numbers, process, end, orders)
+
+
+def _of_column(
+    column: str, numbers: Sequence[float], process: Process, end: End | None, orders: list[float] | None = None
+) -> Schedule:
+    """The schedule of numbers that a column of a table, or a key of a JSON object, says the kind of."""
     times = _column_times(column, numbers, process)
     schedule = Schedule(times, process, orders)  # type: ignore[arg-type]  # whole numbers, or it raises
     return _ended(schedule, end or ("append-zero" if column == "timestep" else "as-listed"))

@@ -209,10 +209,13 @@ def test_parts_and_timesteps(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
         assert json.loads(capsys.readouterr().out) == sdxl.noise_levels[first : last + 1].tolist()
     start(monkeypatch, "published:sdxl", "--snap", "--to", "kdiffusion")
     assert json.loads(capsys.readouterr().out) == sdxl.snapped().noise_levels.tolist()
-    for part in ("7:3", "x", "levels=3", "size=1:2"):
+    form = "a part is written 2:8, levels=5:0.1 or strength=0.6"
+    unwritten = dict.fromkeys(("x", "levels=3", "size=1:2", "strength=1:2", "strength="), form)
+    for part, message in {**unwritten, "7:3": "no step is left", "strength=2": "strength must"}.items():
         with pytest.raises(SystemExit):
             start(monkeypatch, "published:sdxl", "--part", part, "--to", "csv")
-        assert f"published:sdxl, --part {part}: " in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"published:sdxl, --part {part}: {message}" in " ".join(said.split())
 
 
 def test_the_node_pack(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

@@ -230,6 +230,9 @@ def test_timesteps_are_no_other_models_levels() -> None:
     assert read_schedule(str(steps), SD).times.tolist() == [*steps, -1]
     assert read_schedule("timestep\n" + "\n".join(map(str, steps)), SD).times.tolist() == [*steps, -1]
     assert read_schedule(json.dumps({"timesteps": steps}), SD).times.tolist() == [*steps, -1]
+    assert read_schedule(json.dumps({"timesteps": [800, 400, 100]}), SD).times.tolist() == [800, 400, 100, -1]
+    assert read_schedule(json.dumps({"timesteps": [14, 8, 4]}), SD).times.tolist() == [14, 8, 4, -1]
+    assert read_schedule(json.dumps({"timesteps": [14, 8]}), SD, end="replace-by-zero").times.tolist() == [14, -1]
     flow = "[1000.0000, 937.5001, 833.3333, 625.0000, 0.0000]"
     assert read_schedule(flow, Flow()).times.tolist() == pytest.approx([1, 0.9375001, 0.8333333, 0.625, 0])
     assert read_schedule([640, 320], SD, "diffusers-timesteps").times.tolist() == [640, 320, -1]
@@ -463,3 +466,17 @@ def test_weights_and_told_times_are_for_this_package_s_sampler(
     snippet = run_snippets({2: schedule}, folder=tmp_path)
     assert f"{what}" in snippet
     assert "optsteps.apply(" in snippet  # OptstepsScheduler obeys them
+
+
+@pytest.mark.parametrize("process", [SD, EDM(), Flow()], ids=lambda process: process.name)
+@pytest.mark.parametrize(
+    ("key", "column"), [("noise_levels", "noise_level"), ("sigmas", "sigma"), ("timesteps", "timestep")]
+)
+def test_a_key_says_what_a_column_says(process: Process, key: str, column: str) -> None:
+    numbers = [900, 500, 100] if key == "timesteps" else [0.9, 0.5, 0.05]
+    if key == "timesteps" and process.name == "edm":
+        with pytest.raises(ValueError, match="no timesteps"):
+            read_schedule(json.dumps({key: numbers}), process)
+        return
+    table = "\n".join([column, *map(str, numbers)])
+    assert read_schedule(json.dumps({"name": "x", key: numbers}), process) == read_schedule(table, process)

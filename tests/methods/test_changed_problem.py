@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 import torch
 from problems import mixture_problem
 
-from optsteps.methods import OSS, ChangedProblem
+from optsteps.methods import OSS, Bayesian, ChangedProblem, HandMade, Path
+from optsteps.metrics.base import Judge
+from optsteps.metrics.teacher_judge import TeacherJudge
 from optsteps.solvers import build_solver
 
 
@@ -32,3 +35,45 @@ def test_too_many_or_no_samples() -> None:
         ChangedProblem(OSS(), samples=0)
     with pytest.raises(ValueError, match="wants 13 samples and the problem has 12"):
         ChangedProblem(OSS(), samples=13).search(mixture_problem("edm", 12, 30), [4])
+
+
+def test_it_is_asked_as_the_method_is() -> None:
+    problem = dataclasses.replace(mixture_problem("edm", 6, 12), solver=build_solver("dpmpp_2m"))
+    few = ChangedProblem(OSS(start="free"), samples=4)
+    assert few.starts_freely
+    assert few.chooses_orders(problem)
+    by_euler = ChangedProblem(OSS(), build_solver("euler"))
+    assert not by_euler.starts_freely
+    assert not by_euler.chooses_orders(problem)
+    assert ChangedProblem(HandMade("edm")).alone() is None
+    path = Path()
+    expected = path.proposals(problem.part(torch.arange(4)), [3])
+    assert ChangedProblem(path, samples=4).proposals(problem, [3])[3] == expected[3]
+    assert len(expected[3]) > 1
+
+
+def test_every_sample_is_searched_for_itself_with_the_other_solver() -> None:
+    problem = dataclasses.replace(mixture_problem("edm", 6, 12), solver=build_solver("dpmpp_2m"))
+    alone = ChangedProblem(OSS(start="free"), build_solver("euler"), samples=2).alone()
+    assert alone is not None
+    own = OSS(start="free", average="mean")
+    by_euler = dataclasses.replace(problem, solver=build_solver("euler"))
+    found, expected = alone.search(problem, [3]), own.search(by_euler, [3])
+    schedules = alone.sample_schedules(problem, found, 3)
+    assert schedules == own.sample_schedules(by_euler, expected, 3)
+    assert len(schedules) == 6
+    assert any(one.initial_scale is not None for one in schedules)
+
+
+def test_the_figure_is_of_the_changed_problem() -> None:
+    problem = mixture_problem("edm", 12, 8)
+    asked = list[list[int]]()
+
+    def judges(numbers: Sequence[int]) -> list[Judge]:
+        asked.append(list(numbers))
+        return [TeacherJudge(1.0)]
+
+    method = Bayesian("psnr", {"edm": HandMade("edm")})
+    judge = ChangedProblem(method, samples=5).judge(dataclasses.replace(problem, judges=judges))
+    assert isinstance(judge, TeacherJudge)
+    assert all(max(numbers) < 5 for numbers in asked)

@@ -115,7 +115,7 @@ def test_what_it_refuses() -> None:
     for changes, options, error, message in (
         ({"data": None}, {"states": "data"}, ValueError, "needs data"),
         ({"solver": build_solver("heun")}, {}, ValueError, "two evaluations"),
-        ({"solver": build_solver("ddim_stochastic")}, {}, ValueError, "ddim_stochastic does not repeat"),
+        ({"solver": build_solver("ddim_stochastic")}, {}, ValueError, "'ddim_stochastic' does not repeat"),
         ({"denoiser": rounding}, {}, ModelError, "rounds its time"),
     ):
         with pytest.raises(error, match=message):

@@ -127,12 +127,8 @@ class Auto(Method):
         self.budget, self.max_batch, self.shard_size = budget, max_batch, shard_size
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
-        for solver in (*self._solvers(problem).values(), problem.walker):
-            if solver.stochastic:
-                raise ValueError(
-                    f"auto compares with the teacher's samples, which the stochastic solver {solver.name!r} does not "
-                    "repeat; choose a deterministic solver, or a method for stochastic ones, such as ays"
-                )
+        for solver in self._solvers(problem).values():
+            replace(problem, solver=solver).check_repeats("auto")
         if len(problem.noise) < 4:
             raise ValueError(
                 f"auto fits on some samples and selects on others: it needs at least 4, got {len(problem.noise)} "

@@ -36,7 +36,7 @@ def coupled_tables(
     seed: int,
     block_size: int,
 ) -> list[CoupledTable]:
-    """The tables on the noise levels [K+1] of a shard's data, in blocks.
+    """The tables on the noise levels [K+1] of a shard's data, in blocks; none where the shard has no data.
 
     Args:
         index: the shard's samples of the problem's noise [b].
@@ -55,7 +55,8 @@ def coupled_tables(
         data, cond = problem.data[first:last], take(problem.data_cond, numbers)
     facts = {"process": problem.process.to_dict(), "seed": seed, "max_batch": trajectories.max_batch}
     tables = []
-    for block in torch.arange(len(numbers)).split(block_size):
+    # a shard's share of few data may be none
+    for block in torch.arange(len(numbers)).split(block_size) if len(numbers) else ():
         measure = partial(
             CoupledTable.measure,
             process=problem.process,

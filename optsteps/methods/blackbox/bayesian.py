@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optsteps.methods.base import Method, Orders, SearchProblem
+from optsteps.methods.base import Method, Orders, SearchProblem, checked_orders
 from optsteps.methods.blackbox.search import BlackBox
 from optsteps.methods.blackbox.spaces import Space, at_share, share_of
 from optsteps.methods.blackbox.step_orders import gaps
@@ -58,7 +58,7 @@ class Bayesian(BlackBox):
         super().__init__(criterion, pool, free_ends, rounds, seed, max_batch)
         if batch < 1:
             raise ValueError(f"batch must be at least 1, got {batch}")
-        self.batch, self.orders = batch, orders
+        self.batch, self.orders = batch, checked_orders(orders)
 
     @property
     def asked_per_round(self) -> int:

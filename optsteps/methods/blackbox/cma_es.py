@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optsteps.methods.base import Method, Orders, SearchProblem
+from optsteps.methods.base import Method, Orders, SearchProblem, checked_orders
 from optsteps.methods.blackbox.search import BlackBox
 from optsteps.methods.blackbox.spaces import Space, at_share, share_of
 from optsteps.methods.blackbox.step_orders import gaps
@@ -48,7 +48,7 @@ class CMAES(BlackBox):
         super().__init__(criterion, pool, free_ends, rounds, seed, max_batch)
         if population < 2:
             raise ValueError(f"population must be at least 2, got {population}")
-        self.population, self.orders = population, orders
+        self.population, self.orders = population, checked_orders(orders)
 
     @property
     def asked_per_round(self) -> int:

@@ -101,7 +101,8 @@ class StickBreaking:
         process, teacher = self.teacher.process, self.teacher.times
         inner = process.time_of_noise_level(raised(places, process).tan())
         first, last = teacher[: 0 if self.free else 1], teacher[len(teacher) - int(not self._ends_freely) :]
-        return Schedule(torch.cat([first, inner, last]), process)
+        scale = None if self.free else self.teacher.initial_scale
+        return Schedule(torch.cat([first, inner, last]), process, initial_scale=scale)
 
     def numbers(self, schedule: Schedule) -> Tensor:
         places = schedule.noise_levels.atan().clamp(self._bottom, self._top)
@@ -173,7 +174,8 @@ class GridTimes:
     def schedule(self, numbers: Tensor) -> Schedule:
         first = [] if self.free else [0]
         path = torch.tensor([*first, *numbers.long().tolist(), self.teacher.steps])
-        return Schedule(self.teacher.times[path], self.teacher.process)
+        scale = self.teacher.initial_scale if path[0] == 0 else None
+        return Schedule(self.teacher.times[path], self.teacher.process, initial_scale=scale)
 
     def numbers(self, schedule: Schedule) -> Tensor:
         grid, first = self.teacher.noise_levels.atan(), int(not self.free)

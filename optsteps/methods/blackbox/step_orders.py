@@ -82,13 +82,11 @@ def gaps(problem: SearchProblem, steps: int, free: bool, orders: Orders, candida
     """The space of gaps around the candidates, and of orders where these are chosen.
 
     Raises:
-        ValueError: unknown `orders`; orders to choose where the solver has one alone; otherwise as `StickBreaking`.
+        ValueError: orders to choose where the solver has one alone; otherwise as `StickBreaking`.
     """
     times = StickBreaking.around(problem.teacher, steps, free, candidates)
     if orders == "fixed":
         return times
-    if orders != "chosen":
-        raise ValueError(f"orders must be 'chosen' or 'fixed', got {orders!r}")
     solver = problem.solver
     if not isinstance(solver, Multistep) or solver.order == 1:
         raise ValueError(f"{solver.name} has no orders to choose from: set method.orders=fixed")

@@ -12,6 +12,7 @@ from torch import Tensor
 from optsteps.methods.base import SearchProblem
 from optsteps.methods.bounds.error_bound import error_bound, prediction_error
 from optsteps.methods.bounds.minimise import least
+from optsteps.methods.bounds.starts import checked_starts
 from optsteps.methods.handmade import BetweenEnds, HandMade, Levels
 from optsteps.processes import Process
 from optsteps.schedules import FAMILIES, Final, Schedule, build_schedule
@@ -63,13 +64,11 @@ class DM(BetweenEnds):
         super().__init__(final, noise_max, noise_min, max_batch, shard_size)
         if not 0 <= p < float("inf"):
             raise ValueError(f"p must be a number of at least 0, got {p}")
-        if not starts or not set(starts) <= set(FAMILIES):
-            raise ValueError(f"starts must be some of {', '.join(FAMILIES)}, got {list(starts)}")
         if truncated is not None and truncated < 0:
             raise ValueError(f"truncated must be at least 0, got {truncated}")
         if not 0 <= least_gap < 1:
             raise ValueError(f"least_gap must be at least 0 and below 1, got {least_gap}")
-        self.p, self.truncated, self.starts, self.least_gap = p, truncated, tuple(starts), least_gap
+        self.p, self.truncated, self.starts, self.least_gap = p, truncated, checked_starts(starts), least_gap
 
     def between(self, process: Process, steps: int, t_max: float, t_min: float, final: Final) -> Schedule:
         def dm(process: Process, ramp: Tensor, ends: Tensor) -> Tensor:

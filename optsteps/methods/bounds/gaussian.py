@@ -13,6 +13,7 @@ from optsteps.conditions import Cond
 from optsteps.denoisers import Denoiser, call_nfe
 from optsteps.methods.base import Evaluations, SearchProblem, SearchResult, ShardedMethod
 from optsteps.methods.bounds.minimise import least
+from optsteps.methods.bounds.starts import checked_starts
 from optsteps.processes import Process
 from optsteps.sampling import sample
 from optsteps.schedules import FAMILIES, Schedule
@@ -71,11 +72,10 @@ class Gaussian(ShardedMethod):
     ) -> None:
         if source not in ("data", "teacher", None):
             raise ValueError(f"source must be 'data', 'teacher' or None, got {source!r}")
-        if not starts or not set(starts) <= set(FAMILIES):
-            raise ValueError(f"starts must be some of {', '.join(FAMILIES)}, got {list(starts)}")
         if not 0 <= least_gap < 1:
             raise ValueError(f"least_gap must be at least 0 and below 1, got {least_gap}")
-        self.source, self.starts, self.iterations, self.least_gap = source, tuple(starts), iterations, least_gap
+        self.source, self.starts = source, checked_starts(starts)
+        self.iterations, self.least_gap = iterations, least_gap
         self.max_batch, self.shard_size = max_batch, shard_size
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:

@@ -36,7 +36,8 @@ class CoupledTableMonitor(ShardedMethod):
     `SearchResult.evidence`: "levels" [K+1] and "increments" [K] of the grid, and "table", the `CoupledTable`.
 
     Raises:
-        ValueError: levels, max_batch, shard_size or block_size below 1.
+        ValueError: levels, max_batch, shard_size or block_size below 1; in `check`, a model that gives whole walks
+            alone.
     """
 
     name: str
@@ -56,6 +57,10 @@ class CoupledTableMonitor(ShardedMethod):
     def described(self) -> dict[str, Any]:
         """Entries of the schedules' metadata."""
         return {"method": self.name}
+
+    def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
+        super().check(problem, steps)
+        problem.check_answers(self.name)
 
     def evaluations(self, problem: SearchProblem, steps: Sequence[int]) -> Evaluations:
         """The table, and the teacher's walk where its samples are the data."""

@@ -298,14 +298,8 @@ def grid_of(solver: Solver) -> type[MultistepGrid] | type[TwoStageGrid]:
     """The grid that suits a solver.
 
     Raises:
-        ValueError: a stochastic solver, or one that is neither of one evaluation per step nor of two.
+        ValueError: a solver that is neither of one evaluation per step nor of two.
     """
-    if solver.stochastic:
-        raise ValueError(
-            f"OSS compares a step's end with the teacher's state, which solver {solver.name!r} reaches only up to its "
-            "noise; search with a deterministic solver (method=oss_euler searches with Euler's), or use a method for "
-            "stochastic ones, such as AYS"
-        )
     if isinstance(solver, Multistep):
         return MultistepGrid
     if isinstance(solver, TwoStage):

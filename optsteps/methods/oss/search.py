@@ -19,6 +19,7 @@ from optsteps.methods.base import (
     SearchProblem,
     SearchResult,
     ShardedMethod,
+    checked_orders,
     checked_steps,
     steps_between,
 )
@@ -81,7 +82,8 @@ class OSS(ShardedMethod):
         shard_size: samples searched together. Memory grows with it and not with the number of samples, except that
             "pooled" keeps every sample's states.
 
-    `SearchResult.per_sample` holds the choice of every sample. With "pooled" a sample chooses among the steps from the
+    `SearchResult.per_sample` holds the choice of every sample; with grid_steps "auto" that of the first samples, which
+    the search took; `alone` and grid_steps "all" take them all. With "pooled" a sample chooses among the steps from the
     states that the pooled steps reach, which takes no further evaluation; otherwise by a programme of its own.
 
     `SearchResult.evidence`: "final_mse", for every n the samples' costs at the clean end [B]; for "pooled" also
@@ -112,18 +114,18 @@ class OSS(ShardedMethod):
         average = average or ("median" if published else "pooled")
         if average not in ("mean", "median", "pooled"):
             raise ValueError(f"average must be 'mean', 'median' or 'pooled', got {average!r}")
-        if orders not in ("chosen", "fixed"):
-            raise ValueError(f"orders must be 'chosen' or 'fixed', got {orders!r}")
         if published and average == "pooled":
             raise ValueError("the released code has no pooled average; use average='mean' or 'median'")
         if max_batch < 1 or shard_size < 1:
             raise ValueError(f"max_batch and shard_size must be at least 1, got {max_batch} and {shard_size}")
         self.start, self.average, self.published, self.amplitude = start, average, published, amplitude
         self.max_batch, self.shard_size = max_batch, shard_size
-        self.grid_steps = grid_steps or ("auto" if average == "pooled" else "all")
-        self.entries, self.orders = EntrySubset(channels, frames), orders
+        if grid_steps is None:
+            grid_steps = "auto" if average == "pooled" else "all"
         if isinstance(grid_steps, str) and grid_steps not in ("auto", "all"):
             raise ValueError(f"grid_steps must be a number, 'auto' or 'all', got {grid_steps!r}")
+        self.grid_steps = grid_steps
+        self.entries, self.orders = EntrySubset(channels, frames), checked_orders(orders)
         if grid_steps == "auto" and average != "pooled":
             raise ValueError("grid_steps='auto' searches one path for all samples: it needs average='pooled'")
         # of a search around a path, see `RefinedSearch`
@@ -133,6 +135,7 @@ class OSS(ShardedMethod):
 
     def check(self, problem: SearchProblem, steps: Sequence[int]) -> None:
         problem.check_answers("oss")
+        problem.check_repeats("oss")
         grid_of(problem.solver)
         available = len(self.programme.nodes(problem)) - 1
         available = problem.teacher.steps if self.grid_steps == "auto" else available

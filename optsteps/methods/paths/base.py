@@ -112,12 +112,7 @@ class EulerPath(TeacherTableMethod):
 
 def check_teacher_table(problem: SearchProblem, steps: Sequence[int], name: str) -> None:
     """ValueError where no method on the teacher's table can answer."""
-    for solver in (problem.solver, problem.walker):
-        if solver.stochastic:
-            raise ValueError(
-                f"{name} measures steps from the teacher's states, which the stochastic solver {solver.name!r} does "
-                "not repeat; choose a deterministic solver, or a method for stochastic ones, such as AYS"
-            )
+    problem.check_repeats(name)
     if max(steps) > problem.teacher.steps:
         raise ValueError(
             f"{max(steps)} student steps were asked for, but the teacher has only {problem.teacher.steps} to choose "

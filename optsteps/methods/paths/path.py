@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from optsteps.denoisers import call_nfe, counting
-from optsteps.methods.base import Evaluations, SearchProblem, SearchResult, checked_steps, steps_between
+from optsteps.methods.base import (
+    Evaluations,
+    Orders,
+    SearchProblem,
+    SearchResult,
+    checked_orders,
+    checked_steps,
+    steps_between,
+)
 from optsteps.methods.paths.base import TeacherTableMethod
 from optsteps.methods.paths.error_weight import Weight, check_weight, error_weight
 from optsteps.methods.paths.shortest_path import forward, shortest_path
@@ -128,7 +136,7 @@ class Path(TeacherTableMethod):
         self,
         weights: Sequence[Weight] = ("edm", "flow", 0.5, 1.0, 2.0, 4.0, 8.0),
         norms: Sequence[Norm] = ("squared",),
-        orders: Literal["chosen", "fixed"] = "chosen",
+        orders: Orders = "chosen",
         finalists: int = 3,
         grid_steps: int | None = None,
         max_batch: int = 512,
@@ -143,11 +151,9 @@ class Path(TeacherTableMethod):
             raise ValueError("at least one weight is needed, such as 'edm'")
         if not norms or not set(norms) <= {"l2", "squared"}:
             raise ValueError(f"norms are 'l2', 'squared' or both, got {list(norms)}")
-        if orders not in ("chosen", "fixed"):
-            raise ValueError(f"orders must be 'chosen' or 'fixed', got {orders!r}")
         if finalists < 1:
             raise ValueError(f"at least one candidate must run on all samples, got finalists = {finalists}")
-        self.weights, self.norms, self.orders = tuple(weights), tuple(norms), orders
+        self.weights, self.norms, self.orders = tuple(weights), tuple(norms), checked_orders(orders)
         self.finalists, self.grid_steps = finalists, grid_steps
 
     def chooses_orders(self, problem: SearchProblem) -> bool:

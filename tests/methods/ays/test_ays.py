@@ -12,7 +12,7 @@ from torch import Tensor
 
 from optsteps import Schedule, build_schedule, sample
 from optsteps.denoisers import GuidedDenoiser
-from optsteps.methods import AYS, HandMade, PublishedAYS, SearchProblem, SearchResult
+from optsteps.methods import AYS, CRS, Entropic, HandMade, PublishedAYS, SearchProblem, SearchResult
 from optsteps.methods.ays.klub_monte_carlo import gaussian_term
 from optsteps.models.analytic import Gaussian
 from optsteps.processes import EDM
@@ -214,3 +214,11 @@ def test_bad_problems() -> None:
         AYS(**QUICK).search(problem, [1])
     with pytest.raises(ValueError, match="unknown schedule 'nonsense'"):
         AYS(starts=["nonsense"], **QUICK).search(problem, [3])
+
+
+@pytest.mark.parametrize("samples", [2, 3])
+def test_few_data_beside_much_noise(samples: int) -> None:
+    """Shards whose share of the data is none add nothing to the table."""
+    problem = with_data(mixture_problem("edm", 200, 10), samples)
+    for method in (AYS(choose="last", **QUICK), CRS(**QUICK), Entropic(**QUICK)):
+        assert method.search(problem, [4]).schedules[4].metadata["samples"] == samples

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -95,3 +97,13 @@ def test_positions_on_the_grid_come_back(process: str, steps: int, free: bool, r
     assert schedule.steps == steps
     assert torch.equal(grid.numbers(schedule), numbers)
     assert grid.hits(grid.lower) == []
+
+
+def test_a_schedule_that_begins_with_the_teacher_has_its_scale() -> None:
+    clock = replace(teacher(PROCESSES["edm"], 12), initial_scale=70.0)
+    for free, scales in ((False, {70.0}), (True, {None})):
+        space = StickBreaking.around(clock, 3, free, [])
+        assert {space.schedule(at_share(torch.full_like(space.lower, 0.5), space)).initial_scale} == scales
+    assert GridTimes(clock, 3, False).schedule(torch.tensor([4.0, 7.0])).initial_scale == 70
+    assert GridTimes(clock, 3, True).schedule(torch.tensor([0.0, 4.0, 7.0])).initial_scale == 70
+    assert GridTimes(clock, 3, True).schedule(torch.tensor([1.0, 4.0, 7.0])).initial_scale is None

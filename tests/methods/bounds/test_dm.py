@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from problems import PROCESSES, Watched, mixture_problem
 from torch import Tensor
 
-from optsteps.methods import DM, HandMade
+from optsteps.methods import DM, Gaussian, HandMade
 from optsteps.methods.bounds.dm import least_bound
 from optsteps.methods.bounds.error_bound import error_bound, integral_weights, prediction_error
+from optsteps.methods.bounds.starts import STARTS
 from optsteps.processes import EDM, VP
 from optsteps.schedules import Schedule, build_schedule
 
@@ -165,9 +166,18 @@ def test_bad_settings_are_named() -> None:
     for settings_of, message in (
         ({"p": -1.0}, "p must be"),
         ({"starts": []}, "starts must be"),
+        ({"starts": ["published"]}, r"starts must be some of .*, got \['published'\]"),
         ({"starts": ["nonsense"]}, "nonsense"),
         ({"truncated": -1}, "truncated must be"),
         ({"least_gap": 1.0}, "least_gap must be"),
     ):
         with pytest.raises(ValueError, match=message):
             DM(**settings_of)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("start", STARTS)
+def test_every_family_that_may_be_a_start_is_one(process: str, start: str) -> None:
+    problem = mixture_problem(process, 4, 8)
+    for method in (DM(starts=(start,)), Gaussian(starts=(start,))):
+        assert method.search(problem, [3]).schedules[3].steps == 3

@@ -165,6 +165,8 @@ def test_one_step_and_what_it_cannot_take() -> None:
         Gaussian().search(replace(problem, noise=problem.noise[:1]), [3])
     with pytest.raises(ValueError, match="source must be"):
         Gaussian("noise")
+    with pytest.raises(ValueError, match=r"starts must be some of .*, got \('published',\)|got \['published'\]"):
+        Gaussian(starts=("published",))
     with pytest.raises(ValueError, match="starts must be"):
         Gaussian(starts=["nonsense"])
     with pytest.raises(ValueError, match="least_gap must be"):

@@ -642,7 +642,7 @@ def test_more_steps_than_the_teacher(average: str) -> None:
 @pytest.mark.parametrize("name", ["ddim_stochastic", "sde_dpmpp_2m", "er_sde_2"])
 def test_a_stochastic_solver_is_refused(name: str) -> None:
     problem = dataclasses.replace(mixture_problem("edm", samples=1, teacher_steps=5), solver=build_solver(name))
-    with pytest.raises(ValueError, match=f"'{name}' reaches only up to its noise"):
+    with pytest.raises(ValueError, match=f"stochastic solver '{name}' does not repeat"):
         full_grid(average="mean").search(problem, [2])
 
 
@@ -668,6 +668,8 @@ def test_a_grid_that_does_not_fit() -> None:
     problem = mixture_problem("edm", samples=1, teacher_steps=10)
     with pytest.raises(ValueError, match="grid_steps must lie between 1 and the teacher's 10 steps, got 11"):
         OSS(grid_steps=11).search(problem, [2])
+    with pytest.raises(ValueError, match="grid_steps must lie between 1 and the teacher's 10 steps, got 0"):
+        OSS(grid_steps=0).search(problem, [2])
     with pytest.raises(ValueError, match="6 student steps were asked for, but the teacher has only 5 to choose from"):
         OSS(grid_steps=5).search(problem, [6])
 

@@ -180,3 +180,15 @@ def test_the_windows_of_one_count_hold_every_near_path() -> None:
     found = windows(paths, [3], last, 1)
     near = [p for p in combinations(range(1, 10), 2) if abs(p[0] - 4) <= 1 and abs(p[1] - 7) <= 1]
     assert all(a in found[1] and b in found[2] for a, b in near)
+
+
+def test_samples_that_the_search_did_not_take_have_no_schedule_of_their_own() -> None:
+    problem = unet_problem(torch.float32, samples=6, teacher_steps=8)  # 64 numbers a sample: two of them say enough
+    found = OSS().search(problem, [3])
+    assert found.per_sample is not None
+    taken = len(found.per_sample[3])
+    assert taken < 6
+    with pytest.raises(ValueError, match=f"took {taken} of the 6 samples.*alone"):
+        OSS().sample_schedules(problem, found, 3)
+    alone = OSS().alone()
+    assert len(alone.sample_schedules(problem, alone.search(problem, [3]), 3)) == 6
