@@ -132,9 +132,9 @@ def find(
         comparison = counted.evaluations - search.evaluations
     best = min(verdicts, key=lambda row: row.difference.value)
     better = best.verdict == "better" and best.nfe <= nfe
-    told = _told(best, better, ours.named("auto's schedule", len(solvers) > 1), len(verdicts), teacher.steps)
+    sentence = _sentence(best, better, ours.named("auto's schedule", len(solvers) > 1), len(verdicts), teacher.steps)
     answer = (
-        f"{told} at {best.nfe:g} evaluations per sample, on {unseen} unseen samples; the search took "
+        f"{sentence} at {best.nfe:g} evaluations per sample, on {unseen} unseen samples; the search took "
         f"{search.evaluations:,} evaluations, and the comparison {comparison:,}."
     )
     chosen = ours if better else hand_made[best.rival]
@@ -245,7 +245,7 @@ def _verdicts(
     ]
 
 
-def _told(best: VerdictRow, better: bool, ours: str, count: int, teacher_steps: int) -> str:
+def _sentence(best: VerdictRow, better: bool, ours: str, count: int, teacher_steps: int) -> str:
     """The verdict against the best of the hand-made schedules in words."""
     teacher, gap = f"the {teacher_steps}-step teacher", best.difference
     if better:

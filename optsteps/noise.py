@@ -15,7 +15,8 @@ FIRST_TEST_SAMPLE = 1_000_000
 def sample_generator(seed: int, index: int, stream: int = 0) -> torch.Generator:
     """A CPU generator for sample `index` under `seed`; those of different samples and streams are independent.
 
-    Streams: 0 initial noise, 2 noising paths of AYS, 3 the choice of data, 4 drawn scenes, 5 searches by evolution.
+    Streams: 0 initial noise, 2 noising paths of AYS and Timestep Aligner, 3 the choice of data, 4 drawn scenes,
+    5 searches by evolution.
     """
     entropy = [seed, index, stream] if stream else [seed, index]
     state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]

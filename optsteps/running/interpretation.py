@@ -29,6 +29,7 @@ from optsteps.denoisers import (
 )
 from optsteps.methods.base import SearchProblem
 from optsteps.noise import unit_noise
+from optsteps.running.probe import rms
 from optsteps.schedules import Schedule, build_schedule
 from optsteps.solvers import build_solver
 from optsteps.trajectories import NO_CACHE, Cache, Trajectories
@@ -254,7 +255,7 @@ class _Trial:
             gain = deviation**2 / (deviation**2 + float(level) ** 2)
             linear = clean.mean() + gain * (clean + float(level) * eps - clean.mean())
             out = trajectories.predictions(x, t, self.cond)
-            errors.append(float(_rms(out - clean) / _rms(linear - clean)))
+            errors.append(float(rms(out - clean) / rms(linear - clean)))
             slopes.append(_slope(out - clean.mean(), clean - clean.mean()))
         return Skill(self.levels, torch.tensor(errors), torch.tensor(slopes), trajectories.evaluations)
 
@@ -264,7 +265,3 @@ def _slope(out: Tensor, clean: Tensor) -> float:
     out, clean = out.double(), clean.double()
     size = out.square().sum()
     return float((out * clean).sum() / size) if size > 0.25 * clean.square().sum() else math.nan
-
-
-def _rms(difference: Tensor) -> Tensor:
-    return difference.float().square().mean().sqrt()

@@ -116,7 +116,7 @@ def _scale(out: Tensor, x: Tensor) -> Tensor:
 
 def _compare_calls(first: Tensor, second: Tensor, x: Tensor) -> None:
     for k in range(len(first)):
-        part = _rms(second[k] - first[k]) / _scale(first[k], x[k])
+        part = rms(second[k] - first[k]) / _scale(first[k], x[k])
         if part > _TOLERANCE.get(first.dtype, 1e-2):
             raise ModelError(
                 f"the denoiser does not answer the same twice (by {part:.2g} of the sample's size): turn off what is "
@@ -127,8 +127,8 @@ def _compare_calls(first: Tensor, second: Tensor, x: Tensor) -> None:
 def _compare_batches(first: Tensor, alone: Tensor, x: Tensor) -> None:
     """Compare the first sample's answer among others with those among copies of itself [B, ...]. The copies differ by
     the rounding of kernels."""
-    rounding = max(float(_rms(copy - alone[0])) for copy in alone)
-    difference = float(_rms(alone[0] - first))
+    rounding = max(float(rms(copy - alone[0])) for copy in alone)
+    difference = float(rms(alone[0] - first))
     part = difference / float(_scale(first, x))
     if difference > 4 * rounding and part > _TOLERANCE.get(first.dtype, 1e-2):
         raise ModelError(
@@ -137,5 +137,6 @@ def _compare_batches(first: Tensor, alone: Tensor, x: Tensor) -> None:
         )
 
 
-def _rms(difference: Tensor) -> Tensor:
+def rms(difference: Tensor) -> Tensor:
+    """The root of the mean square of all entries, a float32 scalar."""
     return difference.float().square().mean().sqrt()

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from optsteps.denoisers import ModelError
 from optsteps.methods import LD3, SearchProblem
-from optsteps.methods.ld3 import Grid, into_ball
+from optsteps.methods.ld3.gaps import GapSchedules
+from optsteps.methods.ld3.training import into_ball
 from optsteps.models.analytic import Gaussian
 from optsteps.processes import EDM, VP, Flow, Process
 from optsteps.sampling import sample
@@ -38,11 +39,14 @@ INFINITE: dict[str, Schedule] = {
     "vp": Schedule([999.0, -1.0], VP.linear()),
     "flow": Schedule([1.0, 0.0], Flow()),
 }
-GRIDS = [*(Grid(ends, "lambda") for ends in FINITE.values()), *(Grid(ends, "time") for ends in INFINITE.values())]
+GRIDS = [
+    *(GapSchedules(ends, "lambda") for ends in FINITE.values()),
+    *(GapSchedules(ends, "time") for ends in INFINITE.values()),
+]
 GRID_NAMES = [*(f"lambda-{name}" for name in FINITE), *(f"time-{name}" for name in INFINITE)]
 
 
-def published(grid: Grid, params1: Tensor, params2: Tensor) -> tuple[Tensor, Tensor]:
+def published(grid: GapSchedules, params1: Tensor, params2: Tensor) -> tuple[Tensor, Tensor]:
     """Times and told times [n+1] of the released code's n+1 and n+1 numbers, the bound being that of its time mode."""
     process, ends = grid.teacher.process, grid.teacher.times[[0, -1]]
     mask = torch.ones_like(params1)
@@ -64,7 +68,7 @@ def published(grid: Grid, params1: Tensor, params2: Tensor) -> tuple[Tensor, Ten
 @pytest.mark.parametrize("grid", GRIDS, ids=GRID_NAMES)
 @settings(deadline=None, max_examples=30)
 @given(numbers=NUMBERS, seed=st.integers(0, 2**20))
-def test_times_are_those_of_the_released_formulas(grid: Grid, numbers: list[float], seed: int) -> None:
+def test_times_are_those_of_the_released_formulas(grid: GapSchedules, numbers: list[float], seed: int) -> None:
     """Of its n+1 numbers one cancels: the first, which is the last time's in mode "time"."""
     params1 = torch.tensor(numbers, dtype=torch.float64)
     params2 = noise(len(numbers), seed=seed) * 0.1
@@ -83,7 +87,7 @@ def test_times_are_those_of_the_released_formulas(grid: Grid, numbers: list[floa
 @settings(deadline=None, max_examples=30)
 @given(numbers=NUMBERS, seed=st.integers(0, 2**20), size=st.floats(0, 100))
 def test_told_times_stay_between_the_middles_of_the_gaps(
-    grid: Grid, numbers: list[float], seed: int, size: float
+    grid: GapSchedules, numbers: list[float], seed: int, size: float
 ) -> None:
     logits = torch.tensor(numbers, dtype=torch.float64)
     places = grid.places(logits)
@@ -110,7 +114,7 @@ def test_training_starts_from_equal_steps() -> None:
 def test_the_gradient_is_that_of_finite_differences(process: str, solver: str) -> None:
     """Of the loss of a walk in all numbers, at ends that need care: a flow's t = 1, noise level 0 of VP and flow."""
     problem = replace(mixture_problem(process, samples=3, teacher_steps=8), solver=build_solver(solver))
-    grid = Grid(problem.teacher, "lambda" if process == "edm" else "time")
+    grid = GapSchedules(problem.teacher, "lambda" if process == "edm" else "time")
     has_told = problem.solver.nfe(problem.teacher) == problem.teacher.steps
     numbers = torch.cat([0.3 * noise(4, seed=5), torch.tensor([0.004, -0.003, 0.002], dtype=torch.float64)])
 
@@ -166,7 +170,7 @@ def naive(problem: SearchProblem, goal: Tensor, n: int, seed: int) -> tuple[Tens
     optimiser = torch.optim.RMSprop([params1], lr=5e-3, momentum=0.9)
     latents, original = problem.noise[:half].clone(), problem.noise[:half]
     radius = 0.001 * goal[0].numel() / n**2
-    grid = Grid(problem.teacher, "lambda")
+    grid = GapSchedules(problem.teacher, "lambda")
 
     def losses(latent: Tensor, index: Tensor) -> Tensor:
         times, _ = published(grid, params1, torch.zeros(n + 1, dtype=torch.float64))

@@ -78,7 +78,7 @@ def apply(pipe: Pipe, schedule: Schedule) -> Pipe:
     is_pipe = hasattr(pipe, "scheduler")
     original: Any = unapplied(pipe.scheduler if is_pipe else pipe)  # type: ignore[attr-defined]
     try:
-        applied, scale = _told(original, schedule)
+        applied, scale = _scheduler_with(original, schedule)
     except ValueError as refused:
         applied, scale = _in_its_place(original, schedule, refused), float(schedule.scale)
     if schedule.process.name == "flow" and abs(scale - 1) > 1e-4:
@@ -116,7 +116,7 @@ def _timesteps_of_the_schedule(pipe: Any, *args: Any, **kwargs: Any) -> Any:
     return method(**arguments)
 
 
-def _told(original: Any, schedule: Schedule) -> tuple[Any, float]:
+def _scheduler_with(original: Any, schedule: Schedule) -> tuple[Any, float]:
     """A scheduler of the class of the original that runs the schedule, and the scale of its first sample.
 
     Raises:

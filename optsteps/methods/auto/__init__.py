@@ -1,4 +1,4 @@
-"""The search that asks every method for candidates, measures them with the real solver, and refines the best."""
+"""The search that asks a pool of methods for candidates, measures them with the real solver, and refines the best."""
 
 from optsteps.methods.auto.search import Auto
 

@@ -1,4 +1,4 @@
-"""Auto: every method names candidates, the solver runs them against each other, and the best are refined."""
+"""Auto: a pool of methods names candidates, the solver runs them against each other, and the best are refined."""
 
 from __future__ import annotations
 
@@ -74,8 +74,9 @@ class Auto(Method):
             steps. None: "free" with `weights`, otherwise "teacher".
         rounds: of a refinement of times, at most.
         budget: network evaluations of the whole search by nearness, about. Where the plan takes more, there are fewer
-            samples, then no method that evaluates more than the teacher, no free start, no weights, no other finalist
-            than the winner, a coarser teacher, two rounds of refinement, none.
+            samples, then no method that evaluates more than the teacher, one solver alone, no free start, no weights,
+            no told times, no other finalist than the winner, a coarser teacher, two rounds of refinement, fewer samples
+            again, no refinement.
         max_batch: most samples in one call of the denoiser.
         shard_size: samples that are walked together.
         criterion: "nearness", "data_distance", or a figure of the problem's judges, see `BlackBox`.
@@ -85,9 +86,10 @@ class Auto(Method):
     the rounds of the race and the refinements; or "sought", of the last stage.
 
     Raises:
-        ValueError: an empty pool or a member that is no method, a budget below 1, or a criterion for which there is no
-            last stage, or beside which there are weights or a budget; in `check`, a stochastic solver, fewer than 4
-            samples, a pool of which nobody can take part, or a budget that is too small.
+        ValueError: an empty pool or a member that is no method, a budget below 1, an unknown start, or a criterion for
+            which there is no last stage, or beside which there are weights, told times or a budget; in `check`, a
+            stochastic solver, a criterion with several solvers, fewer than 4 samples, a pool of which nobody can take
+            part, or a budget that is too small.
     """
 
     def __init__(
@@ -193,7 +195,7 @@ class Auto(Method):
         track = Track(runs, [Track(part) for part in held[1:]])
         for n in steps:
             heats[n] = race(distinct(proposals[n]), track)
-            ledger.decide(_told(n, heats[n]), "the race")
+            ledger.decide(_sentence(n, heats[n]), "the race")
         for n in steps:
             label = heats[n][-1].ran[0].solver
             selection = [part[label] for part in held]
@@ -280,7 +282,7 @@ class Auto(Method):
                 proposals[n] += [replace(one, solver=label) for one in found[count]]
         if not all(proposals.values()):
             raise ValueError("no method of the pool found a schedule: " + "; ".join(ledger.sentences))
-        ledger.decide(f"{len(plan.pool)} methods name their candidates", "the pool")
+        ledger.decide(f"{len(plan.pool)} of the pool name their candidates", "the pool")
         return proposals
 
     def _lanes(self, plan: Plan, samples: Tensor, workers: Workers) -> dict[str, Nearness]:
@@ -352,7 +354,7 @@ class _Ledger:
             self.stages[stage] = self.stages.get(stage, 0) + spent - sum(self.stages.values())
 
 
-def _told(steps: int, heats: Sequence[Heat]) -> str:
+def _sentence(steps: int, heats: Sequence[Heat]) -> str:
     last = heats[-1]
     names = " and ".join(last.ran[0].names)
     return f"{steps} steps: {names} wins the race of {len(heats[0].ran)} candidates"

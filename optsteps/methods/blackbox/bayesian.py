@@ -88,7 +88,7 @@ class Bayesian(BlackBox):
             told = np.concatenate([told, chosen[-1][None]])
             values = np.append(values, process.predict(chosen[-1][None]))
             noise = np.append(noise, np.median(noise))
-            process = _told(process, told, values, noise)
+            process = _refitted(process, told, values, noise)
         return at_share(torch.from_numpy(np.stack(chosen)), space)
 
     def ranked(self, space: Space, trials: Trials) -> list[int]:
@@ -125,7 +125,7 @@ def _fitted(shares: np.ndarray, values: np.ndarray, noise: np.ndarray, seed: int
         return process.fit(shares, values)
 
 
-def _told(process: Any, shares: np.ndarray, values: np.ndarray, noise: np.ndarray) -> Any:
+def _refitted(process: Any, shares: np.ndarray, values: np.ndarray, noise: np.ndarray) -> Any:
     """The process of the same lengths with more values."""
     from sklearn.gaussian_process import GaussianProcessRegressor
 

@@ -240,7 +240,7 @@ class BlackBox(Method, ABC):
             taken,
             list[str](),
         )
-        return replace(found, sentences=self._told(steps, found, len(pool)))
+        return replace(found, sentences=self._sentence(steps, found, len(pool)))
 
     def _nearest(
         self, numbers: Sequence[int], answers: Sequence[Answer], pool: Sequence[Candidate], further: Sequence[Target]
@@ -286,7 +286,7 @@ class BlackBox(Method, ABC):
             "samples": len(problem.noise),
         }
 
-    def _told(self, steps: int, found: Sought, pool: int) -> list[str]:
+    def _sentence(self, steps: int, found: Sought, pool: int) -> list[str]:
         names = " and ".join(found.incumbent.names)
         what = f"the best of {pool} candidates by {self.criterion}"
         if found.as_good > 1:

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from optsteps.denoisers import CountedDenoiser, call_nfe
+from optsteps.denoisers import CountedDenoiser
 from optsteps.methods.base import SearchProblem, counted_shards
 from optsteps.methods.nearness import decibels
 from optsteps.metrics.base import Judge, Measurement, sample_wise
@@ -120,10 +120,6 @@ class Target:
     @cached_property
     def judge(self) -> Judge:
         return judge_of(self.problem, self.criterion)
-
-    def nfe(self, schedule: Schedule) -> int:
-        """Network evaluations of a measurement, guidance counted as 2."""
-        return self.problem.solver.nfe(schedule) * len(self.problem.noise) * call_nfe(self.problem.denoiser)
 
     def measured(self, schedules: Sequence[Schedule]) -> list[Measurement]:
         """The criterion of every schedule."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from optsteps.denoisers import CountedDenoiser, call_nfe
 from optsteps.methods.base import Evaluations, SearchProblem, SearchResult, steps_between
+from optsteps.methods.nearness import decibels
 from optsteps.methods.oss.amplitude import calibrate_amplitude
 from optsteps.metrics.statistics import Interval, spread
 from optsteps.metrics.teacher import mse
@@ -142,7 +143,7 @@ class RefinedSearch:
 
         def level(found: SearchResult) -> Tensor:
             ends = [trajectories.ends(found.schedules[n], self.problem.solver, noise, cond) for n in self.steps]
-            return -10 * torch.stack([mse(end, teacher) for end in ends]).double().log10().mean(0).cpu()
+            return decibels(torch.stack([mse(end, teacher) for end in ends]).double()).mean(0).cpu()
 
         return spread(level(after) - level(before))
 

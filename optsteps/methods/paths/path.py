@@ -68,10 +68,10 @@ class StepErrors:
 @storable
 @dataclass(frozen=True)
 class Misses:
-    """What a shard's samples miss the teacher's by in one heat.
+    """What a shard's samples miss the teacher's by in one round of the race.
 
     Attributes:
-        logs: by step count the logarithms [C, b] of the mean squares for every schedule of the heat.
+        logs: by step count the logarithms [C, b] of the mean squares for every schedule of the round.
         ends: as of `StepErrors`.
     """
 
@@ -80,8 +80,8 @@ class Misses:
 
 
 @dataclass(frozen=True)
-class Heat:
-    """What runs in a heat of the race.
+class Round:
+    """What runs in a round of the race.
 
     Attributes:
         schedules: C by step count.
@@ -195,9 +195,9 @@ class Path(TeacherTableMethod):
     ) -> Mapping[int, Sequence[Schedule]]:
         """The paths of every weight, norm and kind of edges."""
         with counting(problem.denoiser) as denoiser:
-            heat = next(self.decisions(replace(problem, denoiser=denoiser), checked_steps(steps), workers))
-        assert isinstance(heat, Heat)
-        return heat.schedules
+            first = next(self.decisions(replace(problem, denoiser=denoiser), checked_steps(steps), workers))
+        assert isinstance(first, Round)
+        return first.schedules
 
     def nodes(self, problem: SearchProblem, solver: Solver) -> Tensor:
         """Indices [n] of the teacher's times that may be chosen where the edges are this solver's steps."""
@@ -214,9 +214,9 @@ class Path(TeacherTableMethod):
         steps: Sequence[int],
         index: Tensor,
         previous: StepErrors | Misses | None = None,
-        decision: Heat | None = None,
+        decision: Round | None = None,
     ) -> StepErrors | Misses:
-        """The errors of the samples' steps, then what they miss the teacher's by in each heat."""
+        """The errors of the samples' steps, then what they miss the teacher's by in each round of the race."""
         if previous is None or decision is None:
             return self._errors(problem, index)
         running = (decision.first <= index) & (index < decision.end)
@@ -236,20 +236,20 @@ class Path(TeacherTableMethod):
         return Misses({n: torch.stack([log(schedule) for schedule in decision.schedules[n]]) for n in steps}, ends)
 
     def combine(
-        self, problem: SearchProblem, steps: Sequence[int], partials: Sequence[Any], decision: Heat | None = None
-    ) -> Heat | SearchResult:
+        self, problem: SearchProblem, steps: Sequence[int], partials: Sequence[Any], decision: Round | None = None
+    ) -> Round | SearchResult:
         """All candidates, then the finalists, then the best of them for every step count; of equal ones the first."""
         samples = len(problem.noise)
         if decision is None:
             candidates = self._candidates(problem, steps, partials)
-            return Heat(candidates, 0, _first(samples), {n: torch.empty(len(candidates[n]), 0) for n in steps})
+            return Round(candidates, 0, _first(samples), {n: torch.empty(len(candidates[n]), 0) for n in steps})
         logs = {n: torch.cat([decision.logs[n], *(part.logs[n] for part in partials)], 1) for n in steps}
         # a walk that diverged is the worst
         figures = {n: -10 * logs[n].nan_to_num(torch.inf, torch.inf, -torch.inf).mean(1) for n in steps}
         best = {n: figures[n].argsort(descending=True, stable=True)[: self.finalists].tolist() for n in steps}
         schedules = {n: [decision.schedules[n][number] for number in best[n]] for n in steps}
         if decision.end < samples:
-            return Heat(schedules, decision.end, samples, {n: logs[n][best[n]] for n in steps})
+            return Round(schedules, decision.end, samples, {n: logs[n][best[n]] for n in steps})
         return SearchResult(
             {n: schedules[n][0] for n in steps}, evidence={"finalists": {n: figures[n][best[n]] for n in steps}}
         )

@@ -37,7 +37,7 @@ class Refined:
     Attributes:
         schedule: the best on the selection samples if it is better there than the incumbent by its paired interval,
             otherwise the incumbent.
-        moved: "times" or "times and weights".
+        moved: what the numbers are, as "times", "times and weights", "times and the first scale".
         gain: in dB on the selection samples, of the best over the incumbent.
         samples: the number of selection samples that were needed.
         best: the number of the iterate that is best on the first selection samples, 0 for the incumbent.
