@@ -8,7 +8,8 @@ from optsteps.methods.blackbox import CMAES, Bayesian, Evolution
 from optsteps.methods.bounds import DM, HSO, Gaussian
 from optsteps.methods.changed_problem import ChangedProblem
 from optsteps.methods.file import FileSchedules
-from optsteps.methods.handmade import GivenSchedules, HandMade
+from optsteps.methods.given import GivenSchedules
+from optsteps.methods.handmade import HandMade
 from optsteps.methods.ld3 import LD3
 from optsteps.methods.monitors import CRS, TORS, Curvature, Entropic, SolverMonitor
 from optsteps.methods.oss import OSS, calibrate_amplitude

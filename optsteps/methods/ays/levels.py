@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from optsteps.methods.base import SearchProblem
-from optsteps.methods.handmade import CHOSEN
+from optsteps.methods.between_ends import CHOSEN
 from optsteps.schedules import Schedule, build_schedule
 
 HIGHEST = 1000.0  # noise level of the grid, where the teacher starts at an infinite one

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from optsteps.methods.base import SearchProblem
+from optsteps.methods.between_ends import BetweenEnds, Levels
 from optsteps.methods.bounds.error_bound import error_bound, prediction_error
 from optsteps.methods.bounds.minimise import least
 from optsteps.methods.bounds.starts import checked_starts
-from optsteps.methods.handmade import BetweenEnds, HandMade, Levels
+from optsteps.methods.handmade import HandMade
 from optsteps.processes import Process
 from optsteps.schedules import FAMILIES, Final, Schedule, build_schedule
 from optsteps.schedules.families import finite_levels

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from optsteps.methods.base import SearchProblem
+from optsteps.methods.between_ends import BetweenEnds, Levels, with_range
 from optsteps.methods.bounds.error_bound import prediction_error
-from optsteps.methods.handmade import BetweenEnds, HandMade, Levels, with_range
+from optsteps.methods.handmade import HandMade
 from optsteps.methods.paths.shortest_path import shortest_path
 from optsteps.processes import Process
 from optsteps.schedules import Final, Schedule, build_schedule
