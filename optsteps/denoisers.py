@@ -47,7 +47,7 @@ def _network_time(t: Tensor, x: Tensor) -> Tensor:
     return t.to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
-def _output(network: Callable[..., Tensor], x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+def network_output(network: Callable[..., Tensor], x: Tensor, t: Tensor, cond: Cond) -> Tensor:
     """What a network returns; one of two arguments (x, t) is not handed a cond that is None."""
     return network(x, t) if cond is None and takes_two(network) else network(x, t, cond)
 
@@ -102,7 +102,7 @@ class NetworkDenoiser:
                 "is 0: start below it"
             )
         c_skip, c_out = PREDICTIONS[self.prediction](alpha, sigma)
-        output = _output(self.network, x, _network_time(self.time_scale * t, x), cond)
+        output = network_output(self.network, x, _network_time(self.time_scale * t, x), cond)
         check_output(output, x, t, "network")
         return expand(c_skip, x) * x + expand(c_out, x) * output
 
@@ -132,7 +132,7 @@ class EDMDenoiser:
         c_noise = level.log() / 4
         y = x / expand(self.process.alpha(t), x)
         # 1 / sqrt(total) overflows nothing, but alpha = 0 does: EDM networks are defined at finite noise levels
-        output = _output(self.network, y * expand(total.rsqrt(), x), _network_time(c_noise, x), cond)
+        output = network_output(self.network, y * expand(total.rsqrt(), x), _network_time(c_noise, x), cond)
         check_output(output, x, t, "network")
         return expand(c_skip, x) * y + expand(c_out, x) * output
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
 from optsteps.comparison import VerdictRow
-from optsteps.conditions import Cond
+from optsteps.conditions import Cond, take
 from optsteps.denoisers import Denoiser, call_nfe, counting
+from optsteps.fingerprint import probe_inputs
 from optsteps.methods import Auto, SearchProblem, SearchResult
 from optsteps.methods.auto.plan import obeys
 from optsteps.methods.auto.race import Track
@@ -22,6 +25,8 @@ from optsteps.methods.candidates import Candidate
 from optsteps.methods.nearness import Nearness, decibels
 from optsteps.metrics.statistics import paired_difference, verdict
 from optsteps.processes import Flow, Process
+from optsteps.running.interpretation import check_interpretation
+from optsteps.running.probe import probe
 from optsteps.schedules import Schedule, build_schedule
 from optsteps.solvers import Multistep, Solver, build_solver
 from optsteps.storage.workers import ALONE
@@ -71,6 +76,7 @@ def find(
     told_times: bool = False,
     budget: int | None = None,
     max_batch: int = 64,
+    check_model: bool = True,
 ) -> Found:
     """The schedule that spends `nfe` network evaluations per sample best.
 
@@ -95,13 +101,27 @@ def find(
             sampler tells. They help most with few steps.
         budget: network evaluations of the search, about; None for no limit.
         max_batch: most samples in one call of the denoiser.
+        check_model: whether the model is checked before anything is searched: that it answers the same twice and for
+            every sample by itself (`probe`), and that it removes noise (`check_interpretation`).
+
+    Warns:
+        UserWarning: the model removes noise worse than a linear denoiser.
 
     Raises:
-        ValueError: too few samples; noise that is not unit noise; an `nfe` that pays for no step, or for as many as the
-            teacher's; a stochastic solver, or two of one name; weights or told times for a solver that obeys none;
-            noise levels beside a teacher's schedule, or beyond the process; a budget that is too small; noise and cond
-            of different batch sizes; a denoiser that fails (`ModelError`).
+        ValueError: an argument of another kind; too few samples; noise that is not unit noise; an `nfe` that pays for
+            no step, or for as many as the teacher's; a stochastic solver, or two of one name; weights or told times for
+            a solver that obeys none; noise levels beside a teacher's schedule, or beyond the process; a budget that is
+            too small; noise and cond of different batch sizes; a denoiser that fails, or that is none as it is stated
+            (`ModelError`).
     """
+    if not isinstance(process, Process):
+        raise ValueError(f"process must be an object of optsteps.processes, such as EDM(), got {process!r}")
+    if not isinstance(teacher, Schedule):
+        _check_count("teacher", teacher, " (steps), or a Schedule")
+    _check_count("nfe", nfe, " (evaluations per sample)", least=0)  # 0 and its like pay for no step, which is said
+    _check_count("max_batch", max_batch)
+    if budget is not None:
+        _check_count("budget", budget, " (evaluations), or None; optsteps.tune takes times such as '10min'")
     unseen = _unseen(noise)
     named = [solver] if isinstance(solver, (str, Solver)) else solver
     built = [build_solver(one) if isinstance(one, str) else one for one in named]
@@ -123,19 +143,21 @@ def find(
                 f"{' and '.join(solvers)} takes two evaluations a step, the second at a time of its own, so there are "
                 "no told times to search: leave told_times=False"
             )
+        checks = _checked(denoiser, problem, max_batch) if check_model else 0
         searched, judged = map(problem.part, torch.arange(len(noise)).split([len(noise) - unseen, unseen]))
         auto = _auto(solvers, weights, told_times, budget, max_batch)
         search = auto.search(searched, [steps])
         ours = _Sampled(search.schedules[steps], search.solvers.get(steps, solver))
         hand_made = _hand_made(auto, searched, steps, nfe)
         verdicts = _verdicts(judged, ours, hand_made, max_batch)
-        comparison = counted.evaluations - search.evaluations
+        comparison = counted.evaluations - search.evaluations + checks
     best = min(verdicts, key=lambda row: row.difference.value)
     better = best.verdict == "better" and best.nfe <= nfe
     sentence = _sentence(best, better, ours.named("auto's schedule", len(solvers) > 1), len(verdicts), teacher.steps)
     answer = (
         f"{sentence} at {best.nfe:g} evaluations per sample, on {unseen} unseen samples; the search took "
-        f"{search.evaluations:,} evaluations, and the comparison {comparison:,}."
+        f"{search.evaluations:,} evaluations, and the comparison {comparison:,}"
+        f"{' with the checks of the model' * check_model}."
     )
     chosen = ours if better else hand_made[best.rival]
     return Found(answer, chosen.schedule, chosen.solver, verdicts, search)
@@ -153,8 +175,16 @@ class _Sampled:
         return f"{name} with {self.solver.name}" if several else name
 
 
+def _check_count(name: str, value: object, more: str = "", least: int = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least 1{more}, got {value!r}")
+
+
 def _unseen(noise: Tensor) -> int:
     """How many of the samples no search sees; ValueError where there are too few, or they are no unit noise."""
+    if not isinstance(noise, Tensor) or noise.ndim < 2 or not noise.is_floating_point():
+        shape = f"shape {tuple(noise.shape)} of {noise.dtype}" if isinstance(noise, Tensor) else type(noise).__name__
+        raise ValueError(f"noise must be a floating tensor [B, ...] of at least two dimensions, got {shape}")
     unseen, fewest = max(_UNSEEN, len(noise) // 4), _UNSEEN + _SEARCHED
     if len(noise) < fewest:
         raise ValueError(
@@ -168,6 +198,20 @@ def _unseen(noise: Tensor) -> int:
             f"mean {mean:.3g} and standard deviation {std:.3g}"
         )
     return unseen
+
+
+def _checked(denoiser: Denoiser, problem: SearchProblem, max_batch: int) -> int:
+    """The evaluations of the checks that the model passes."""
+    cond, count = problem.cond, len(problem.noise)
+    times = problem.teacher.times[problem.teacher.times > problem.process.t_clean]
+    ends = times[0].item(), times[-1].item()
+    shape = tuple(problem.noise.shape[1:])
+    x, t, conds = probe_inputs(problem.process, shape, ends, lambda numbers: take(cond, torch.tensor(numbers) % count))
+    answers = probe(denoiser, x.to(problem.noise), t, conds, min(len(x), max_batch))
+    interpretation = check_interpretation(replace(problem, denoiser=denoiser), max_batch)
+    if interpretation.remark is not None:
+        warnings.warn(interpretation.remark, UserWarning, stacklevel=3)
+    return answers.evaluations + interpretation.evaluations
 
 
 def _teacher(process: Process, teacher: int | Schedule, noise_max: float | None, noise_min: float | None) -> Schedule:

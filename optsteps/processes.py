@@ -87,8 +87,14 @@ class Process(ABC):
         """The times of the largest and the smallest noise level of a model, as far as the process reaches.
 
         Raises:
-            ValueError: a level is negative, NaN or beyond the process's range.
+            ValueError: a level is negative, NaN or beyond the process's range, or the largest is no larger than the
+                smallest.
         """
+        if noise_max <= noise_min:
+            raise ValueError(
+                f"the noise levels of a model are the largest and then the smallest, got {noise_max:g} and "
+                f"{noise_min:g}: give them in that order"
+            )
         if self.t_clean < 0:  # VP has a least and a greatest positive noise level
             least, greatest = self.noise_level([0.0, self.t_limit]).tolist()
             noise_max, noise_min = min(noise_max, greatest), max(noise_min, least)
@@ -103,6 +109,10 @@ class Process(ABC):
         """Whether each t is a time of the process, `t_clean` included; booleans of the shape of t."""
         t = as_times(t)
         return torch.isfinite(t) & (t >= self.t_clean) & (t <= self.t_limit)
+
+
+# so many betas, if they fall all along, are no betas
+_MANY = 10
 
 
 def _check_levels(noise_level: Tensor, low: float, high: float) -> None:
@@ -224,7 +234,12 @@ class VP(Process):
         """From the [T] noise variances beta_t of a DDPM, each strictly between 0 and 1.
 
         The last may be 1, for zero terminal SNR.
+
+        Raises:
+            ValueError: no numbers, one out of range, or ten and more that fall all along, as alphas_cumprod do.
         """
+        if isinstance(betas, str):
+            raise ValueError(f"betas are numbers, got {betas!r}: VP.linear() and VP.scaled_linear() make usual ones")
         betas = as_times(betas).detach().cpu()
         bad = ~((betas > 0) & (betas < 1))
         if betas.numel() > 1 and betas.flatten()[-1] == 1:
@@ -233,6 +248,12 @@ class VP(Process):
             step = int(bad.flatten().nonzero()[0])
             raise ValueError(
                 f"beta {betas.flatten()[step].item():g} at timestep {step} is not strictly between 0 and 1"
+            )
+        if len(betas) >= _MANY and bool((betas.diff() < 0).all()):
+            raise ValueError(
+                f"the betas fall from {betas[0].item():g} to {betas[-1].item():g}, and those of a DDPM grow: give them "
+                "from the cleanest timestep on; of alphas_cumprod take "
+                "VP.from_log_alpha_bar(alphas_cumprod.double().log())"
             )
         # log alpha_bar as a sum of log1p keeps full precision at the clean end, where alpha_bar is nearly 1
         return cls.from_log_alpha_bar(torch.log1p(-betas).cumsum(0))

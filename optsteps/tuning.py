@@ -92,6 +92,7 @@ def tune(
         told_times=told_times,
         budget=evaluations,
         max_batch=max_batch,
+        check_model=False,  # what the pipeline predicts is its own affair
     )
     whole = walks.way == "added noise"
     scheduler = OptstepsScheduler.from_pipeline(walks.own, found.schedule, found.solver, whole=whole)

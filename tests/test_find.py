@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 import optsteps
 from optsteps import Schedule, build_schedule, sample
-from optsteps.denoisers import GuidedDenoiser, NetworkDenoiser
+from optsteps.denoisers import PREDICTIONS, GuidedDenoiser, ModelError, NetworkDenoiser, expand
 from optsteps.finding import Found
 from optsteps.methods import Auto, HandMade
 from optsteps.metrics.statistics import paired_difference
@@ -259,3 +260,74 @@ def test_noise_that_is_no_unit_noise_is_refused(noise: Tensor) -> None:
 def test_two_solvers_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="several solvers called 'unipc': give each name once"):
         find(solver=["euler", build_solver("unipc"), build_solver("unipc", order=3)])
+
+
+def network(process: Any, prediction: str) -> Any:
+    denoise = MIXTURE.denoiser(process)
+
+    def called(x: Tensor, t: Tensor) -> Tensor:
+        c_skip, c_out = PREDICTIONS[prediction](process.alpha(t), process.sigma(t))
+        return (denoise(x, t) - expand(c_skip, x) * x) / expand(c_out, x)
+
+    return called
+
+
+VELOCITY, EPS = network(Flow(), "velocity"), network(VP.linear(), "eps")
+MISTAKES = {
+    "v for eps": (NetworkDenoiser(network(VP.linear(), "v"), VP.linear(), "eps"), "prediction=v "),
+    "eps for v": (NetworkDenoiser(network(VP.linear(), "eps"), VP.linear(), "v"), "prediction=eps "),
+    "1000 t": (NetworkDenoiser(lambda x, t: VELOCITY(x, t / 1000), Flow(), "velocity"), "time_scale=1000"),
+    "backwards": (NetworkDenoiser(lambda x, t: -VELOCITY(x, 1 - t / 1000), Flow(), "velocity"), "data at 1"),
+    "bare": (lambda x, t, cond: EPS(x, t), "taken for eps instead of x0"),
+    "in place": (lambda x, t, cond: x.mul_(0.5), "changes its input x in place"),
+    "random": (lambda x, t, cond: x / 2 * (1 + 0.1 * torch.randn_like(x)), "does not answer the same twice"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_model_that_is_stated_wrongly_is_refused_before_anything_is_searched(mistake: str) -> None:
+    denoiser, message = MISTAKES[mistake]
+    process = denoiser.process if isinstance(denoiser, NetworkDenoiser) else VP.linear()
+    with pytest.raises(ModelError, match=message):
+        optsteps.find(denoiser, process, normal(64, 2), 4, "euler", teacher=20)
+
+
+def test_the_checks_can_be_left_out_and_a_doubtful_model_is_warned_of() -> None:
+    def untrained(x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        return torch.sin(3 * x)
+
+    for check, warned in ((True, 1), (False, 0)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = optsteps.find(untrained, EDM(), normal(16, 2), 4, "euler", teacher=8, check_model=check)
+        assert sum("is the model trained" in str(one.message) for one in caught) == warned
+        assert found.answer.endswith(" with the checks of the model." if check else f"{found.answer.split()[-1]}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"nfe": 4.5}, "nfe must be a whole number of at least 1 .evaluations per sample., got 4.5"),
+        ({"nfe": [4, 8]}, r"nfe must be a whole number .* got \[4, 8\]"),
+        ({"nfe": True}, "nfe must be a whole number"),
+        ({"budget": "10min"}, "budget must be a whole number .*optsteps.tune takes times.*, got '10min'"),
+        ({"max_batch": 0}, "max_batch must be a whole number of at least 1, got 0"),
+        ({"teacher": [80, 1, 0.002]}, "teacher must be a whole number of at least 1 .steps., or a Schedule, got"),
+        ({"process": "edm"}, r"process must be an object of optsteps\.processes, such as EDM\(\), got 'edm'"),
+        ({"process": EDM}, r"process must be an object of optsteps\.processes, such as EDM\(\), got <class"),
+        ({"noise": normal(32, 2).numpy()}, "noise must be a floating tensor .* got ndarray"),
+        ({"noise": normal(32)}, r"at least two dimensions, got shape \(32,\) of torch.float32"),
+        ({"noise": torch.ones(32, 2, dtype=torch.long)}, "got shape .* of torch.int64"),
+        ({"noise_max": 0.002, "noise_min": 80.0}, "largest and then the smallest, got 0.002 and 80"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(changes: dict[str, Any], message: str) -> None:
+    arguments = {"denoiser": MIXTURE.denoiser(EDM()), "process": EDM(), "noise": normal(32, 2), "nfe": 4} | changes
+    with pytest.raises(ValueError, match=message):
+        optsteps.find(**arguments)
+
+
+def test_a_budget_that_leaves_too_few_samples_for_some_leaves_these_out() -> None:
+    """8 of the pool's samples are asked for by OSS on few; with this budget there are 6."""
+    found = find(samples=32, nfe=4, teacher=20, budget=3000)
+    assert any("wants 8 samples and the problem has 6" in one for one in found.search.evidence["decisions"])

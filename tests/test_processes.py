@@ -284,3 +284,23 @@ def test_zero_terminal_snr_is_stored_as_plain_json() -> None:
     process, _ = rescaled(SCALED_LINEAR_BETAS)
     text = json.dumps(process.to_dict(), allow_nan=False)
     assert process_from_dict(json.loads(text)) == process
+
+
+def test_what_is_no_list_of_betas_is_told() -> None:
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    alphas_cumprod = torch.cumprod(1 - betas, 0)
+    with pytest.raises(ValueError, match=r"fall from 0\.9999 to 4\.03.*of alphas_cumprod take VP.from_log_alpha_bar"):
+        VP.from_betas(alphas_cumprod)
+    levels = VP.from_log_alpha_bar(alphas_cumprod.log()).noise_level([0.0, 999.0])
+    torch.testing.assert_close(levels, VP.from_betas(betas).noise_level([0.0, 999.0]))
+    with pytest.raises(ValueError, match=r"fall from 0\.02 to 0\.0001"):
+        VP.from_betas(betas.flip(0))
+    with pytest.raises(ValueError, match=r"betas are numbers, got 'linear': VP.linear\(\)"):
+        VP.from_betas("linear")  # type: ignore[arg-type]
+    VP.from_betas([0.02, 0.01])  # few may fall
+
+
+@pytest.mark.parametrize("process", [EDM(), VP.linear(), Flow()], ids=lambda process: process.name)
+def test_noise_levels_in_the_wrong_order_are_named_as_they_were_given(process: Process) -> None:
+    with pytest.raises(ValueError, match=r"largest and then the smallest, got 0\.02 and 80: give them in that order"):
+        process.time_range(0.02, 80.0)

@@ -45,7 +45,7 @@ class ChangedProblem(Method):
         return self.method.starts_freely
 
     def chooses_orders(self, problem: SearchProblem) -> bool:
-        return self.method.chooses_orders(self._changed(problem))
+        return self.method.chooses_orders(self._solved(problem))
 
     def judge(self, problem: SearchProblem) -> Judge | None:
         return self.method.judge(self._changed(problem))
@@ -67,14 +67,17 @@ class ChangedProblem(Method):
         return None if method is None else ChangedProblem(method, self.solver)
 
     def path_schedule(self, problem: SearchProblem, path: Tensor, orders: Tensor | None = None) -> Schedule:
-        return self.method.path_schedule(self._changed(problem), path, orders)
+        return self.method.path_schedule(self._solved(problem), path, orders)
 
     def _changed(self, problem: SearchProblem) -> SearchProblem:
         available = len(problem.noise)
         count = available if self.samples is None else self.samples
         if count > available:
             raise ValueError(f"the search wants {count} samples and the problem has {available}")
-        return replace(problem.part(torch.arange(count)), solver=self.solver or problem.solver)
+        return self._solved(problem.part(torch.arange(count)))
+
+    def _solved(self, problem: SearchProblem) -> SearchProblem:
+        return replace(problem, solver=self.solver or problem.solver)
 
 
 __getattr__ = old_names(__name__, Restated="ChangedProblem")

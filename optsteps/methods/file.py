@@ -9,7 +9,7 @@ from pathlib import Path
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult, checked_steps
 from optsteps.methods.handmade import HandMade
 from optsteps.schedules import PUBLISHED, Schedule, resampled
-from optsteps.schedules.reading import read_schedule
+from optsteps.schedules.reading import NOISY_END, read_schedule
 from optsteps.schedules.schedule import FORMAT
 from optsteps.storage.documents import read_text
 from optsteps.storage.workers import Workers
@@ -28,6 +28,9 @@ class FileSchedules(Method):
             `optsteps.schedules.PUBLISHED`, which ends as the family `published` does.
         resample: whether step counts other than the file's are resampled by `optsteps.schedules.resampled`. Otherwise
             they are refused.
+
+    `SearchResult.evidence`: "decisions", sentences on schedules that are resampled, and on those whose samples stay
+    noisy.
 
     Raises:
         ValueError: a damaged schedule file; in `check` and `search`, a file that cannot be read as a schedule, another
@@ -77,7 +80,13 @@ class FileSchedules(Method):
         return Evaluations(0)
 
     def find(self, problem: SearchProblem, steps: Sequence[int], workers: Workers) -> SearchResult:
-        return SearchResult({n: self._of(problem, n) for n in steps})
+        schedules, own = {n: self._of(problem, n) for n in steps}, self._listed(problem).steps
+        sentences = [f"{n} steps: resampled from the {own} of {self.name}" for n in steps if n != own]
+        for n, schedule in schedules.items():
+            level = float(schedule.noise_levels[-1])
+            if level > max(NOISY_END, float(problem.teacher.noise_levels[-1]) * _TOLERANCE):
+                sentences.append(f"{n} steps: it ends at noise level {level:.3g}, so its samples stay noisy")
+        return SearchResult(schedules, evidence={"decisions": sentences} if sentences else {})
 
     def _listed(self, problem: SearchProblem) -> Schedule:
         """The schedule with as many steps as the file has."""

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -26,9 +27,11 @@ from optsteps.denoisers import (
     NetworkDenoiser,
     call_nfe,
     expand,
+    network_output,
 )
 from optsteps.methods.base import SearchProblem
 from optsteps.noise import unit_noise
+from optsteps.processes import Flow
 from optsteps.running.probe import rms
 from optsteps.schedules import Schedule, build_schedule
 from optsteps.solvers import build_solver
@@ -104,8 +107,8 @@ def check_interpretation(problem: SearchProblem, max_batch: int = 512) -> Interp
     """Noise a few samples, the problem's data or else the denoiser's own, and measure how well it removes the noise.
 
     Guidance is left out, because a guided output is no denoiser. Where the errors are large, the network is tried
-    under every other prediction type, and at 1000 and 1/1000 times its times. Each of these readings costs as many
-    evaluations again.
+    under every other prediction type, at 1000 and 1/1000 times its times, and that of a flow on a clock that runs the
+    other way. Each of these readings costs as many evaluations again.
 
     Raises:
         ModelError: the network is no denoiser as it is stated, and is one under another prediction type or clock; also
@@ -175,17 +178,37 @@ def _stated(denoiser: Denoiser, problem: SearchProblem) -> NetworkDenoiser:
 
 
 def _readings(stated: NetworkDenoiser, changes: int, t_max: float) -> Iterator[NetworkDenoiser]:
-    """The same network under another prediction type or another clock, or under both.
+    """The same network under another prediction type, another clock or, of a flow, the other direction of time, or
+    under some of these.
 
     No clock runs to more than 1000 timesteps: what lies beyond a table of embeddings ends a GPU's process.
     """
     scales = [stated.time_scale, stated.time_scale / 1000]
     if stated.time_scale * 1000 * t_max <= 1000:
         scales.append(stated.time_scale * 1000)
-    for prediction in PREDICTIONS:
-        for scale in scales:
-            if (prediction != stated.prediction) + (scale != stated.time_scale) == changes:
-                yield replace(stated, prediction=prediction, time_scale=scale)
+    for prediction, scale in product(PREDICTIONS, scales):
+        change = (prediction != stated.prediction) + (scale != stated.time_scale)
+        if change == changes:
+            yield replace(stated, prediction=prediction, time_scale=scale)
+        if change + 1 == changes and prediction == "velocity" and isinstance(stated.process, Flow):
+            yield replace(stated, network=_Backwards(stated.network, scale), prediction=prediction, time_scale=scale)
+
+
+@dataclass(frozen=True)
+class _Backwards:
+    """A flow's network whose time runs from the noise at 0 to the data at 1, and whose velocity is data minus noise,
+    called as one of ours.
+
+    Args:
+        network: called with time_scale (1 - t).
+        time_scale: of its clock.
+    """
+
+    network: Callable[..., Tensor]
+    time_scale: float
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        return -network_output(self.network, x, self.time_scale - t, cond)
 
 
 def _difference(stated: NetworkDenoiser, reading: NetworkDenoiser) -> str:
@@ -197,7 +220,15 @@ def _difference(stated: NetworkDenoiser, reading: NetworkDenoiser) -> str:
     if reading.time_scale != stated.time_scale:
         taken.append(f"where the network is called with {reading.time_scale:g} t instead of {stated.time_scale:g} t")
         advice.append(f"time_scale={reading.time_scale:g}")
-    return f"{' and '.join(taken)}: state the network with {' and '.join(advice)} (NetworkDenoiser, model=diffusers)"
+    if not isinstance(reading.network, _Backwards):
+        stating = " and ".join(advice)
+        return f"{' and '.join(taken)}: state the network with {stating} (NetworkDenoiser, model=diffusers)"
+    taken.append("on a clock that runs from noise at 0 to data at 1")
+    stating = f", with {' and '.join(advice)}" if advice else ""
+    return (
+        f"{' and '.join(taken)}: a flow has its data at t = 0 here and its velocity is noise minus data, so give "
+        f"lambda x, t, cond: -network(x, {reading.time_scale:g} - t, cond) as the network{stating}"
+    )
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ _LIST = re.compile(
 # the keys of a JSON object's list, by the column of a table that holds the same
 _KEYS = {"sigmas": "sigma", "noise_levels": "noise_level", "timesteps": "timestep"}
 # a noise level that a sampler would leave visible in its samples
-_NOISY_END = 0.1
+NOISY_END = 0.1
 
 
 def read_schedule(
@@ -327,7 +327,7 @@ def _ended(schedule: Schedule, end: End) -> Schedule:
 
 def _settled(schedule: Schedule) -> Schedule:
     level = float(schedule.noise_levels[-1])
-    if level > _NOISY_END:
+    if level > NOISY_END:
         warnings.warn(
             f"the schedule ends at noise level {level:.3g}, so its samples stay noisy: if the tool it was made for "
             "adds a last step to noise level 0, read it with end=append-zero (or end=replace-by-zero)",

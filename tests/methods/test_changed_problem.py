@@ -42,6 +42,7 @@ def test_it_is_asked_as_the_method_is() -> None:
     few = ChangedProblem(OSS(start="free"), samples=4)
     assert few.starts_freely
     assert few.chooses_orders(problem)
+    assert few.chooses_orders(problem.part(torch.arange(2))), "the same of a problem that is too small"
     by_euler = ChangedProblem(OSS(), build_solver("euler"))
     assert not by_euler.starts_freely
     assert not by_euler.chooses_orders(problem)

@@ -35,6 +35,7 @@ def test_its_own_number_of_steps_is_the_file_s(tmp_path: Path) -> None:
     assert result.schedules[STEPS].facts == given.facts
     assert result.schedules[7].facts == resampled(given, 7).facts
     assert result.schedules[7].metadata == {"range": "its file's", "resampled_from_steps": STEPS}
+    assert result.evidence == {"decisions": [f"7 steps: resampled from the {STEPS} of hers.json"]}
     assert result.nfe == 0
     assert watched.batches == []
     assert FileSchedules(path).evaluations(problem, [4]).count == 0
@@ -124,3 +125,12 @@ def test_damaged_and_missing_files(tmp_path: Path) -> None:
     path.write_text("80, five, 1")
     with pytest.raises(ValueError, match=r"hers\.json: line 1: 'five' is not a number"):
         FileSchedules(str(path)).check(mixture_problem("edm", samples=1, teacher_steps=5), [2])
+
+
+def test_samples_that_stay_noisy_are_named(tmp_path: Path) -> None:
+    problem = mixture_problem("edm", samples=2, teacher_steps=20)  # down to noise level 0.002
+    for last, said in ((1.0, ["2 steps: it ends at noise level 1, so its samples stay noisy"]), (0.05, None)):
+        found = FileSchedules(edm_file(tmp_path, times=[80.0, 5.0, last])).search(problem, [2])
+        assert found.evidence.get("decisions") == said
+    coarse = dataclasses.replace(problem, teacher=build_schedule("edm", EDM(), 20, t_max=80.0, t_min=1.0))
+    assert FileSchedules(edm_file(tmp_path, times=[80.0, 5.0, 1.0])).search(coarse, [2]).evidence == {}

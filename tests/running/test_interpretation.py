@@ -201,3 +201,22 @@ def test_the_errors_are_kept(tmp_path: Any) -> None:
     again = checked(denoiser, Flow(), cache=cache)
     assert sum(calls) == spent == first.evaluations
     assert torch.equal(first.skill.errors, again.skill.errors)
+
+
+@pytest.mark.parametrize(
+    ("scale", "stated", "advice"),
+    [
+        (1.0, ("velocity", 1.0), r"-network\(x, 1 - t, cond\) as the network$"),
+        (1000.0, ("velocity", 1000.0), r"-network\(x, 1000 - t, cond\) as the network$"),
+        (1000.0, ("velocity", 1.0), r"-network\(x, 1000 - t, cond\) as the network, with time_scale=1000$"),
+        (1.0, ("x0", 1.0), r"-network\(x, 1 - t, cond\) as the network, with prediction=velocity$"),
+    ],
+)
+def test_a_flow_s_clock_that_runs_the_other_way(scale: float, stated: tuple[str, float], advice: str) -> None:
+    forwards = network(Flow(), "velocity")
+
+    def backwards(x: Tensor, t: Tensor) -> Tensor:  # noise at 0, data at 1, as others train flows
+        return -forwards(x, 1 - t / scale)
+
+    with pytest.raises(ModelError, match=f"on a clock that runs from noise at 0 to data at 1: .*{advice}"):
+        checked(NetworkDenoiser(backwards, Flow(), *stated), Flow())

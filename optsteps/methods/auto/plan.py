@@ -210,12 +210,22 @@ class Plan:
         """Shares of the fit samples that are enough."""
         return [fit for share in shares if (fit := int(self.fit * share)) >= _FEWEST]
 
+    def _with_fit(self, fit: int) -> Plan:
+        """With so many fit samples, and without the methods that need more."""
+        lanes, left_out = dict[str, Lane](), list(self.left_out)
+        for label, lane in self.lanes.items():
+            called = "{}" if len(self.lanes) == 1 else f"{{}} with {label}"
+            few = lane.problem.part(torch.arange(fit))
+            taking_part, unable = able(lane.pool, few, list(lane.counts.values()), called)
+            lanes[label], left_out = replace(lane, pool=taking_part), [*left_out, *unable]
+        return replace(self, fit=fit, lanes=lanes, left_out=left_out)
+
     def _smaller(self) -> Iterator[Plan]:
         """Plans in the order in which they are given up, this one first."""
         yield self
         plan = self
         for fit in self._fewer(3 / 4, 1 / 2):
-            plan = replace(plan, fit=fit)
+            plan = plan._with_fit(fit)
             yield plan
         lanes = plan.lanes.values()
         dear = {name: None for lane in lanes for name, one in lane.pool.items() if plan.beyond_the_teacher(lane, one)}
@@ -250,7 +260,7 @@ class Plan:
             plan = replace(plan, rounds=_CUT, left_out=[*plan.left_out, gone])
             yield plan
         for fit in self._fewer(3 / 8, 1 / 4):
-            plan = replace(plan, fit=fit)
+            plan = plan._with_fit(fit)
             yield plan
         if plan.refinements:
             yield replace(plan, refinements=[], left_out=[*plan.left_out, "all refinement, for the budget"])
