@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +46,9 @@ class Model:
         model_parallel: whether the network lies in pieces in all ranks of a run, as FSDP and tensor parallelism have
             it, so that the ranks make every evaluation together.
         facts: further entries for reports, by name.
+
+    Raises:
+        ValueError: a shape without dimensions, or noise levels that are no pair of numbers.
     """
 
     name: str
@@ -66,6 +70,16 @@ class Model:
     snap: bool = False
     model_parallel: bool = False
     facts: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.shape) == 0:
+            raise ValueError("shape must be that of one sample, such as (3, 64, 64) or (2,), got ()")
+        levels: Any = self.noise_levels
+        if isinstance(levels, str) or not isinstance(levels, Sequence) or len(levels) != 2:
+            raise ValueError(
+                "noise_levels must be the largest and the smallest noise level that the model is used at, such as "
+                f"(80.0, 0.002), got {levels!r}"
+            )
 
     @property
     def time_range(self) -> tuple[float, float]:

@@ -121,7 +121,9 @@ def _number(word: str, line: int) -> float:
     try:
         return _Typed(word)
     except ValueError:
-        raise ValueError(f"line {line}: {word!r} is not a number; a schedule is a list of numbers") from None
+        raise ValueError(
+            f"line {line}: {word!r} is not a number; a schedule is a list of numbers, and a file is given as a Path"
+        ) from None
 
 
 def _without_comments(text: str) -> str:
