@@ -69,7 +69,9 @@ class NetworkDenoiser:
     """The denoiser of a network that predicts `prediction`: "x0", "eps", "v" or "velocity".
 
     Args:
-        network: (x [B, ...], t [B], cond) -> [B, ...], or of two arguments (x, t) where there is no cond.
+        network: (x [B, ...], t [B], cond) -> [B, ...], or of two arguments (x, t) where there is no cond. x is of the
+            noise's dtype. Weights of half precision are handed theirs by a function of yours, such as lambda x, t,
+            cond: network(x.bfloat16(), t, cond).float().
         process: the noising process the network was trained on.
         prediction: what the network's output estimates.
         time_scale: the network's clock: at time t of the process it is called with time_scale * t. Many flows were
