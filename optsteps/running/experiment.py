@@ -20,7 +20,7 @@ from optsteps.metrics.base import Judge
 from optsteps.models import Model
 from optsteps.noise import FIRST_TEST_SAMPLE, unit_noise
 from optsteps.schedules import Schedule
-from optsteps.solvers import Solver
+from optsteps.solvers import Multistep, Solver
 from optsteps.storage.workers import ALONE, Workers
 from optsteps.trajectories import Cache
 
@@ -125,15 +125,17 @@ class Experiment:
     def compared(self, results: Mapping[str, SearchResult], steps: int) -> dict[str, tuple[Schedule, SearchResult]]:
         """The schedules of `steps` steps that are judged, by the names of their rows, each with its search.
 
-        A schedule whose steps have other orders than the solver's has a further row: its times under the orders that
-        the solver gives to every rival. It says how much of the difference is the orders'.
+        A schedule whose steps run with other orders than the solver's has a further row: its times under the orders
+        that the solver gives to every rival. It says how much of the difference is the orders'.
         """
         rows = {}
         for name, result in results.items():
             schedule, solver = result.schedules[steps], result.solvers.get(steps, self.solver)
             rows[name] = schedule, result
-            if schedule.orders is not None and list(schedule.orders) != solver.orders(schedule.steps):
-                rows[f"{name}_without_orders"] = replace(schedule, orders=None), result
+            if schedule.orders is not None and isinstance(solver, Multistep):
+                plain = replace(schedule, orders=None)
+                if solver.usable_orders(schedule) != solver.usable_orders(plain):
+                    rows[f"{name}_without_orders"] = plain, result
         return rows
 
 

@@ -229,6 +229,26 @@ def test_times_whose_orders_were_searched_stand_in_the_table_without_them(
     assert "under the orders that the solver gives to every rival" in (tmp_path / "report.md").read_text()
 
 
+@pytest.mark.usefixtures("blank_pictures")
+def test_orders_that_are_the_solver_s_own_have_no_row_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(
+        monkeypatch,
+        tmp_path,
+        *TINY,
+        *TINY_PLANE,
+        "solver=dpmpp_2m",
+        "runner=cpu",
+        "method.orders=fixed",
+        "solver.lower_order_final=false",
+    )
+    results = json.loads((tmp_path / "metrics.json").read_text())
+    found = json.loads((tmp_path / "schedule_3.json").read_text())["orders"]
+    assert found == [1, 2, 2]  # which the solver runs, though its own orders are 2, 2 and 2
+    assert not any("without_orders" in row["method"] for row in results["rows"])
+
+
 def made_small(choice: str) -> list[str]:
     """A choice with what makes its run a matter of seconds."""
     group = choice.split("=")[0]
