@@ -25,8 +25,6 @@ from optsteps.methods.candidates import Candidate
 from optsteps.methods.nearness import Nearness, decibels
 from optsteps.metrics.statistics import paired_difference, verdict
 from optsteps.processes import Flow, Process
-from optsteps.running.interpretation import check_interpretation
-from optsteps.running.probe import probe
 from optsteps.schedules import Schedule, build_schedule
 from optsteps.solvers import Multistep, Solver, build_solver
 from optsteps.storage.workers import ALONE
@@ -202,6 +200,9 @@ def _unseen(noise: Tensor) -> int:
 
 def _checked(denoiser: Denoiser, problem: SearchProblem, max_batch: int) -> int:
     """The evaluations of the checks that the model passes."""
+    from optsteps.running.interpretation import check_interpretation
+    from optsteps.running.probe import probe
+
     cond, count = problem.cond, len(problem.noise)
     times = problem.teacher.times[problem.teacher.times > problem.process.t_clean]
     ends = times[0].item(), times[-1].item()

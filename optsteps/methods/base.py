@@ -138,8 +138,8 @@ class SearchProblem:
             if solver.stochastic:
                 raise ValueError(
                     f"{method} compares with the teacher's samples, which the stochastic solver {solver.name!r} does "
-                    "not repeat; choose a deterministic solver, or a method for stochastic ones: ays, or oss_euler, "
-                    "which searches with Euler's"
+                    "not repeat; search with a deterministic solver, or use a method for stochastic ones: ays, or "
+                    "oss_euler, which searches with Euler's"
                 )
 
     @contextmanager

@@ -105,7 +105,7 @@ def test_a_method_in_a_folder_of_the_user_s(
     assert {row["method"] for row in rows if not row["oracle"]} == {"teacher", "oss", "mine", "logsnr"}
     with pytest.raises(SystemExit):
         start(monkeypatch, tmp_path / "no", *TINY, *TINY_PLANE, "method=edm", "solver=er_sde_2", "rivals=[oss]")
-    assert "error: oss: OSS compares" in capsys.readouterr().err
+    assert "error: oss: oss compares" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         start(monkeypatch, tmp_path / "no", *TINY, *TINY_PLANE, "rivals=[edn]")
     said = capsys.readouterr().err

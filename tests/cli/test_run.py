@@ -430,7 +430,7 @@ def test_a_default_rival_that_cannot_take_part_is_left_out_with_a_sentence(
     methods = {row["method"] for row in found["rows"]}
     assert {"edm", "time_uniform", "logsnr"} < methods
     assert ("oss" in methods) != left_out
-    assert ("oss: OSS compares a step's end with the teacher's state" in said) == left_out
+    assert ("oss: oss compares with the teacher's samples" in said) == left_out
     assert ("left out" in (tmp_path / "run" / "report.md").read_text()) == left_out
 
 

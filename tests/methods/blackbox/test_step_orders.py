@@ -132,6 +132,5 @@ def test_a_search_samples_with_the_orders_that_it_found() -> None:
 )
 def test_orders_that_cannot_be_chosen(solver: str, orders: Any, says: str) -> None:
     problem = replace(mixture_problem("edm", 32, 24), solver=build_solver(solver))
-    search = Bayesian("nearness", {"edm": HandMade("edm")}, orders=orders)
     with pytest.raises(ValueError, match=says):
-        search.check(problem, [3])
+        Bayesian("nearness", {"edm": HandMade("edm")}, orders=orders).check(problem, [3])

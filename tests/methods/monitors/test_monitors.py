@@ -322,7 +322,7 @@ def test_settings_that_are_refused(make: Callable[[], Method], message: str) -> 
 
 def test_problems_that_are_refused() -> None:
     problem = mixture_problem("edm", samples=2, teacher_steps=10)
-    with pytest.raises(ValueError, match=r"curvature measures steps .* stochastic solver 'ddim_stochastic'"):
+    with pytest.raises(ValueError, match=r"curvature compares .* stochastic solver 'ddim_stochastic'"):
         Curvature().check(replace(problem, solver=build_solver("ddim_stochastic")), [3])
     with pytest.raises(ValueError, match="11 student steps were asked for, but the teacher has only 10"):
         TORS().check(problem, [11])

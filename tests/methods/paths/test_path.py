@@ -15,7 +15,7 @@ from torch import Tensor
 
 from optsteps.denoisers import call_nfe
 from optsteps.methods import OSS, Path, SearchProblem
-from optsteps.methods.paths.path import Heat, Misses
+from optsteps.methods.paths.path import Misses, Round
 from optsteps.metrics.teacher import mse
 from optsteps.processes import EDM
 from optsteps.sampling import sample
@@ -36,7 +36,7 @@ def stated(process: str, solver: str, samples: int, teacher_steps: int) -> Searc
 
 def candidates(method: Path, problem: SearchProblem, steps: list[int]) -> dict[int, list[Schedule]]:
     heat = method.combine(problem, steps, [method.partial(problem, steps, torch.arange(len(problem.noise)))])
-    assert isinstance(heat, Heat)
+    assert isinstance(heat, Round)
     return heat.schedules
 
 
@@ -139,7 +139,7 @@ def test_the_winner_is_the_best_of_the_finalists(process: str, solver: str, samp
 def test_a_candidate_that_diverged_does_not_win() -> None:
     problem, method = mixture_problem("edm", samples=2, teacher_steps=30), Path(finalists=3)
     schedules = [build_schedule("edm", EDM(), 3, 80.0, 0.002, rho=rho) for rho in (5.0, 7.0, 9.0)]
-    heat = Heat({3: schedules}, 0, 2, {3: torch.empty(3, 0)})
+    heat = Round({3: schedules}, 0, 2, {3: torch.empty(3, 0)})
     logs = torch.tensor([[torch.nan, -3.0], [-1.0, -1.0], [torch.inf, -2.0]])
     found = method.combine(problem, [3], [Misses({3: logs})], heat)
     assert found.schedules[3] is schedules[1]  # type: ignore[union-attr]
