@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from optsteps.deprecation import old_names
 from optsteps.methods.base import Evaluations, Method, SearchProblem, SearchResult
@@ -25,7 +24,8 @@ class ChangedProblem(Method):
 
     Args:
         method: the search.
-        solver: in place of the problem's, and of the teacher's where the problem names none. None: the problem's.
+        solver: in place of the problem's, and of the teacher's where the problem names none or a stochastic one, whose
+            walk no second one repeats. None: the problem's.
         samples: number of samples, the first of the problem's. None: all.
 
     Raises:
@@ -62,12 +62,8 @@ class ChangedProblem(Method):
         return self.method.proposals(self._changed(problem), steps, workers)
 
     def alone(self) -> Method | None:
-        """With the other solver, and of every sample."""
-        method = self.method.alone()
-        return None if method is None else ChangedProblem(method, self.solver)
-
-    def path_schedule(self, problem: SearchProblem, path: Tensor, orders: Tensor | None = None) -> Schedule:
-        return self.method.path_schedule(self._solved(problem), path, orders)
+        """The method's own, of every sample; none with another solver, whose search is no bound for the problem's."""
+        return self.method.alone() if self.solver is None else None
 
     def _changed(self, problem: SearchProblem) -> SearchProblem:
         available = len(problem.noise)
@@ -77,7 +73,10 @@ class ChangedProblem(Method):
         return self._solved(problem.part(torch.arange(count)))
 
     def _solved(self, problem: SearchProblem) -> SearchProblem:
-        return replace(problem, solver=self.solver or problem.solver)
+        if self.solver is None:
+            return problem
+        walker = None if problem.walker.stochastic else problem.teacher_solver
+        return replace(problem, solver=self.solver, teacher_solver=walker)
 
 
 __getattr__ = old_names(__name__, Restated="ChangedProblem")
