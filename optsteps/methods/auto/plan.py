@@ -98,12 +98,11 @@ class Plan:
             if not counts:
                 left_out.append(f"{label}, which has no number of steps that takes as many evaluations")
                 continue
-            called = "{}" if len(solvers) == 1 else f"{{}} with {label}"
-            taking_part, unable = able(allowed, lane.part(torch.arange(fit)), list(counts.values()), called)
-            lanes[label], left_out = Lane(lane, counts, taking_part), [*left_out, *unable]
+            lanes[label] = Lane(lane, counts, allowed)
         obeyed = [kind for kind in refinements if any(obeys(lane.problem, kind) for lane in lanes.values())]
-        left_out += [f"refined {kind}, which no solver here obeys" for kind in refinements if kind not in obeyed]
-        return cls(problem, steps, lanes, fit, obeyed, rounds, left_out=left_out)
+        plan = cls(problem, steps, lanes, fit, obeyed, rounds, left_out=left_out)._with_fit(fit, len(solvers) > 1)
+        disobeyed = [f"refined {kind}, which no solver here obeys" for kind in refinements if kind not in obeyed]
+        return replace(plan, left_out=[*plan.left_out, *disobeyed])
 
     def within(self, budget: int) -> Plan:
         """The first of ever smaller plans that fits, which takes no more samples than it counts.
@@ -210,11 +209,12 @@ class Plan:
         """Shares of the fit samples that are enough."""
         return [fit for share in shares if (fit := int(self.fit * share)) >= _FEWEST]
 
-    def _with_fit(self, fit: int) -> Plan:
-        """With so many fit samples, and without the methods that need more."""
+    def _with_fit(self, fit: int, several: bool) -> Plan:
+        """With so many fit samples, and without the methods that cannot take part on these; with the name of the solver
+        where there were several to choose from."""
         lanes, left_out = dict[str, Lane](), list(self.left_out)
         for label, lane in self.lanes.items():
-            called = "{}" if len(self.lanes) == 1 else f"{{}} with {label}"
+            called = f"{{}} with {label}" if several else "{}"
             few = lane.problem.part(torch.arange(fit))
             taking_part, unable = able(lane.pool, few, list(lane.counts.values()), called)
             lanes[label], left_out = replace(lane, pool=taking_part), [*left_out, *unable]
@@ -225,7 +225,7 @@ class Plan:
         yield self
         plan = self
         for fit in self._fewer(3 / 4, 1 / 2):
-            plan = plan._with_fit(fit)
+            plan = plan._with_fit(fit, len(plan.lanes) > 1)
             yield plan
         lanes = plan.lanes.values()
         dear = {name: None for lane in lanes for name, one in lane.pool.items() if plan.beyond_the_teacher(lane, one)}
@@ -260,7 +260,7 @@ class Plan:
             plan = replace(plan, rounds=_CUT, left_out=[*plan.left_out, gone])
             yield plan
         for fit in self._fewer(3 / 8, 1 / 4):
-            plan = plan._with_fit(fit)
+            plan = plan._with_fit(fit, len(plan.lanes) > 1)
             yield plan
         if plan.refinements:
             yield replace(plan, refinements=[], left_out=[*plan.left_out, "all refinement, for the budget"])
